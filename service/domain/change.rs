@@ -1,0 +1,24 @@
+//! What the ledger is told. The same list is applied to the view in memory, so that the two cannot drift apart.
+
+use super::{
+    ImageDigest, ImageRecord, Lease, LeaseTag, Service, ServiceName, StaleFlows, Timestamp, Unikernel, UnikernelId,
+};
+
+/// One fact to write down. A transaction is a list of them: all or none.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    PutUnikernel(Box<Unikernel>),
+    RemoveUnikernel(UnikernelId),
+    PutService(Box<Service>),
+    RemoveService(ServiceName),
+    PutLease(Lease),
+    /// The address becomes free, and remembers since when.
+    ReleaseLease {
+        tag: LeaseTag,
+        at: Timestamp,
+    },
+    PutImage(ImageRecord),
+    RemoveImage(ImageDigest),
+    PutStaleFlows(StaleFlows),
+    RemoveStaleFlows(StaleFlows),
+}

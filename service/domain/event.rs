@@ -1,0 +1,77 @@
+//! What happened, as clients of the bus are told it: how a thing looked before, and how it looks now.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{
+    ImageDigest, JobNumber, JobResult, JobView, MacAddress, NetworkName, Publication, ServiceName, Timestamp,
+    UnikernelId, UnikernelState,
+};
+
+/// What a Unikernel object shows. `ActiveConnections` is not here: the kernel is asked for it when somebody looks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UnikernelView {
+    pub id: UnikernelId,
+    pub state: UnikernelState,
+    pub address: IpAddr,
+    pub network: NetworkName,
+    pub mac: Option<MacAddress>,
+    /// MiB.
+    pub memory: u64,
+    pub cpu: u32,
+    pub image: ImageDigest,
+    pub created_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub restarts: u32,
+    pub exit_reason: String,
+}
+
+/// What a Service object shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServiceView {
+    pub name: ServiceName,
+    pub publication: Option<Arc<Publication>>,
+    pub previous: Option<UnikernelId>,
+}
+
+impl ServiceView {
+    pub fn live(&self) -> Option<&UnikernelId> {
+        self.publication.as_ref().map(|publication| &publication.unikernel)
+    }
+}
+
+/// What the Manager's properties show.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ManagerView {
+    pub albatross_version: String,
+    /// What does not work now and what to do about it.
+    pub degraded: Vec<String>,
+    pub services: u32,
+    pub unikernels: u32,
+    pub leases: u32,
+}
+
+/// `before` is `None` for what appears, `after` for what vanishes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    Unikernel {
+        before: Option<Arc<UnikernelView>>,
+        after: Option<Arc<UnikernelView>>,
+    },
+    Service {
+        before: Option<Arc<ServiceView>>,
+        after: Option<Arc<ServiceView>>,
+    },
+    /// The live unikernel of a service is another one, or none.
+    Switched {
+        service: ServiceName,
+        from: Option<UnikernelId>,
+        to: Option<UnikernelId>,
+    },
+    Job(JobView),
+    JobRemoved {
+        number: JobNumber,
+        result: JobResult,
+    },
+    Manager(Arc<ManagerView>),
+}

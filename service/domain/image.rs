@@ -1,0 +1,137 @@
+//! Images: where they come from, what identifies them, and what their manifest asks for.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// SHA-256 of an image file: its name in the store, and what Albatross reports of what it runs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageDigest(pub [u8; 32]);
+
+impl ImageDigest {
+    /// 64 hexadecimal digits, without the `sha256:` in front.
+    pub fn hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Display for ImageDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.hex())
+    }
+}
+
+impl fmt::Debug for ImageDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for ImageDigest {
+    type Err = InvalidImageReference;
+
+    /// `sha256:HEX` with 64 digits, of either case.
+    fn from_str(text: &str) -> Result<Self, InvalidImageReference> {
+        let invalid = || InvalidImageReference::Digest(shortened(text));
+        let hex = text.strip_prefix("sha256:").ok_or_else(invalid)?;
+        if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(invalid());
+        }
+        let mut digest = [0; 32];
+        for (byte, digits) in digest.iter_mut().zip(hex.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| invalid())?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| invalid())?;
+        }
+        Ok(Self(digest))
+    }
+}
+
+impl TryFrom<String> for ImageDigest {
+    type Error = InvalidImageReference;
+    fn try_from(text: String) -> Result<Self, InvalidImageReference> {
+        text.parse()
+    }
+}
+
+impl From<ImageDigest> for String {
+    fn from(digest: ImageDigest) -> String {
+        digest.to_string()
+    }
+}
+
+/// The `image` of Deploy, parsed. A descriptor (`DeployImage`) does not come through here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageReference {
+    /// A file of the host, opened with the caller's rights.
+    Path(PathBuf),
+    /// An image that the store has already.
+    Stored(ImageDigest),
+}
+
+/// Why an `image` was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidImageReference {
+    #[error("{0:?} is not a digest: write sha256: and 64 hexadecimal digits")]
+    Digest(String),
+    #[error(
+        "image {0:?} is of a form that this version cannot read: give an absolute path, sha256:HEX of a stored image, or \
+         hand the file over with DeployImage"
+    )]
+    Form(String),
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(120).collect()
+}
+
+impl FromStr for ImageReference {
+    type Err = InvalidImageReference;
+
+    fn from_str(text: &str) -> Result<Self, InvalidImageReference> {
+        if text.starts_with("sha256:") {
+            return text.parse().map(Self::Stored);
+        }
+        if text.starts_with('/') && !text.contains('\0') {
+            return Ok(Self::Path(text.into()));
+        }
+        Err(InvalidImageReference::Form(shortened(text)))
+    }
+}
+
+/// A network device as an image's manifest names it, e.g. `service`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NetworkDevice(pub String);
+
+/// An image of the store and what its notes say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    pub digest: ImageDigest,
+    /// Bytes.
+    pub size: u64,
+    /// The one network device of the manifest.
+    pub network_device: NetworkDevice,
+    /// Block devices of the manifest, in its order.
+    pub block_devices: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_and_paths_are_read_and_other_forms_are_named() {
+        let digest = format!("sha256:{}", "0f".repeat(32));
+        assert_eq!(digest.parse::<ImageReference>().unwrap(), ImageReference::Stored(ImageDigest([0x0f; 32])));
+        assert_eq!(ImageDigest([0x0f; 32]).to_string(), digest);
+        assert_eq!("/a/b".parse::<ImageReference>().unwrap(), ImageReference::Path("/a/b".into()));
+        for bad in ["", "a/b", "sha256:12", "docker-daemon:x:latest", "docker://x/y", "git+https://x", "/a\0b"] {
+            assert!(bad.parse::<ImageReference>().is_err(), "{bad}");
+        }
+        let message = "oci:/x".parse::<ImageReference>().unwrap_err().to_string();
+        assert!(message.contains("absolute path") && message.contains("DeployImage"), "{message}");
+    }
+}

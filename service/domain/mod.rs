@@ -1,0 +1,28 @@
+//! The words of the field as types. Nothing here does I/O or knows a bus, socket, database or netlink type.
+//!
+//! A name or an address is parsed once, at the door where it comes in; from then on its type says that it is valid.
+
+mod change;
+mod event;
+mod image;
+mod job;
+mod lease;
+mod names;
+mod network;
+mod publication;
+mod time;
+mod unikernel;
+
+pub use change::Change;
+pub use event::{Event, ManagerView, ServiceView, UnikernelView};
+pub use image::{ImageDigest, ImageRecord, ImageReference, InvalidImageReference, NetworkDevice};
+pub use job::{JobKind, JobNumber, JobResult, JobView};
+pub use lease::Lease;
+pub use names::{InvalidName, LeaseTag, NetworkName, ServiceName, UnikernelId};
+pub use network::{AddressRange, Exclusion, InvalidExclusion, Network};
+pub use publication::{HostPort, PortMapping, PortProtocol, Publication, Service, StaleFlows, Transport};
+pub use time::Timestamp;
+pub use unikernel::{
+    AddressChoice, Arguments, BlockDevice, InvalidReadiness, MacAddress, Phase, Readiness, RestartPolicy, Unikernel,
+    UnikernelSpec, UnikernelState,
+};

@@ -1,0 +1,230 @@
+//! A unikernel: what was asked for, what became of it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{ImageDigest, NetworkName, ServiceName, Timestamp, UnikernelId};
+
+/// Argument templates of a unikernel. They can hold secrets: `Debug` shows how many there are and nothing else.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Arguments(pub Vec<String>);
+
+impl fmt::Debug for Arguments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} arguments", self.0.len())
+    }
+}
+
+/// A block device of Albatross given to a unikernel.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BlockDevice {
+    /// Its name in the unikernel's manifest.
+    pub name: String,
+    /// Albatross's name of the device.
+    pub device: String,
+    /// Bytes; `None`: 512.
+    pub sector_size: Option<u32>,
+}
+
+/// What Albatross does when the unikernel exits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    Never,
+    /// With these exit codes; empty: with all that Albatross restarts (not 1, 60 to 64, nor a signal).
+    OnFailure(Vec<i32>),
+}
+
+/// Where the lease comes from, as the caller asked.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AddressChoice {
+    /// `None`: the network's own.
+    pub prefix: Option<IpNet>,
+    /// Exactly this one.
+    pub address: Option<IpAddr>,
+}
+
+/// All that decides what runs, and so the id: the same specification is the same unikernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnikernelSpec {
+    pub image: ImageDigest,
+    pub arguments: Arguments,
+    /// MiB.
+    pub memory: u64,
+    pub network: NetworkName,
+    /// `None`: the least used core that the policy allows.
+    pub cpu: Option<u32>,
+    pub block_devices: Vec<BlockDevice>,
+    pub restart: RestartPolicy,
+    pub address: AddressChoice,
+}
+
+impl UnikernelSpec {
+    pub fn id(&self, service: &ServiceName) -> UnikernelId {
+        // serde_json writes a struct's fields in their order here, so the bytes, and with them the ids that a ledger
+        // holds, stay the same as long as the fields do. Nothing in the type can fail to be written.
+        let canonical = serde_json::to_vec(self).unwrap_or_default();
+        UnikernelId::new(service, &Sha256::digest(canonical).into())
+    }
+}
+
+/// When a unikernel counts as ready.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Readiness {
+    /// Albatross runs it, and still does after it had the time to fail on its arguments.
+    #[default]
+    Running,
+    /// Something accepts on this port.
+    Tcp { port: u16 },
+    /// A 2xx or 3xx answer to a GET.
+    Http { port: u16, path: String },
+}
+
+/// How far a unikernel has come, as the ledger keeps it. `Creating` and `Removing` are intents: found at the start,
+/// the first is undone and the second finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Written before Albatross is asked to create it.
+    Creating,
+    /// Albatross has accepted it.
+    Starting,
+    /// Albatross has confirmed that it runs.
+    Running,
+    /// Its readiness rule held.
+    Ready,
+    /// It ended, or Albatross does not have it any more.
+    Exited,
+    /// It did not come up, or cannot stay up.
+    Failed,
+    /// Written before Albatross is asked to destroy it.
+    Removing,
+}
+
+/// The states of the contract. What [`Phase`] does not say follows from the service: see `planning::states`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnikernelState {
+    Creating,
+    Starting,
+    Running,
+    Ready,
+    Live,
+    Draining,
+    Retired,
+    Exited,
+    Failed,
+}
+
+impl fmt::Display for UnikernelState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Creating => "creating",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Ready => "ready",
+            Self::Live => "live",
+            Self::Draining => "draining",
+            Self::Retired => "retired",
+            Self::Exited => "exited",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MacAddress(pub [u8; 6]);
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A unikernel as the ledger keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unikernel {
+    pub id: UnikernelId,
+    pub spec: UnikernelSpec,
+    pub readiness: Readiness,
+    /// How long it may take to become ready.
+    pub timeout: Duration,
+    pub phase: Phase,
+    pub address: IpAddr,
+    /// Known once Albatross has it.
+    pub mac: Option<MacAddress>,
+    /// The core that it is pinned to.
+    pub cpu: u32,
+    pub created_at: Timestamp,
+    /// As Albatross reports it.
+    pub started_at: Option<Timestamp>,
+    /// How often Albatross has started it again.
+    pub restarts: u32,
+    /// Empty while it runs.
+    pub exit_reason: String,
+    /// When it last was live; what was live last is what a rollback goes to first.
+    pub last_live: Option<Timestamp>,
+}
+
+impl FromStr for Readiness {
+    type Err = InvalidReadiness;
+
+    fn from_str(text: &str) -> Result<Self, InvalidReadiness> {
+        let invalid = || InvalidReadiness(text.chars().take(120).collect());
+        let port = |text: &str| text.parse::<u16>().ok().filter(|&port| port != 0).ok_or_else(invalid);
+        if text == "running" {
+            return Ok(Self::Running);
+        }
+        if let Some(rest) = text.strip_prefix("tcp:") {
+            return Ok(Self::Tcp { port: port(rest)? });
+        }
+        let rest = text.strip_prefix("http:").ok_or_else(invalid)?;
+        let (digits, path) = rest.split_once('/').unwrap_or((rest, ""));
+        // The path goes into a request line as it is: nothing in it may end the line or the word.
+        if path.len() > 1024 || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(invalid());
+        }
+        Ok(Self::Http { port: port(digits)?, path: format!("/{path}") })
+    }
+}
+
+/// A readiness rule that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a readiness rule: write running, tcp:PORT or http:PORT/PATH with a port of 1 to 65535")]
+pub struct InvalidReadiness(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_rules() {
+        assert_eq!("running".parse(), Ok(Readiness::Running));
+        assert_eq!("tcp:80".parse(), Ok(Readiness::Tcp { port: 80 }));
+        assert_eq!("http:80/a?b".parse(), Ok(Readiness::Http { port: 80, path: "/a?b".into() }));
+        assert_eq!("http:80".parse(), Ok(Readiness::Http { port: 80, path: "/".into() }));
+        for bad in ["", "ready", "tcp:0", "tcp:", "tcp:65536", "http:80/a b", "http:80/a\r\nHost: x", "console:x"] {
+            assert!(bad.parse::<Readiness>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn arguments_do_not_show() {
+        assert_eq!(format!("{:?}", Arguments(vec!["--password=secret".into()])), "1 arguments");
+    }
+}

@@ -1,0 +1,3 @@
+//! albatross-deployer: the library behind the service.
+
+pub mod domain;

@@ -1,0 +1,68 @@
+//! What callers ask for, after the bus has parsed it.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::domain::{
+    AddressChoice, Arguments, BlockDevice, Exclusion, ImageDigest, NetworkName, PortMapping, Readiness, RestartPolicy,
+    ServiceName, UnikernelId,
+};
+use crate::images::Caller;
+
+/// Where Deploy gets its image.
+#[derive(Debug)]
+pub enum ImageSource {
+    /// Already in the store.
+    Stored(ImageDigest),
+    /// A descriptor that the caller handed over.
+    Descriptor(File),
+    /// A path, to be opened with no more rights than the caller has.
+    Path { path: PathBuf, caller: Caller },
+}
+
+#[derive(Debug)]
+pub struct DeployRequest {
+    pub service: ServiceName,
+    pub image: ImageSource,
+    /// `None`: the default network.
+    pub network: Option<NetworkName>,
+    /// MiB.
+    pub memory: u64,
+    pub cpu: Option<u32>,
+    pub arguments: Arguments,
+    pub address: AddressChoice,
+    pub exclude: Vec<Exclusion>,
+    pub block_devices: Vec<BlockDevice>,
+    pub restart: RestartPolicy,
+    pub readiness: Readiness,
+    pub timeout: Duration,
+}
+
+#[derive(Debug)]
+pub struct PublishRequest {
+    pub service: ServiceName,
+    pub ports: Vec<PortMapping>,
+    /// `None`: the newest ready one of the service.
+    pub unikernel: Option<UnikernelId>,
+    /// Empty: all local ones.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Empty: any.
+    pub sources: Vec<IpNet>,
+    /// `None`: the configuration's.
+    pub drain: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+pub struct CollectRequest {
+    pub dry_run: bool,
+    /// `None`: every publication stays.
+    pub keep: Option<BTreeSet<ServiceName>>,
+    pub force: bool,
+    /// `None`: the configuration's.
+    pub keep_previous: Option<u32>,
+}
