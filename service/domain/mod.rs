@@ -5,6 +5,7 @@
 mod change;
 mod event;
 mod image;
+mod inventory;
 mod job;
 mod lease;
 mod names;
@@ -16,6 +17,7 @@ mod unikernel;
 pub use change::Change;
 pub use event::{Event, ManagerView, ServiceView, UnikernelView};
 pub use image::{ImageDigest, ImageRecord, ImageReference, InvalidImageReference, NetworkDevice};
+pub use inventory::{Inventory, Policy, Running};
 pub use job::{JobKind, JobNumber, JobResult, JobView};
 pub use lease::Lease;
 pub use names::{InvalidName, LeaseTag, NetworkName, ServiceName, UnikernelId};

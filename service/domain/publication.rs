@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -131,7 +132,7 @@ impl Publication {
 pub struct Service {
     pub name: ServiceName,
     /// What is live, `None` after Unpublish.
-    pub publication: Option<Publication>,
+    pub publication: Option<Arc<Publication>>,
     /// The unikernel that was live before: where Rollback goes.
     pub previous: Option<UnikernelId>,
     /// Until when those that were live may finish their connections.

@@ -88,8 +88,7 @@ pub enum Readiness {
     Http { port: u16, path: String },
 }
 
-/// How far a unikernel has come, as the ledger keeps it. `Creating` and `Removing` are intents: found at the start,
-/// the first is undone and the second finished.
+/// How far a unikernel has come, as the ledger keeps it. `Creating` is an intent: found at the start, it is undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
@@ -105,8 +104,6 @@ pub enum Phase {
     Exited,
     /// It did not come up, or cannot stay up.
     Failed,
-    /// Written before Albatross is asked to destroy it.
-    Removing,
 }
 
 /// The states of the contract. What [`Phase`] does not say follows from the service: see `planning::states`.
@@ -165,6 +162,10 @@ pub struct Unikernel {
     /// How long it may take to become ready.
     pub timeout: Duration,
     pub phase: Phase,
+    /// Its deployment brought the image: a deployment that is undone takes it out of the store again.
+    pub brought_image: bool,
+    /// An intent, written before Albatross is asked to destroy it: found at the start, it is finished.
+    pub removing: bool,
     pub address: IpAddr,
     /// Known once Albatross has it.
     pub mac: Option<MacAddress>,

@@ -1,0 +1,92 @@
+//! What calls are working with, so that no two work on one unikernel and no image is collected from under a call.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::domain::{ImageDigest, UnikernelId};
+
+#[derive(Debug, Default)]
+pub struct Claims {
+    inner: Mutex<Inner>,
+    released: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    unikernels: BTreeSet<UnikernelId>,
+    images: BTreeMap<ImageDigest, usize>,
+}
+
+/// A unikernel that one call works on, until this is dropped.
+#[derive(Debug)]
+pub struct Claim {
+    claims: Arc<Claims>,
+    id: UnikernelId,
+}
+
+/// An image that stays in the store until this is dropped.
+#[derive(Debug)]
+pub struct Pin {
+    claims: Arc<Claims>,
+    digest: ImageDigest,
+}
+
+impl Claims {
+    /// `None` while another call has it.
+    pub fn claim(self: &Arc<Self>, id: &UnikernelId) -> Option<Claim> {
+        let free = self.lock().unikernels.insert(id.clone());
+        free.then(|| Claim { claims: Arc::clone(self), id: id.clone() })
+    }
+
+    /// Waits for the call that has it. The caller sets the limit: a job's cancellation, or a time.
+    pub async fn claim_in_turn(self: &Arc<Self>, id: &UnikernelId) -> Claim {
+        loop {
+            let released = self.released.notified();
+            tokio::pin!(released);
+            // Before the look, or a release between the look and the wait would be missed.
+            released.as_mut().enable();
+            if let Some(claim) = self.claim(id) {
+                return claim;
+            }
+            released.await;
+        }
+    }
+
+    pub fn pin(self: &Arc<Self>, digest: ImageDigest) -> Pin {
+        *self.lock().images.entry(digest).or_default() += 1;
+        Pin { claims: Arc::clone(self), digest }
+    }
+
+    pub fn busy(&self) -> BTreeSet<UnikernelId> {
+        self.lock().unikernels.clone()
+    }
+
+    pub fn pinned(&self) -> BTreeMap<ImageDigest, usize> {
+        self.lock().images.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.claims.lock().unikernels.remove(&self.id);
+        self.claims.released.notify_waiters();
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut inner = self.claims.lock();
+        if let Some(count) = inner.images.get_mut(&self.digest) {
+            *count -= 1;
+            if *count == 0 {
+                inner.images.remove(&self.digest);
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Collect: removes what nobody uses, in the order of one list that a dry run shows as well.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::info;
+
+use super::context::Context;
+use super::error::Error;
+use super::jobs::Job;
+use super::publish::{SWITCH, Switch, To};
+use super::remove::{REMOVE, Remove};
+use super::workflow;
+use crate::domain::{Change, ImageDigest, UnikernelId};
+use crate::planning::collecting::{self, Keep, Removal};
+
+/// How often a drain is looked at while Collect waits for it. The drain itself ends by an event.
+const LOOK: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+pub struct Collect {
+    pub keep: Keep,
+    pub dry_run: bool,
+    pub force: bool,
+}
+
+impl Collect {
+    /// What was removed, or in a dry run would be.
+    pub async fn run(&self, context: &Arc<Context>, job: &Job) -> Result<Vec<Removal>, Error> {
+        job.step("deciding").await;
+        let keep = self.keep.clone();
+        let removals =
+            context.owner.look(move |state| collecting::collect(&state.world, &state.facts, &keep)).await?;
+        if self.dry_run {
+            return Ok(removals);
+        }
+        let mut removed = Vec::with_capacity(removals.len());
+        for removal in removals {
+            if job.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            if self.remove(context, &removal, job).await? {
+                info!(kind = removal.kind(), name = %removal, "collected");
+                removed.push(removal);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// `false` when it came into use since the list was made.
+    async fn remove(&self, context: &Arc<Context>, removal: &Removal, job: &Job) -> Result<bool, Error> {
+        match removal {
+            Removal::Publication(service) => {
+                let mut switch = Switch::new(Arc::clone(context), service.clone(), To::Nothing);
+                workflow::run(SWITCH, &mut switch, job).await?;
+                Ok(true)
+            }
+            Removal::Unikernel(id) => {
+                if !self.force {
+                    self.wait_for_drain(context, id, job).await?;
+                }
+                if !self.is_still_unused(context, removal).await? {
+                    return Ok(false);
+                }
+                let mut remove = Remove::new(Arc::clone(context), id.clone(), false);
+                workflow::run(REMOVE, &mut remove, job).await?;
+                Ok(true)
+            }
+            // Released with its unikernel, in the same transaction.
+            Removal::Lease(tag) => {
+                let tag = tag.clone();
+                context.owner.look(move |state| state.world.pool().lease(&tag).is_none()).await
+            }
+            Removal::Image(digest) => drop_unused_image(context, *digest).await,
+        }
+    }
+
+    async fn wait_for_drain(&self, context: &Context, id: &UnikernelId, job: &Job) -> Result<(), Error> {
+        job.step("draining").await;
+        loop {
+            let (service, draining) = (id.service(), id.clone());
+            let drains = context.owner.look(move |state| {
+                let service = state.world.service(&service);
+                service.is_some_and(|service| service.draining.iter().any(|(id, _)| *id == draining))
+            });
+            if !drains.await? {
+                return Ok(());
+            }
+            tokio::select! {
+                () = sleep(LOOK) => {}
+                () = job.cancelled() => return Err(Error::Cancelled),
+            }
+        }
+    }
+
+    async fn is_still_unused(&self, context: &Context, removal: &Removal) -> Result<bool, Error> {
+        let (keep, removal) = (self.keep.clone(), removal.clone());
+        context
+            .owner
+            .look(move |state| collecting::collect(&state.world, &state.facts, &keep).contains(&removal))
+            .await
+    }
+}
+
+/// Removes an image that no unikernel is made of and no call is about to use; says whether it did.
+pub async fn drop_unused_image(context: &Context, digest: ImageDigest) -> Result<bool, Error> {
+    let _gate = context.store_gate.lock().await;
+    let dropped = context
+        .owner
+        .decide(move |state| {
+            let used = state.world.unikernels().any(|unikernel| unikernel.spec.image == digest);
+            let free = !used && !state.facts.pinned.contains_key(&digest);
+            let record = state.world.image(digest).filter(|_| free);
+            Ok((record.map(|image| Change::RemoveImage(image.digest)).into_iter().collect(), free))
+        })
+        .await?;
+    if dropped {
+        // The record first: a file without one is removed at the next start, a record without a file would be a lie.
+        context.store.remove(digest).await?;
+    }
+    Ok(dropped)
+}

@@ -1,0 +1,345 @@
+//! Deploy: from an image to a unikernel that is ready.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::info;
+
+use super::claims::{Claim, Pin};
+use super::context::Context;
+use super::error::Error;
+use super::jobs::Job;
+use super::{collect, leases, readiness};
+use super::request::{DeployRequest, ImageSource};
+use super::workflow::{Flow, Step, nothing};
+use crate::albatross::Creation;
+use crate::domain::{
+    Change, ImageDigest, ImageRecord, Phase, Running, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
+};
+use crate::images;
+use crate::planning::admission::{self, Admitted, Deployment};
+use crate::planning::{self, reconcile, template};
+
+/// The way of a deployment, and back.
+pub const DEPLOY: &[Step<Deploy>] = &[
+    Step { name: "queued", perform: Deploy::wait_for_slot, undo: nothing, cancellable: true },
+    Step { name: "importing", perform: Deploy::import, undo: Deploy::drop_image, cancellable: true },
+    Step { name: "claiming", perform: Deploy::claim, undo: nothing, cancellable: true },
+    Step { name: "reserving", perform: Deploy::reserve, undo: Deploy::release, cancellable: false },
+    Step { name: "probing", perform: Deploy::probe, undo: nothing, cancellable: true },
+    Step { name: "creating", perform: Deploy::create, undo: Deploy::destroy, cancellable: true },
+    Step { name: "recording", perform: Deploy::record_running, undo: nothing, cancellable: false },
+    Step { name: "starting", perform: Deploy::wait_until_ready, undo: nothing, cancellable: true },
+    Step { name: "finishing", perform: Deploy::record_ready, undo: nothing, cancellable: false },
+];
+
+/// A deployment on its way.
+#[derive(Debug)]
+pub struct Deploy {
+    context: Arc<Context>,
+    request: DeployRequest,
+    slot: Option<OwnedSemaphorePermit>,
+    image: Option<(ImageRecord, Pin)>,
+    /// The store did not have the image before.
+    brought_image: bool,
+    deployment: Option<Deployment>,
+    claim: Option<Claim>,
+    unikernel: Option<Unikernel>,
+    revived: bool,
+    /// Albatross may have been asked to create it, and has not said that it is gone.
+    maybe_created: bool,
+}
+
+impl Deploy {
+    pub fn new(context: Arc<Context>, request: DeployRequest) -> Self {
+        Self {
+            context,
+            request,
+            slot: None,
+            image: None,
+            brought_image: false,
+            deployment: None,
+            claim: None,
+            unikernel: None,
+            revived: false,
+            maybe_created: false,
+        }
+    }
+
+    /// What came of it, once the table has run.
+    pub fn outcome(self) -> Result<(UnikernelId, IpAddr), Error> {
+        let unikernel = self.unikernel.ok_or(Error::Defect)?;
+        Ok((unikernel.id, unikernel.address))
+    }
+
+    fn wait_for_slot<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            // Before anything is read: a template that cannot be filled in needs no image.
+            template::check(&self.request.arguments)?;
+            let slots = Arc::clone(&self.context.deploy_slots);
+            self.slot = Some(slots.acquire_owned().await.map_err(|_| Error::Stopping)?);
+            Ok(Flow::Next)
+        }
+        .boxed()
+    }
+
+    fn import<'a>(&'a mut self, job: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            let used_up = ImageSource::Stored(ImageDigest([0; 32]));
+            let (record, pin) = match std::mem::replace(&mut self.request.image, used_up) {
+                ImageSource::Stored(digest) => self.stored(digest).await?,
+                ImageSource::Descriptor(file) => self.receive(file, job).await?,
+                ImageSource::Path { path, caller } => {
+                    let file = images::open_as(path, &caller).await?;
+                    self.receive(file, job).await?
+                }
+            };
+            self.image = Some((record.clone(), pin));
+            let spec = self.specification(record.digest).await?;
+            admission::check_devices(&spec, &record)?;
+            self.deployment = Some(Deployment {
+                service: self.request.service.clone(),
+                spec,
+                image: record,
+                exclude: self.request.exclude.clone(),
+                readiness: self.request.readiness.clone(),
+                timeout: self.request.timeout,
+            });
+            Ok(Flow::Next)
+        }
+        .boxed()
+    }
+
+    async fn stored(&self, digest: ImageDigest) -> Result<(ImageRecord, Pin), Error> {
+        let pin = self.context.claims.pin(digest);
+        let known = self.context.owner.look(move |state| state.world.image(digest).cloned()).await?;
+        Ok((known.ok_or(images::Error::NotStored(digest))?, pin))
+    }
+
+    /// Copies the image into the store, and pins it before Collect can look at it again.
+    async fn receive(&mut self, file: std::fs::File, job: &Job) -> Result<(ImageRecord, Pin), Error> {
+        let progress = job.progress();
+        let counted = move |bytes: u64, total: Option<u64>| {
+            if let Some(total) = total.filter(|&total| total > 0) {
+                progress(bytes as f64 / total as f64);
+            }
+        };
+        let record = self.context.store.import(file, counted, job.cancelled()).await?;
+        let _gate = self.context.store_gate.lock().await;
+        let pin = self.context.claims.pin(record.digest);
+        // A Collect between the import and the gate took an image that was stored before, and unused.
+        self.context.store.get(record.digest).await.map_err(|_| Error::ImageGone(record.digest))?;
+        let digest = record.digest;
+        self.brought_image = self.context.owner.look(move |state| state.world.image(digest).is_none()).await?;
+        Ok((record, pin))
+    }
+
+    async fn specification(&self, image: ImageDigest) -> Result<UnikernelSpec, Error> {
+        let network = self.request.network.clone();
+        let network = self.context.owner.look(move |state| match network {
+            Some(name) => state.facts.network(&name).map(|network| network.name.clone()),
+            None => state.facts.default_network().map(|network| network.name.clone()),
+        });
+        Ok(UnikernelSpec {
+            image,
+            arguments: self.request.arguments.clone(),
+            memory: self.request.memory,
+            network: network.await??,
+            cpu: self.request.cpu,
+            block_devices: self.request.block_devices.clone(),
+            restart: self.request.restart.clone(),
+            address: self.request.address.clone(),
+        })
+    }
+
+    /// An image that this call brought and nothing uses goes again.
+    fn drop_image(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        async move {
+            let Some((record, pin)) = self.image.take() else { return Ok(()) };
+            drop(pin);
+            if self.brought_image {
+                collect::drop_unused_image(&self.context, record.digest).await?;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    /// Two calls with the same configuration: the second waits, and then finds what the first has made.
+    fn claim<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            let deployment = self.deployment()?;
+            let id = deployment.spec.id(&deployment.service);
+            self.claim = Some(self.context.claims.claim_in_turn(&id).await);
+            Ok(Flow::Next)
+        }
+        .boxed()
+    }
+
+    fn reserve<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            let deployment = self.deployment()?.clone();
+            let admitted = self
+                .context
+                .owner
+                .decide(move |state| {
+                    Ok(admission::admit(&deployment, &state.world, &state.facts, Timestamp::now())?)
+                })
+                .await?;
+            match admitted {
+                Admitted::AlreadyThere(unikernel) => {
+                    self.unikernel = Some(unikernel);
+                    Ok(Flow::Done)
+                }
+                Admitted::Start { unikernel, revived } => {
+                    self.unikernel = Some(unikernel);
+                    self.revived = revived;
+                    Ok(Flow::Next)
+                }
+            }
+        }
+        .boxed()
+    }
+
+    /// Takes the lease and the intent back, or leaves the intent to remove what Albatross may still have.
+    fn release(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        async move {
+            let Some(unikernel) = self.unikernel.clone() else { return Ok(()) };
+            let doomed = self.maybe_created;
+            self.context
+                .owner
+                .decide(move |state| {
+                    Ok((reconcile::undo_deploy(&state.world, &unikernel.id, doomed, Timestamp::now()), ()))
+                })
+                .await
+        }
+        .boxed()
+    }
+
+    /// An address that answers although nobody leased it is somebody's: the next one is tried.
+    fn probe<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            for _ in 0..leases::PROBES {
+                let unikernel = self.unikernel()?;
+                let (network, address) = (unikernel.spec.network.clone(), unikernel.address);
+                if !leases::answers(&self.context, &network, address).await {
+                    return Ok(Flow::Next);
+                }
+                if self.revived || unikernel.spec.address.address.is_some() {
+                    return Err(planning::Error::AddressAnswers { address, network }.into());
+                }
+                self.move_on().await?;
+            }
+            let prefix = self.unikernel()?.address;
+            Err(planning::Error::AddressAnswers { address: prefix, network: self.unikernel()?.spec.network.clone() }.into())
+        }
+        .boxed()
+    }
+
+    /// Leases another address than the one that answered.
+    async fn move_on(&mut self) -> Result<(), Error> {
+        let (unikernel, exclude) = (self.unikernel()?.clone(), self.request.exclude.clone());
+        let moved = self.context.owner.decide(move |state| {
+            Ok(admission::move_lease(&unikernel, &exclude, &state.world, &state.facts, Timestamp::now())?)
+        });
+        self.unikernel = Some(moved.await?);
+        Ok(())
+    }
+
+    fn create<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            let unikernel = self.unikernel()?.clone();
+            let (record, _) = self.image.as_ref().ok_or(Error::Defect)?;
+            let creation = self.creation(&unikernel, record).await?;
+            let (file, record) = self.context.store.get(record.digest).await?;
+            self.maybe_created = true;
+            let created = self.context.albatross.create(&unikernel.id, &creation, file, record.size).await;
+            match created {
+                Ok(Some(running)) => {
+                    self.unikernel = Some(running_now(unikernel, &running));
+                    Ok(Flow::Next)
+                }
+                Ok(None) => Err(self.context.not_ready(&unikernel, "it exited at once".into()).await),
+                Err(error) => Err(error.into()),
+            }
+        }
+        .boxed()
+    }
+
+    async fn creation(&self, unikernel: &Unikernel, image: &ImageRecord) -> Result<Creation, Error> {
+        let expanding = unikernel.clone();
+        let arguments = self.context.owner.look(move |state| {
+            let network = state.facts.network(&expanding.spec.network)?;
+            admission::arguments(&expanding, network)
+        });
+        Ok(Creation {
+            arguments: arguments.await??,
+            memory: unikernel.spec.memory,
+            cpu: unikernel.cpu,
+            network: unikernel.spec.network.clone(),
+            device: image.network_device.clone(),
+            block_devices: unikernel.spec.block_devices.clone(),
+            restart: unikernel.spec.restart.clone(),
+        })
+    }
+
+    fn destroy(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        async move {
+            if self.maybe_created {
+                let id = self.unikernel()?.id.clone();
+                self.context.albatross.destroy(&id).await?;
+                self.maybe_created = false;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn record_running<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        self.record(Phase::Running)
+    }
+
+    fn record_ready<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        self.record(Phase::Ready)
+    }
+
+    fn record(&mut self, phase: Phase) -> BoxFuture<'_, Result<Flow, Error>> {
+        async move {
+            let unikernel = Unikernel { phase, ..self.unikernel()?.clone() };
+            self.unikernel = Some(unikernel.clone());
+            let id = unikernel.id.clone();
+            let put = Change::PutUnikernel(Box::new(unikernel));
+            self.context.owner.decide(move |_| Ok((vec![put], ()))).await?;
+            info!(%id, ?phase, "deployment");
+            Ok(Flow::Next)
+        }
+        .boxed()
+    }
+
+    fn wait_until_ready<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            let unikernel = self.unikernel()?;
+            match readiness::wait(&self.context.albatross, unikernel).await {
+                Ok(()) => Ok(Flow::Next),
+                Err(reason) => Err(self.context.not_ready(unikernel, reason).await),
+            }
+        }
+        .boxed()
+    }
+
+    fn deployment(&self) -> Result<&Deployment, Error> {
+        self.deployment.as_ref().ok_or(Error::Defect)
+    }
+
+    fn unikernel(&self) -> Result<&Unikernel, Error> {
+        self.unikernel.as_ref().ok_or(Error::Defect)
+    }
+}
+
+/// The record of a unikernel that Albatross says it runs.
+pub fn running_now(unikernel: Unikernel, running: &Running) -> Unikernel {
+    Unikernel { mac: running.mac.or(unikernel.mac), started_at: running.started, ..unikernel }
+}

@@ -1,0 +1,86 @@
+//! Waits for the connections of what was live before.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::context::Context;
+use super::error::Error;
+use crate::domain::{Change, Service, Timestamp, UnikernelId};
+
+/// Keeps one wait for each that drains. Never ends.
+pub async fn run(context: Arc<Context>) {
+    let mut waiting = BTreeSet::new();
+    let mut waits = JoinSet::new();
+    loop {
+        for drain in draining(&context).await.unwrap_or_default() {
+            if waiting.insert(drain.id.clone()) {
+                waits.spawn(wait(Arc::clone(&context), drain));
+            }
+        }
+        tokio::select! {
+            () = context.drains.notified() => {}
+            Some(ended) = waits.join_next() => {
+                if let Ok(id) = ended {
+                    waiting.remove(&id);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Drain {
+    id: UnikernelId,
+    address: IpAddr,
+    until: Timestamp,
+}
+
+async fn draining(context: &Context) -> Result<Vec<Drain>, Error> {
+    context
+        .owner
+        .look(|state| {
+            let drains = state.world.services().flat_map(|service| &service.draining);
+            let drain = drains.filter_map(|(id, until)| {
+                let address = state.world.unikernel(id)?.address;
+                Some(Drain { id: id.clone(), address, until: *until })
+            });
+            drain.collect()
+        })
+        .await
+}
+
+/// Ends when no connection to it is left, its time is up, or it is live again.
+async fn wait(context: Arc<Context>, drain: Drain) -> UnikernelId {
+    let left = u64::try_from(drain.until.0.saturating_sub(Timestamp::now().0)).unwrap_or(0);
+    let until = Instant::now() + Duration::from_micros(left);
+    if let Err(error) = context.flows.drained(drain.address, until).await {
+        debug!(id = %drain.id, %error, "its connections cannot be watched: it drains until its time is up");
+        tokio::time::sleep_until(until).await;
+    }
+    match end(&context, &drain).await {
+        Ok(()) => info!(id = %drain.id, "drained"),
+        Err(error) => debug!(id = %drain.id, %error, "drained, but that could not be written"),
+    }
+    drain.id
+}
+
+async fn end(context: &Context, drain: &Drain) -> Result<(), Error> {
+    let (id, until) = (drain.id.clone(), drain.until);
+    context
+        .owner
+        .decide(move |state| {
+            let Some(service) = state.world.service(&id.service()) else { return Ok((Vec::new(), ())) };
+            let mut after: Service = service.clone();
+            // A drain of the same unikernel that began later has another time, and is waited for anew.
+            after.draining.retain(|entry| *entry != (id.clone(), until));
+            let changed = after != *service;
+            Ok((if changed { vec![Change::PutService(Box::new(after))] } else { Vec::new() }, ()))
+        })
+        .await
+}

@@ -1,0 +1,118 @@
+//! Everything that a call can end with. The bus gives each its name by [`Error::kind`].
+
+use std::time::Duration;
+
+use crate::domain::{ImageDigest, JobNumber, UnikernelId};
+use crate::planning::address_pool;
+use crate::{albatross, host_network, images, ledger, planning};
+
+/// The contract's errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    InvalidArgument,
+    NoSuchService,
+    NoSuchUnikernel,
+    NoSuchLease,
+    NoSuchStack,
+    NoSuchJob,
+    NotAuthorized,
+    AddressPoolExhausted,
+    AddressInUse,
+    PortConflict,
+    ImageInvalid,
+    ImageUnavailable,
+    ImageTooLarge,
+    BuildFailed,
+    AlbatrossUnavailable,
+    AlbatrossRefused,
+    NotReady,
+    KernelRefused,
+    InUse,
+    Cancelled,
+    Internal,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Refused(#[from] planning::Error),
+    #[error(transparent)]
+    Image(#[from] images::Error),
+    #[error(transparent)]
+    Albatross(#[from] albatross::Error),
+    #[error(transparent)]
+    Kernel(#[from] host_network::Error),
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+    #[error("{id} is not ready: {reason}{}", console_text(.console))]
+    NotReady { id: UnikernelId, reason: String, console: Vec<String> },
+    #[error("image {0} was collected meanwhile: give it again")]
+    ImageGone(ImageDigest),
+    #[error("no job {0}: it has ended")]
+    NoSuchJob(JobNumber),
+    #[error("cancelled")]
+    Cancelled,
+    #[error("not possible within {0:?}: something else keeps the service busy, see `busctl call … ListJobs`")]
+    Busy(Duration),
+    #[error("the service is stopping: call again in a moment")]
+    Stopping,
+    #[error("a defect of the service ended this call: please report what the journal says of it")]
+    Defect,
+}
+
+fn console_text(lines: &[String]) -> String {
+    if lines.is_empty() { String::new() } else { format!("; its console said last: {}", lines.join(" | ")) }
+}
+
+impl Error {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Refused(error) => refused_kind(error),
+            Self::Image(error) => image_kind(error),
+            Self::Albatross(error) => albatross_kind(error),
+            Self::Kernel(_) => ErrorKind::KernelRefused,
+            Self::NotReady { .. } => ErrorKind::NotReady,
+            Self::ImageGone(_) => ErrorKind::ImageUnavailable,
+            Self::NoSuchJob(_) => ErrorKind::NoSuchJob,
+            Self::Cancelled => ErrorKind::Cancelled,
+            Self::Busy(_) => ErrorKind::InUse,
+            Self::Ledger(_) | Self::Stopping | Self::Defect => ErrorKind::Internal,
+        }
+    }
+}
+
+fn refused_kind(error: &planning::Error) -> ErrorKind {
+    use planning::Error as Refused;
+    match error {
+        Refused::InvalidArgument(_) | Refused::NoNetwork { .. } => ErrorKind::InvalidArgument,
+        Refused::NoSuchService(_) => ErrorKind::NoSuchService,
+        Refused::NoSuchUnikernel(_) | Refused::NothingBefore(_) => ErrorKind::NoSuchUnikernel,
+        Refused::NoSuchLease(_) => ErrorKind::NoSuchLease,
+        Refused::PortConflict { .. } => ErrorKind::PortConflict,
+        Refused::ImageInvalid(_) => ErrorKind::ImageInvalid,
+        Refused::AddressAnswers { .. } => ErrorKind::AddressInUse,
+        Refused::NotReady(_) => ErrorKind::NotReady,
+        Refused::InUse(_) => ErrorKind::InUse,
+        Refused::Address(error) => match error {
+            address_pool::Error::Exhausted { .. } => ErrorKind::AddressPoolExhausted,
+            address_pool::Error::InUse { .. } => ErrorKind::AddressInUse,
+            _ => ErrorKind::InvalidArgument,
+        },
+    }
+}
+
+fn image_kind(error: &images::Error) -> ErrorKind {
+    match error {
+        images::Error::Invalid(_) => ErrorKind::ImageInvalid,
+        images::Error::TooLarge { .. } => ErrorKind::ImageTooLarge,
+        images::Error::Cancelled => ErrorKind::Cancelled,
+        _ => ErrorKind::ImageUnavailable,
+    }
+}
+
+fn albatross_kind(error: &albatross::Error) -> ErrorKind {
+    match error {
+        albatross::Error::Refused(_) => ErrorKind::AlbatrossRefused,
+        _ => ErrorKind::AlbatrossUnavailable,
+    }
+}

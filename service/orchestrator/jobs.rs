@@ -1,0 +1,165 @@
+//! Calls that are working, for those who watch or cancel them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, watch};
+
+use super::error::Error;
+use crate::domain::{Event, JobKind, JobNumber, JobResult, JobView};
+
+/// All jobs: those that work, and the last that have ended.
+#[derive(Debug)]
+pub struct Jobs {
+    events: mpsc::Sender<Event>,
+    history: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    last: u64,
+    running: BTreeMap<JobNumber, Running>,
+    ended: VecDeque<(JobView, JobResult)>,
+}
+
+#[derive(Debug)]
+struct Running {
+    view: JobView,
+    cancel: watch::Sender<bool>,
+}
+
+/// One call's job. Dropped without [`Job::end`] it has failed: its task was lost.
+#[derive(Debug)]
+pub struct Job {
+    jobs: Arc<Jobs>,
+    number: JobNumber,
+    cancel: watch::Receiver<bool>,
+}
+
+impl Jobs {
+    /// `history`: how many that have ended are still listed.
+    pub fn new(events: mpsc::Sender<Event>, history: usize) -> Arc<Self> {
+        Arc::new(Self { events, history, inner: Mutex::default() })
+    }
+
+    pub async fn begin(self: &Arc<Self>, kind: JobKind, subject: String) -> Job {
+        let (cancel, receiver) = watch::channel(false);
+        let view = {
+            let mut inner = self.lock();
+            inner.last += 1;
+            let number = JobNumber(inner.last);
+            let view = JobView { number, kind, subject, step: "waiting", progress: None };
+            inner.running.insert(number, Running { view: view.clone(), cancel });
+            view
+        };
+        let number = view.number;
+        self.tell(Event::Job(view)).await;
+        Job { jobs: Arc::clone(self), number, cancel: receiver }
+    }
+
+    /// Running ones first, then the last that have ended.
+    pub fn list(&self) -> Vec<(JobView, Option<JobResult>)> {
+        let inner = self.lock();
+        let running = inner.running.values().map(|running| (running.view.clone(), None));
+        running.chain(inner.ended.iter().map(|(view, result)| (view.clone(), Some(*result)))).collect()
+    }
+
+    pub fn cancel(&self, number: JobNumber) -> Result<(), Error> {
+        let inner = self.lock();
+        let running = inner.running.get(&number).ok_or(Error::NoSuchJob(number))?;
+        running.cancel.send_replace(true);
+        Ok(())
+    }
+
+    pub fn cancel_all(&self) {
+        for running in self.lock().running.values() {
+            running.cancel.send_replace(true);
+        }
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.lock().running.is_empty()
+    }
+
+    fn change(&self, number: JobNumber, change: impl FnOnce(&mut JobView)) -> Option<JobView> {
+        let mut inner = self.lock();
+        let view = &mut inner.running.get_mut(&number)?.view;
+        change(view);
+        Some(view.clone())
+    }
+
+    fn remove(&self, number: JobNumber, result: JobResult) -> Option<Event> {
+        let mut inner = self.lock();
+        let running = inner.running.remove(&number)?;
+        inner.ended.push_front((running.view, result));
+        inner.ended.truncate(self.history);
+        Some(Event::JobRemoved { number, result })
+    }
+
+    async fn tell(&self, event: Event) {
+        // The publisher is gone only when the service ends.
+        let _ = self.events.send(event).await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Job {
+    pub async fn step(&self, step: &'static str) {
+        let change = |view: &mut JobView| (view.step, view.progress) = (step, None);
+        if let Some(view) = self.jobs.change(self.number, change) {
+            self.jobs.tell(Event::Job(view)).await;
+        }
+    }
+
+    /// A handle for a thread that does the work and counts it, 0 to 1.
+    pub fn progress(&self) -> impl Fn(f64) + Send + 'static {
+        let (jobs, number) = (Arc::clone(&self.jobs), self.number);
+        move |fraction| {
+            let mut old = None;
+            let view = jobs.change(number, |view| old = view.progress.replace(fraction));
+            // Hundredths are enough to look at, and keep a large image from flooding the bus.
+            let moved = old.is_none_or(|old| fraction - old >= 0.01);
+            if let Some(view) = view.filter(|_| moved) {
+                let _ = jobs.events.try_send(Event::Job(view));
+            } else if let Some(old) = old {
+                jobs.change(number, |view| view.progress = Some(old));
+            }
+        }
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        *self.cancel.borrow()
+    }
+
+    /// Returns once the job is cancelled.
+    pub async fn cancelled(&self) {
+        let mut cancel = self.cancel.clone();
+        if cancel.wait_for(|cancelled| *cancelled).await.is_err() {
+            // The job has ended: nobody can cancel it any more.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    pub async fn end<T>(&self, outcome: &Result<T, Error>) {
+        let result = match outcome {
+            Ok(_) => JobResult::Done,
+            Err(Error::Cancelled) => JobResult::Cancelled,
+            Err(_) => JobResult::Failed,
+        };
+        if let Some(event) = self.jobs.remove(self.number, result) {
+            self.jobs.tell(event).await;
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if let Some(event) = self.jobs.remove(self.number, JobResult::Failed) {
+            let _ = self.jobs.events.try_send(event);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Addresses: leased for a tag by hand, and asked for on the network before anybody gets them.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tracing::{debug, info};
+
+use super::context::Context;
+use super::error::Error;
+use crate::domain::{Change, Exclusion, LeaseTag, NetworkName, Timestamp};
+use crate::planning::{self, admission};
+
+/// How long an ARP probe waits for an answer. A bridge of this host answers in microseconds and a switched network in
+/// less than 2 ms; a longer wait would be most of the time that a deployment takes.
+const PROBE: Duration = Duration::from_millis(3);
+
+/// Addresses that are tried before giving up, when one after the other answers.
+pub const PROBES: usize = 16;
+
+/// Whether somebody on the network has `address`. Then it is noted, so that it is not chosen again.
+///
+/// Besides, the host forgets what it knew of the address: its last holder had another MAC.
+pub async fn answers(context: &Context, network: &NetworkName, address: IpAddr) -> bool {
+    match context.host.answers(network, address, PROBE).await {
+        Ok(None) => false,
+        Ok(Some(mac)) => {
+            info!(%address, %network, %mac, "the address answers although nobody leased it");
+            let noted = context.owner.observe(Default::default(), move |facts| {
+                facts.answering.insert(address);
+            });
+            noted.await.is_ok()
+        }
+        Err(error) => {
+            // A bridge that is missing or down: Albatross will say so in words of its own.
+            debug!(%address, %network, %error, "no probe");
+            false
+        }
+    }
+}
+
+/// Leases an address in `prefix` for `tag`, or the one that it has already.
+pub async fn allocate(
+    context: &Context,
+    tag: LeaseTag,
+    prefix: IpNet,
+    exclude: Vec<Exclusion>,
+) -> Result<IpAddr, Error> {
+    for _ in 0..PROBES {
+        let (wanted, excluded) = (tag.clone(), exclude.clone());
+        let (lease, is_new, network) = context
+            .owner
+            .decide(move |state| {
+                let now = Timestamp::now();
+                let lease = admission::lease(&wanted, prefix, None, &excluded, &state.world, &state.facts, now)?;
+                let held = state.world.pool().lease(&wanted);
+                let is_new = held != Some(&lease);
+                let mut changes = Vec::new();
+                if is_new {
+                    changes.extend(held.map(|_| Change::ReleaseLease { tag: wanted.clone(), at: now }));
+                    changes.push(Change::PutLease(lease.clone()));
+                }
+                let network = state.facts.network_of(prefix).map(|network| network.name.clone());
+                Ok((changes, (lease, is_new, network)))
+            })
+            .await?;
+        let taken = match network {
+            Some(network) if is_new => answers(context, &network, lease.address).await,
+            _ => false,
+        };
+        if !taken {
+            return Ok(lease.address);
+        }
+        give_back(context, tag.clone()).await?;
+    }
+    Err(planning::Error::InvalidArgument(format!(
+        "the first {PROBES} free addresses of {prefix} all answer on the network: exclude those that are in use"
+    ))
+    .into())
+}
+
+async fn give_back(context: &Context, tag: LeaseTag) -> Result<(), Error> {
+    context.owner.decide(move |_| Ok((vec![Change::ReleaseLease { tag, at: Timestamp::now() }], ()))).await
+}
+
+/// Frees the address of `tag`; that of a unikernel goes with the unikernel alone.
+pub async fn release(context: &Context, tag: LeaseTag) -> Result<IpAddr, Error> {
+    context
+        .owner
+        .decide(move |state| {
+            let lease = state.world.pool().lease(&tag).ok_or_else(|| planning::Error::NoSuchLease(tag.clone()))?;
+            let held = tag.as_str().parse().is_ok_and(|id| state.world.unikernel(&id).is_some());
+            if held {
+                return Err(planning::Error::InUse(format!("{tag} is a unikernel: Destroy it, and its lease goes too")).into());
+            }
+            let address = lease.address;
+            Ok((vec![Change::ReleaseLease { tag, at: Timestamp::now() }], address))
+        })
+        .await
+}

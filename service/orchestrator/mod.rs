@@ -1,0 +1,234 @@
+//! The owner of state, the workflows that go through it, and the watchers that tell it what happens.
+//!
+//! ```text
+//!   bus ── request ──► Orchestrator ── job ──► workflow: a table of steps and their undo
+//!                                                 │ decisions (pure, planning/)      │ Albatross, images, probes
+//!                                                 ▼                                  ▼
+//!   watchers ── observations ──────────────►   owner: ledger, then kernel, then view ── events ──► bus
+//! ```
+
+mod claims;
+mod collect;
+mod context;
+mod deploy;
+mod drains;
+mod error;
+mod fault;
+mod jobs;
+mod leases;
+mod owner;
+mod publish;
+mod readiness;
+mod recover;
+mod remove;
+mod request;
+mod restart;
+mod start;
+mod watch;
+mod workflow;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::time::{sleep, timeout};
+use tracing::{error, info};
+
+use self::collect::Collect;
+use self::context::Context;
+use self::deploy::{DEPLOY, Deploy};
+use self::jobs::Job;
+use self::publish::{SWITCH, Switch, To};
+use self::remove::{REMOVE, Remove};
+use self::restart::{RESTART, Restart, Way};
+use crate::domain::{
+    Exclusion, JobKind, JobNumber, JobResult, JobView, Lease, LeaseTag, Publication, ServiceName, UnikernelId,
+    UnikernelState,
+};
+use crate::host_network::nftables;
+use crate::planning;
+use crate::planning::collecting::{Keep, Removal};
+use crate::planning::publishing::Wanted;
+
+pub use error::{Error, ErrorKind};
+pub use request::{CollectRequest, DeployRequest, ImageSource, PublishRequest};
+pub use start::{InitialViews, Parts, StartError, Started, start};
+
+/// What the bus calls. Cheap to clone; every call works in a task of its own, so that a caller that goes away does not
+/// leave half of one.
+#[derive(Clone, Debug)]
+pub struct Orchestrator {
+    context: Arc<Context>,
+}
+
+/// A unikernel that is ready.
+#[derive(Debug, Clone)]
+pub struct Deployed {
+    pub id: UnikernelId,
+    pub address: IpAddr,
+}
+
+impl Orchestrator {
+    /// Returns when the unikernel is ready: it runs, and its readiness rule holds.
+    pub async fn deploy(&self, request: DeployRequest) -> Result<Deployed, Error> {
+        let subject = request.service.to_string();
+        let deployed = self.work(JobKind::Deploy, subject, move |context, job| async move { deploy(context, request, &job).await });
+        let (id, address) = deployed.await?;
+        Ok(Deployed { id, address })
+    }
+
+    pub async fn publish(&self, request: PublishRequest) -> Result<(), Error> {
+        let wanted = Wanted {
+            ports: request.ports,
+            unikernel: request.unikernel,
+            addresses: request.addresses,
+            sources: request.sources,
+            drain: request.drain.unwrap_or(self.context.limits.drain),
+        };
+        self.switch(JobKind::Publish, request.service, To::Publication(wanted)).await.map(drop)
+    }
+
+    pub async fn unpublish(&self, service: ServiceName) -> Result<(), Error> {
+        self.switch(JobKind::Unpublish, service, To::Nothing).await.map(drop)
+    }
+
+    /// Returns what is live now.
+    pub async fn rollback(&self, service: ServiceName) -> Result<UnikernelId, Error> {
+        self.switch(JobKind::Rollback, service, To::Previous).await?.live()
+    }
+
+    async fn switch(&self, kind: JobKind, service: ServiceName, to: To) -> Result<Switch, Error> {
+        self.work(kind, service.to_string(), move |context, job| async move {
+            let mut switch = Switch::new(context, service, to);
+            workflow::run(SWITCH, &mut switch, &job).await?;
+            Ok(switch)
+        })
+        .await
+    }
+
+    /// Returns what was removed or, in a dry run, what would be.
+    pub async fn collect(&self, request: CollectRequest) -> Result<Vec<Removal>, Error> {
+        let previous = request.keep_previous.unwrap_or(self.context.limits.keep_previous);
+        let keep = Keep { services: request.keep, previous };
+        let collect = Collect { keep, dry_run: request.dry_run, force: request.force };
+        self.work(JobKind::Collect, String::new(), move |context, job| async move { collect.run(&context, &job).await })
+            .await
+    }
+
+    /// Starts it again; one that has ended is deployed again under its old lease.
+    pub async fn restart(&self, id: UnikernelId) -> Result<(), Error> {
+        let way = restart::way(&self.context, &id).await?;
+        self.work(JobKind::Restart, id.to_string(), move |context, job| async move {
+            match way {
+                Way::Deploy(request) => deploy(context, *request, &job).await.map(drop),
+                Way::Restart(unikernel) => {
+                    workflow::run(RESTART, &mut Restart::new(context, *unikernel), &job).await
+                }
+            }
+        })
+        .await
+    }
+
+    pub async fn destroy(&self, id: UnikernelId, force: bool) -> Result<(), Error> {
+        self.work(JobKind::Destroy, id.to_string(), move |context, job| async move {
+            workflow::run(REMOVE, &mut Remove::new(context, id, force), &job).await
+        })
+        .await
+    }
+
+    /// The same tag and a prefix that still fits get the same address.
+    pub async fn allocate_address(&self, tag: LeaseTag, prefix: IpNet, exclude: Vec<Exclusion>) -> Result<IpAddr, Error> {
+        let context = Arc::clone(&self.context);
+        in_task(async move { leases::allocate(&context, tag, prefix, exclude).await }).await
+    }
+
+    /// Returns the address that is free now.
+    pub async fn release_address(&self, tag: LeaseTag) -> Result<IpAddr, Error> {
+        leases::release(&self.context, tag).await
+    }
+
+    /// By tag.
+    pub async fn leases(&self) -> Result<Vec<Lease>, Error> {
+        self.context.owner.look(|state| state.world.pool().leases().cloned().collect()).await
+    }
+
+    /// By service.
+    pub async fn publications(&self) -> Result<Vec<(ServiceName, Arc<Publication>)>, Error> {
+        let copied = |(name, publication): (&ServiceName, &Arc<Publication>)| (name.clone(), Arc::clone(publication));
+        self.context.owner.look(move |state| state.world.publications().map(copied).collect()).await
+    }
+
+    /// The table as nftables' own JSON.
+    pub async fn export_ruleset(&self) -> Result<String, Error> {
+        let settings = self.context.limits.ruleset;
+        let ruleset = self.context.owner.look(move |state| state.ruleset(settings)).await?;
+        Ok(nftables::export(&ruleset))
+    }
+
+    pub async fn cancel(&self, number: JobNumber) -> Result<(), Error> {
+        self.context.jobs.cancel(number)
+    }
+
+    /// Those that work, then the last that have ended.
+    pub async fn jobs(&self) -> Result<Vec<(JobView, Option<JobResult>)>, Error> {
+        Ok(self.context.jobs.list())
+    }
+
+    /// Connections through published ports to a unikernel, as conntrack has them now.
+    pub async fn active_connections(&self, id: UnikernelId) -> Result<u32, Error> {
+        let view = self.context.owner.look(move |state| state.world.unikernel_view(&id).ok_or(id)).await?;
+        let view = view.map_err(planning::Error::NoSuchUnikernel)?;
+        match view.state {
+            UnikernelState::Live | UnikernelState::Draining => Ok(self.context.flows.count(view.address).await?),
+            _ => Ok(0),
+        }
+    }
+
+    /// Cancels what works and waits until it is undone, for at most `limit`. What is left is undone at the next start.
+    pub async fn stop(&self, limit: Duration) {
+        self.context.jobs.cancel_all();
+        let idle = async {
+            while !self.context.jobs.is_idle() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if timeout(limit, idle).await.is_err() {
+            info!("calls that still work are undone at the next start");
+        }
+    }
+
+    /// Does `work` in a task with a job that shows it.
+    async fn work<T, F>(
+        &self,
+        kind: JobKind,
+        subject: String,
+        work: impl FnOnce(Arc<Context>, Arc<Job>) -> F + Send + 'static,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send,
+    {
+        let context = Arc::clone(&self.context);
+        in_task(async move {
+            let job = Arc::new(context.jobs.begin(kind, subject).await);
+            let outcome = work(context, Arc::clone(&job)).await;
+            job.end(&outcome).await;
+            outcome
+        })
+        .await
+    }
+}
+
+async fn deploy(context: Arc<Context>, request: DeployRequest, job: &Job) -> Result<(UnikernelId, IpAddr), Error> {
+    let mut deploy = Deploy::new(context, request);
+    workflow::run(DEPLOY, &mut deploy, job).await?;
+    deploy.outcome()
+}
+
+async fn in_task<T: Send + 'static>(work: impl Future<Output = Result<T, Error>> + Send + 'static) -> Result<T, Error> {
+    tokio::spawn(work).await.unwrap_or_else(|defect| {
+        error!(%defect, "a call ended by a defect");
+        Err(Error::Defect)
+    })
+}

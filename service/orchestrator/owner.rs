@@ -1,0 +1,325 @@
+//! The one task that owns the ledger and the view of the world.
+//!
+//! A call brings a decision: a pure function from what is known to changes. The owner runs it, writes the changes down,
+//! makes the kernel follow, applies them to the view, and tells what happened; one after the other, so that every
+//! decision sees all that was decided before it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
+
+use super::claims::Claims;
+use super::error::Error;
+use super::fault;
+use crate::domain::{Change, Event, ManagerView, Publication, ServiceName, UnikernelId};
+use crate::host_network::nftables::Table;
+use crate::ledger::Ledger;
+use crate::planning::facts::Facts;
+use crate::planning::reconcile;
+use crate::planning::ruleset::{self, Elements, Ruleset};
+use crate::planning::world::World;
+
+/// What a decision sees.
+#[derive(Debug)]
+pub struct State {
+    pub world: World,
+    pub facts: Facts,
+}
+
+impl State {
+    /// All that the kernel is to hold.
+    pub fn ruleset(&self, settings: ruleset::Settings) -> Ruleset {
+        let publications = self.world.publications().map(|(_, publication)| publication.as_ref());
+        ruleset::ruleset(publications, &self.facts.networks, settings)
+    }
+}
+
+/// Why something does not work now; one note a subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trouble {
+    Albatross,
+    Kernel,
+    Forwarding,
+    OtherTables,
+    Ledger,
+    HostNetwork,
+}
+
+type Decide = Box<dyn FnOnce(&State) -> Result<Vec<Change>, Error> + Send>;
+type Look = Box<dyn FnOnce(&State) + Send>;
+type Observe = Box<dyn FnOnce(&mut Facts) + Send>;
+
+enum Message {
+    Decide { decide: Decide, done: oneshot::Sender<Result<(), Error>> },
+    Look(Look),
+    Observe { observe: Observe, last_words: BTreeMap<UnikernelId, String> },
+    Trouble { subject: Trouble, note: Option<String> },
+    AlbatrossVersion(String),
+    /// The table may not be what it should be.
+    RepairTable,
+}
+
+/// Messages that may wait for the owner: callers beyond that wait to send.
+const MAILBOX: usize = 256;
+
+/// How others reach the owner.
+#[derive(Clone, Debug)]
+pub struct OwnerHandle(mpsc::Sender<Message>);
+
+impl OwnerHandle {
+    /// Runs `decide`, and when its changes are written and the kernel has followed, returns what it said besides.
+    pub async fn decide<T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&State) -> Result<(Vec<Change>, T), Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (value_sender, value) = oneshot::channel();
+        let decide = Box::new(move |state: &State| {
+            let (changes, value) = decide(state)?;
+            let _ = value_sender.send(value);
+            Ok(changes)
+        });
+        let (done, outcome) = oneshot::channel();
+        self.send(Message::Decide { decide, done }).await?;
+        outcome.await.map_err(|_| Error::Stopping)??;
+        value.await.map_err(|_| Error::Stopping)
+    }
+
+    /// Looks at what is known, after all that was asked for before.
+    pub async fn look<T: Send + 'static>(&self, look: impl FnOnce(&State) -> T + Send + 'static) -> Result<T, Error> {
+        let (sender, value) = oneshot::channel();
+        self.send(Message::Look(Box::new(move |state| {
+            let _ = sender.send(look(state));
+        })))
+        .await?;
+        value.await.map_err(|_| Error::Stopping)
+    }
+
+    /// Takes in what was observed. `last_words`: the consoles' last lines of unikernels that are gone.
+    pub async fn observe(
+        &self,
+        last_words: BTreeMap<UnikernelId, String>,
+        observe: impl FnOnce(&mut Facts) + Send + 'static,
+    ) -> Result<(), Error> {
+        self.send(Message::Observe { observe: Box::new(observe), last_words }).await
+    }
+
+    /// Says what does not work and what to do about it, or that it works again.
+    pub async fn trouble(&self, subject: Trouble, note: Option<String>) {
+        let _ = self.send(Message::Trouble { subject, note }).await;
+    }
+
+    pub async fn albatross_version(&self, version: String) {
+        let _ = self.send(Message::AlbatrossVersion(version)).await;
+    }
+
+    pub async fn repair_table(&self) {
+        let _ = self.send(Message::RepairTable).await;
+    }
+
+    async fn send(&self, message: Message) -> Result<(), Error> {
+        self.0.send(message).await.map_err(|_| Error::Stopping)
+    }
+}
+
+/// The owner, before it runs.
+pub struct Owner {
+    state: State,
+    ledger: Ledger,
+    table: Table,
+    settings: ruleset::Settings,
+    claims: Arc<Claims>,
+    events: mpsc::Sender<Event>,
+    albatross_version: String,
+    /// As told last.
+    manager: ManagerView,
+    troubles: BTreeMap<Trouble, String>,
+    mailbox: mpsc::Receiver<Message>,
+}
+
+impl std::fmt::Debug for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Owner")
+    }
+}
+
+impl Owner {
+    pub fn new(
+        state: State,
+        ledger: Ledger,
+        table: Table,
+        settings: ruleset::Settings,
+        claims: Arc<Claims>,
+        events: mpsc::Sender<Event>,
+    ) -> (Self, OwnerHandle) {
+        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        let manager = ManagerView::default();
+        let troubles = BTreeMap::new();
+        let albatross_version = String::new();
+        let owner = Self { state, ledger, table, settings, claims, events, albatross_version, manager, troubles, mailbox };
+        (owner, OwnerHandle(sender))
+    }
+
+    /// Puts the table into the kernel, then serves until every handle is gone.
+    pub async fn run(mut self) {
+        self.install_table().await;
+        self.tell_manager().await;
+        while let Some(message) = self.mailbox.recv().await {
+            self.handle(message).await;
+            self.tell_manager().await;
+        }
+    }
+
+    async fn handle(&mut self, message: Message) {
+        match message {
+            Message::Decide { decide, done } => {
+                let outcome = self.decide(decide).await;
+                let _ = done.send(outcome);
+            }
+            Message::Look(look) => {
+                self.refresh_claims();
+                look(&self.state);
+            }
+            Message::Observe { observe, last_words } => self.observe(observe, &last_words).await,
+            Message::Trouble { subject, note } => self.note(subject, note),
+            Message::AlbatrossVersion(version) => self.albatross_version = version,
+            Message::RepairTable => self.install_table().await,
+        }
+    }
+
+    async fn decide(&mut self, decide: Decide) -> Result<(), Error> {
+        self.refresh_claims();
+        let changes = decide(&self.state)?;
+        self.write(changes).await
+    }
+
+    /// Intent before act: the ledger first, then the kernel, then the view and those who watch it.
+    async fn write(&mut self, changes: Vec<Change>) -> Result<(), Error> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let (before, after) = self.elements_around(&changes);
+        let back = self.state.world.inverse(&changes);
+        let written = self.ledger.commit(changes.clone()).await;
+        self.note(Trouble::Ledger, written.as_ref().err().map(|error| error.to_string()));
+        written?;
+        let followed = match fault::after("written") {
+            Ok(()) => self.kernel_follows(&before, &after).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = followed.and_then(|()| fault::after("in-kernel")) {
+            self.take_back(back, &before, &after).await;
+            return Err(error);
+        }
+        for event in self.state.world.apply(changes) {
+            self.tell(event).await;
+        }
+        Ok(())
+    }
+
+    async fn take_back(&mut self, back: Vec<Change>, before: &Elements, after: &Elements) {
+        if let Err(error) = self.ledger.commit(back).await {
+            error!(%error, "a change that the kernel refused stays in the ledger until the next start");
+        }
+        // Where the batch itself was refused this finds nothing to do, or fails the same way.
+        if self.kernel_follows(after, before).await.is_err() {
+            self.install_table().await;
+        }
+    }
+
+    async fn kernel_follows(&mut self, before: &Elements, after: &Elements) -> Result<(), Error> {
+        let change = ruleset::difference(before, after);
+        if change.is_empty() {
+            return Ok(());
+        }
+        match self.table.apply(&change).await {
+            Ok(()) => Ok(()),
+            // Somebody flushed the table at this moment. Put all of it back, and then the change on top.
+            Err(error) if error.is_not_found() => {
+                self.table.install(&self.state.ruleset(self.settings)).await?;
+                Ok(self.table.apply(&change).await?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What the services that `changes` touch put into the table, before and after.
+    fn elements_around(&self, changes: &[Change]) -> (Elements, Elements) {
+        let mut after: BTreeMap<&ServiceName, Option<&Publication>> = BTreeMap::new();
+        for change in changes {
+            match change {
+                Change::PutService(service) => after.insert(&service.name, service.publication.as_deref()),
+                Change::RemoveService(name) => after.insert(name, None),
+                _ => None,
+            };
+        }
+        let before = after.keys().filter_map(|name| self.state.world.service(name)?.publication.as_deref());
+        let before = before.map(ruleset::elements).collect();
+        (before, after.into_values().flatten().map(ruleset::elements).collect())
+    }
+
+    async fn install_table(&mut self) {
+        let outcome = self.table.install(&self.state.ruleset(self.settings)).await;
+        match &outcome {
+            Ok(true) => info!("the table was put into the kernel"),
+            Ok(false) => {}
+            Err(error) => warn!(%error, "the table could not be put into the kernel"),
+        }
+        let note = outcome.err().map(|error| format!("publications are not in the kernel: {error}"));
+        self.note(Trouble::Kernel, note);
+    }
+
+    async fn observe(&mut self, observe: Observe, last_words: &BTreeMap<UnikernelId, String>) {
+        let networks = self.state.facts.networks.clone();
+        observe(&mut self.state.facts);
+        self.refresh_claims();
+        if networks != self.state.facts.networks {
+            self.install_table().await;
+        }
+        let changes = reconcile::observe(&self.state.world, &self.state.facts, last_words);
+        if let Err(error) = self.write(changes).await {
+            warn!(%error, "what Albatross runs could not be written down");
+        }
+    }
+
+    fn refresh_claims(&mut self) {
+        self.state.facts.busy = self.claims.busy();
+        self.state.facts.pinned = self.claims.pinned();
+    }
+
+    fn note(&mut self, subject: Trouble, note: Option<String>) {
+        match note {
+            Some(note) => {
+                if self.troubles.get(&subject) != Some(&note) {
+                    warn!(?subject, note, "degraded");
+                }
+                self.troubles.insert(subject, note);
+            }
+            None => {
+                if self.troubles.remove(&subject).is_some() {
+                    info!(?subject, "works again");
+                }
+            }
+        }
+    }
+
+    async fn tell(&self, event: Event) {
+        let _ = self.events.send(event).await;
+    }
+
+    async fn tell_manager(&mut self) {
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let view = ManagerView {
+            albatross_version: self.albatross_version.clone(),
+            degraded: self.troubles.values().cloned().collect(),
+            services: count(self.state.world.service_count()),
+            unikernels: count(self.state.world.unikernel_count()),
+            leases: count(self.state.world.pool().len()),
+        };
+        if view != self.manager {
+            self.manager = view.clone();
+            self.tell(Event::Manager(Arc::new(view))).await;
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Publish, Unpublish and Rollback: one decision each. The owner writes it down and makes the kernel follow in one
+//! batch; what is left is to delete the UDP flows that conntrack still holds to the unikernel before.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tracing::{info, warn};
+
+use super::context::Context;
+use super::error::Error;
+use super::jobs::Job;
+use super::workflow::{Flow, Step, nothing};
+use crate::domain::{Change, ServiceName, StaleFlows, Timestamp, UnikernelId};
+use crate::planning::publishing::{self, Wanted};
+
+/// The way of a switch. The owner undoes its own half when the kernel refuses; a flow that could not be deleted stays
+/// in the ledger until it is.
+pub const SWITCH: &[Step<Switch>] = &[
+    Step { name: "switching", perform: Switch::decide, undo: nothing, cancellable: false },
+    Step { name: "deleting-flows", perform: Switch::delete_flows, undo: nothing, cancellable: false },
+];
+
+/// What is to become live.
+#[derive(Debug, Clone)]
+pub enum To {
+    Publication(Wanted),
+    Nothing,
+    Previous,
+}
+
+#[derive(Debug)]
+pub struct Switch {
+    context: Arc<Context>,
+    service: ServiceName,
+    to: To,
+    live: Option<UnikernelId>,
+}
+
+impl Switch {
+    pub fn new(context: Arc<Context>, service: ServiceName, to: To) -> Self {
+        Self { context, service, to, live: None }
+    }
+
+    /// What a rollback went to.
+    pub fn live(self) -> Result<UnikernelId, Error> {
+        self.live.ok_or(Error::Defect)
+    }
+
+    fn decide<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            let (service, to) = (self.service.clone(), self.to.clone());
+            let (live, stale) = self
+                .context
+                .owner
+                .decide(move |state| {
+                    let now = Timestamp::now();
+                    let (changes, live) = match &to {
+                        To::Publication(wanted) => (publishing::publish(&state.world, &service, wanted, now)?, None),
+                        To::Nothing => (publishing::unpublish(&state.world, &service, now)?, None),
+                        To::Previous => {
+                            let (changes, live) = publishing::rollback(&state.world, &service, now)?;
+                            (changes, Some(live))
+                        }
+                    };
+                    let stale = changes.iter().any(|change| matches!(change, Change::PutStaleFlows(_)));
+                    Ok((changes, (live, stale)))
+                })
+                .await?;
+            info!(service = %self.service, "switched");
+            self.context.drains.notify_one();
+            self.live = live;
+            Ok(if stale { Flow::Next } else { Flow::Done })
+        }
+        .boxed()
+    }
+
+    fn delete_flows<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            delete_stale_flows(&self.context).await?;
+            Ok(Flow::Next)
+        }
+        .boxed()
+    }
+}
+
+/// Deletes every flow that the ledger says is stale: those of a switch just made, and what a crash left.
+pub async fn delete_stale_flows(context: &Context) -> Result<(), Error> {
+    let stale = context.owner.look(|state| state.world.stale_flows().cloned().collect::<Vec<_>>()).await?;
+    for flows in stale {
+        match context.flows.delete_udp(flows.target, &flows.ports).await {
+            Ok(_) => forget(context, flows).await?,
+            // The switch itself holds. What is left stands in the ledger, and is tried again at the next look.
+            Err(error) => warn!(%error, service = %flows.service, "UDP flows to the unikernel before could not be deleted yet"),
+        }
+    }
+    Ok(())
+}
+
+async fn forget(context: &Context, flows: StaleFlows) -> Result<(), Error> {
+    context.owner.decide(move |_| Ok((vec![Change::RemoveStaleFlows(flows)], ()))).await
+}

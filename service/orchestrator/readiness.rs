@@ -1,0 +1,131 @@
+//! Waits until a unikernel's readiness rule holds.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::albatross::Client;
+use crate::domain::{Readiness, Unikernel};
+
+/// How long a unikernel may take to fail on its arguments. A small one boots in 6 ms, one of OCaml in 50.
+const TIME_TO_FAIL: Duration = Duration::from_millis(250);
+
+/// Pauses between two probes grow from the first to the second.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
+
+/// How long one probe may take: a target that accepts and says nothing is not ready.
+const ONE_PROBE: Duration = Duration::from_secs(5);
+
+/// What is read of an HTTP answer: the status stands in its first bytes.
+const STATUS_LINE: usize = 64;
+
+/// Returns once the rule holds; otherwise says why it does not.
+pub async fn wait(albatross: &Client, unikernel: &Unikernel) -> Result<(), String> {
+    let deadline = Instant::now() + unikernel.timeout;
+    match &unikernel.readiness {
+        Readiness::Running => {
+            sleep(TIME_TO_FAIL.min(unikernel.timeout)).await;
+            still_there(albatross, unikernel).await
+        }
+        Readiness::Tcp { port } => {
+            let target = SocketAddr::new(unikernel.address, *port);
+            probe(albatross, unikernel, deadline, || accepts(target)).await
+        }
+        Readiness::Http { port, path } => {
+            let target = SocketAddr::new(unikernel.address, *port);
+            probe(albatross, unikernel, deadline, || answers(target, path)).await
+        }
+    }
+}
+
+async fn probe<F: Future<Output = Result<(), String>>>(
+    albatross: &Client,
+    unikernel: &Unikernel,
+    deadline: Instant,
+    mut once: impl FnMut() -> F,
+) -> Result<(), String> {
+    let mut pause = PAUSES.0;
+    loop {
+        let limit = deadline.min(Instant::now() + ONE_PROBE);
+        let why = match timeout_at(limit, once()).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(why)) => why,
+            Err(_) => "it accepts and does not answer".into(),
+        };
+        // A dead one is not waited for.
+        if pause > PAUSES.1 / 8 {
+            still_there(albatross, unikernel).await?;
+        }
+        if Instant::now() + pause >= deadline {
+            return Err(format!("not within {} ms: {why}", unikernel.timeout.as_millis()));
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+async fn still_there(albatross: &Client, unikernel: &Unikernel) -> Result<(), String> {
+    match albatross.unikernel(&unikernel.id).await {
+        Ok(Some(running)) if running.started == unikernel.started_at => Ok(()),
+        Ok(Some(_)) => Err("it ended and was started again by Albatross".into()),
+        Ok(None) => Err("it has exited".into()),
+        Err(error) => Err(format!("Albatross does not say whether it runs: {error}")),
+    }
+}
+
+async fn accepts(target: SocketAddr) -> Result<(), String> {
+    TcpStream::connect(target).await.map(drop).map_err(|error| format!("{target}: {error}"))
+}
+
+async fn answers(target: SocketAddr, path: &str) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{target}: {error}");
+    let mut stream = TcpStream::connect(target).await.map_err(failed)?;
+    let host = host_header(target);
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.map_err(failed)?;
+    let mut answer = Vec::with_capacity(STATUS_LINE);
+    let mut limited = stream.take(STATUS_LINE as u64);
+    while !answer.contains(&b'\n') {
+        if limited.read_buf(&mut answer).await.map_err(failed)? == 0 {
+            break;
+        }
+    }
+    match status(&answer) {
+        Some(200..=399) => Ok(()),
+        Some(code) => Err(format!("{target}{path} answers with status {code}")),
+        None => Err(format!("{target}{path} does not answer in HTTP")),
+    }
+}
+
+fn host_header(target: SocketAddr) -> String {
+    match target.ip() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}
+
+/// The code of a status line such as `HTTP/1.1 204 No Content`.
+fn status(answer: &[u8]) -> Option<u16> {
+    let line = answer.split(|&byte| byte == b'\n').next()?;
+    let line = std::str::from_utf8(line).ok()?;
+    let (version, rest) = line.split_once(' ')?;
+    let code = rest.trim_end().split(' ').next()?;
+    (version.starts_with("HTTP/1.") && code.len() == 3).then(|| code.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::status;
+
+    #[test]
+    fn status_lines() {
+        assert_eq!(status(b"HTTP/1.1 200 OK\r\nX: y"), Some(200));
+        assert_eq!(status(b"HTTP/1.0 302\r\n"), Some(302));
+        for bad in [&b""[..], b"HTTP/1.1", b"HTTP/1.1 20", b"SSH-2.0-x", b"HTTP/1.1 2000 x", b"\xff\xfe 200"] {
+            assert_eq!(status(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Destroy: a unikernel, its lease and its record.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tracing::info;
+
+use super::claims::Claim;
+use super::context::Context;
+use super::error::Error;
+use super::jobs::Job;
+use super::publish;
+use super::workflow::{Flow, Step, nothing};
+use crate::domain::{Change, Timestamp, Unikernel, UnikernelId};
+use crate::planning::{self, removal};
+
+/// The way of a removal. Once Albatross has destroyed it there is no way back, and none is needed: a record whose
+/// intent stands is finished at the next start.
+pub const REMOVE: &[Step<Remove>] = &[
+    Step { name: "intending", perform: Remove::intend, undo: Remove::withdraw, cancellable: false },
+    Step { name: "destroying", perform: Remove::destroy, undo: nothing, cancellable: false },
+    Step { name: "forgetting", perform: Remove::forget, undo: nothing, cancellable: false },
+];
+
+#[derive(Debug)]
+pub struct Remove {
+    context: Arc<Context>,
+    id: UnikernelId,
+    force: bool,
+    claim: Option<Claim>,
+    intended: bool,
+    destroyed: bool,
+}
+
+impl Remove {
+    pub fn new(context: Arc<Context>, id: UnikernelId, force: bool) -> Self {
+        Self { context, id, force, claim: None, intended: false, destroyed: false }
+    }
+
+    /// One whose intent is in the ledger already.
+    pub fn half_done(context: Arc<Context>, id: UnikernelId) -> Self {
+        Self { intended: true, ..Self::new(context, id, true) }
+    }
+
+    fn intend<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            self.claim = Some(self.context.claims.claim(&self.id).ok_or_else(|| in_use(&self.id))?);
+            if !self.intended {
+                let (id, force) = (self.id.clone(), self.force);
+                self.context
+                    .owner
+                    .decide(move |state| Ok(removal::intend(&state.world, &id, force, Timestamp::now())?))
+                    .await?;
+                self.intended = true;
+                publish::delete_stale_flows(&self.context).await?;
+            }
+            Ok(Flow::Next)
+        }
+        .boxed()
+    }
+
+    /// It is as it was. One that was live and is to be destroyed by force stays unpublished: its caller wanted it so.
+    fn withdraw(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        async move {
+            if !self.intended || self.destroyed {
+                return Ok(());
+            }
+            let id = self.id.clone();
+            self.context
+                .owner
+                .decide(move |state| {
+                    let stays = |unikernel: &Unikernel| Unikernel { removing: false, ..unikernel.clone() };
+                    let record = state.world.unikernel(&id).map(stays);
+                    Ok((record.map(|record| Change::PutUnikernel(Box::new(record))).into_iter().collect(), ()))
+                })
+                .await
+        }
+        .boxed()
+    }
+
+    fn destroy<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            self.context.albatross.destroy(&self.id).await?;
+            self.destroyed = true;
+            Ok(Flow::Next)
+        }
+        .boxed()
+    }
+
+    fn forget<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            let id = self.id.clone();
+            self.context
+                .owner
+                .decide(move |state| Ok((removal::forget(&state.world, &id, Timestamp::now()), ())))
+                .await?;
+            info!(id = %self.id, "destroyed");
+            Ok(Flow::Next)
+        }
+        .boxed()
+    }
+}
+
+/// What is said of a unikernel that another call works on.
+pub fn in_use(id: &UnikernelId) -> Error {
+    planning::Error::InUse(format!("another call works on {id}: ListJobs shows it, Cancel of its job ends it")).into()
+}

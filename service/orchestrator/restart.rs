@@ -1,0 +1,107 @@
+//! Restart of a unikernel that runs. One that has ended is deployed again from its record.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::claims::Claim;
+use super::context::Context;
+use super::deploy::running_now;
+use super::error::Error;
+use super::jobs::Job;
+use super::readiness;
+use super::remove::in_use;
+use super::request::{DeployRequest, ImageSource};
+use super::workflow::{Flow, Step, nothing};
+use crate::domain::{Change, Phase, Unikernel, UnikernelId};
+use crate::planning;
+
+/// The way of a restart. There is nothing to undo: what did not come up again is seen at the next look at Albatross.
+pub const RESTART: &[Step<Restart>] = &[
+    Step { name: "restarting", perform: Restart::restart, undo: nothing, cancellable: false },
+    Step { name: "starting", perform: Restart::wait_until_ready, undo: nothing, cancellable: true },
+];
+
+#[derive(Debug)]
+pub struct Restart {
+    context: Arc<Context>,
+    unikernel: Unikernel,
+    claim: Option<Claim>,
+}
+
+/// What a Restart comes down to.
+pub enum Way {
+    Restart(Box<Unikernel>),
+    Deploy(Box<DeployRequest>),
+}
+
+/// Looks which it is.
+pub async fn way(context: &Context, id: &UnikernelId) -> Result<Way, Error> {
+    let wanted = id.clone();
+    let unikernel = context.owner.look(move |state| state.world.unikernel(&wanted).cloned()).await?;
+    let unikernel = unikernel.ok_or_else(|| planning::Error::NoSuchUnikernel(id.clone()))?;
+    Ok(match unikernel.phase {
+        Phase::Exited | Phase::Failed => Way::Deploy(Box::new(deploy_again(unikernel))),
+        _ => Way::Restart(Box::new(unikernel)),
+    })
+}
+
+/// The request that has `unikernel`'s id, and so gives it its old lease.
+fn deploy_again(unikernel: Unikernel) -> DeployRequest {
+    let spec = unikernel.spec;
+    DeployRequest {
+        service: unikernel.id.service(),
+        image: ImageSource::Stored(spec.image),
+        network: Some(spec.network),
+        memory: spec.memory,
+        cpu: spec.cpu,
+        arguments: spec.arguments,
+        address: spec.address,
+        exclude: Vec::new(),
+        block_devices: spec.block_devices,
+        restart: spec.restart,
+        readiness: unikernel.readiness,
+        timeout: unikernel.timeout,
+    }
+}
+
+impl Restart {
+    pub fn new(context: Arc<Context>, unikernel: Unikernel) -> Self {
+        Self { context, unikernel, claim: None }
+    }
+
+    fn restart<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            let id = self.unikernel.id.clone();
+            self.claim = Some(self.context.claims.claim(&id).ok_or_else(|| in_use(&id))?);
+            // Albatross says "success" also where it started nothing; what it runs afterwards is what counts.
+            let Some(running) = self.context.albatross.restart(&id).await? else {
+                return Err(self.context.not_ready(&self.unikernel, "it did not come up again".into()).await);
+            };
+            self.unikernel = running_now(self.unikernel.clone(), &running);
+            let started = self.unikernel.started_at;
+            self.context
+                .owner
+                .decide(move |state| {
+                    // The record as it is now: it may have been published meanwhile.
+                    let record = state.world.unikernel(&id).cloned();
+                    let put = record.map(|record| Unikernel { started_at: started, ..record });
+                    Ok((put.map(|put| Change::PutUnikernel(Box::new(put))).into_iter().collect(), ()))
+                })
+                .await?;
+            Ok(Flow::Next)
+        }
+        .boxed()
+    }
+
+    fn wait_until_ready<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            match readiness::wait(&self.context.albatross, &self.unikernel).await {
+                Ok(()) => Ok(Flow::Next),
+                Err(reason) => Err(self.context.not_ready(&self.unikernel, reason).await),
+            }
+        }
+        .boxed()
+    }
+}

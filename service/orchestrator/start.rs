@@ -1,0 +1,142 @@
+//! Puts the parts together and lets them run.
+
+use std::sync::Arc;
+
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tracing::warn;
+
+use super::claims::Claims;
+use super::context::{Context, Limits};
+use super::jobs::Jobs;
+use super::owner::{Owner, State};
+use super::{Orchestrator, drains, recover, watch};
+use crate::config::Config;
+use crate::domain::{Change, Event, ManagerView, ServiceView, UnikernelView};
+use crate::host_network::nftables::Table;
+use crate::host_network::{self, Flows, Host, LinkEvents};
+use crate::ledger::{Contents, Ledger};
+use crate::planning::facts::Facts;
+use crate::planning::ruleset;
+use crate::planning::world::World;
+use crate::{albatross, images};
+
+/// Events that may wait for the bus. The owner waits when it is full: a bus that does not take them takes no calls either.
+const EVENTS: usize = 1024;
+
+/// Everything that is opened before anything runs.
+#[derive(Debug)]
+pub struct Parts {
+    pub config: Config,
+    pub ledger: Ledger,
+    pub contents: Contents,
+    pub store: images::Store,
+    pub albatross: albatross::Client,
+}
+
+/// The kernel did not give a socket.
+#[derive(Debug, thiserror::Error)]
+#[error("the kernel's netlink does not answer: {0}")]
+pub struct StartError(#[from] host_network::Error);
+
+/// How everything looks before the first event.
+#[derive(Debug, Clone, Default)]
+pub struct InitialViews {
+    pub manager: Arc<ManagerView>,
+    pub unikernels: Vec<Arc<UnikernelView>>,
+    pub services: Vec<Arc<ServiceView>>,
+}
+
+#[derive(Debug)]
+pub struct Started {
+    pub orchestrator: Orchestrator,
+    pub initial: InitialViews,
+    pub events: mpsc::Receiver<Event>,
+}
+
+/// Starts the owner and the watchers. Neither Albatross nor the kernel's table need answer for that.
+pub async fn start(parts: Parts) -> Result<Started, StartError> {
+    let Parts { config, ledger, contents, store, albatross } = parts;
+    let (events_sender, events) = mpsc::channel(EVENTS);
+    let claims = Arc::new(Claims::default());
+    let settings = ruleset::Settings { loopback: config.publish.loopback };
+    let (table, foreign_changes) = Table::open()?;
+    let (reader, _) = Table::open()?;
+    let host = Host::open()?;
+    let link_events = LinkEvents::open()?;
+    let state = State { world: world(contents), facts: facts(&config) };
+    let initial = initial_views(&state);
+    let jobs = Jobs::new(events_sender.clone(), config.limits.job_history);
+    let (owner, owner_handle) = Owner::new(state, ledger, table, settings, Arc::clone(&claims), events_sender);
+    let context = Arc::new(Context {
+        owner: owner_handle,
+        jobs,
+        claims,
+        albatross,
+        store,
+        host,
+        flows: Flows::open()?,
+        limits: Limits {
+            drain: config.publish.drain,
+            keep_previous: config.collect.keep_previous,
+            ruleset: settings,
+        },
+        deploy_slots: Arc::new(Semaphore::new(config.limits.concurrent_deploys)),
+        drains: Notify::new(),
+        look: Notify::new(),
+        store_gate: tokio::sync::Mutex::new(()),
+    });
+    // The networks are part of the table, so the host is looked at before the owner puts it into the kernel.
+    tokio::spawn(run(owner, Arc::clone(&context), config, reader, foreign_changes, link_events));
+    Ok(Started { orchestrator: Orchestrator { context }, initial, events })
+}
+
+async fn run(
+    owner: Owner,
+    context: Arc<Context>,
+    config: Config,
+    reader: Table,
+    foreign_changes: host_network::nftables::ForeignChanges,
+    link_events: LinkEvents,
+) {
+    tokio::spawn(owner.run());
+    watch::look_at_host(&context, &config.networks).await;
+    if let Err(error) = recover::match_images(&context).await {
+        warn!(%error, "the image store could not be looked through");
+    }
+    tokio::spawn(watch::table(Arc::clone(&context), reader, foreign_changes));
+    tokio::spawn(watch::host(Arc::clone(&context), config.networks, link_events));
+    tokio::spawn(drains::run(Arc::clone(&context)));
+    watch::albatross(context).await;
+}
+
+fn world(contents: Contents) -> World {
+    let mut world = World::new(contents.leases, contents.released);
+    let unikernels = contents.unikernels.into_iter().map(|unikernel| Change::PutUnikernel(Box::new(unikernel)));
+    let services = contents.services.into_iter().map(|service| Change::PutService(Box::new(service)));
+    let images = contents.images.into_iter().map(Change::PutImage);
+    let stale_flows = contents.stale_flows.into_iter().map(Change::PutStaleFlows);
+    // One at a time: all at once would compare the views of everything with everything.
+    for change in unikernels.chain(services).chain(images).chain(stale_flows) {
+        world.apply(vec![change]);
+    }
+    world
+}
+
+fn facts(config: &Config) -> Facts {
+    Facts {
+        networks: config.networks.clone(),
+        default_network: config.default_network.clone(),
+        ..Facts::default()
+    }
+}
+
+fn initial_views(state: &State) -> InitialViews {
+    let world = &state.world;
+    let unikernels = world.unikernels().filter_map(|unikernel| world.unikernel_view(&unikernel.id)).map(Arc::new);
+    let services = world.service_names().into_iter().filter_map(|name| world.service_view(name)).map(Arc::new);
+    InitialViews {
+        manager: Arc::new(ManagerView::default()),
+        unikernels: unikernels.collect(),
+        services: services.collect(),
+    }
+}

@@ -1,0 +1,210 @@
+//! Looks at the world outside: when the kernel says that something has happened, and every 30 s besides.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::context::Context;
+use super::error::Error;
+use super::owner::Trouble;
+use super::{publish, recover};
+use crate::domain::{Inventory, Network, NetworkName, UnikernelId};
+use crate::host_network::nftables::{ForeignChanges, Table};
+use crate::host_network::{LinkEvent, LinkEvents};
+use crate::planning::facts::{HostBridge, effective_networks};
+use crate::planning::{reconcile, redaction};
+
+/// Between two looks at Albatross when nothing happens. Deaths are told by the kernel; this is for what it cannot tell.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Between two looks while Albatross does not answer.
+const LOOK_WHILE_AWAY: Duration = Duration::from_secs(1);
+
+/// Events of one death (carrier down, up again, link gone) come within this time.
+const SETTLE: Duration = Duration::from_millis(4);
+
+/// Consoles that are read for the last words of those that died at once, e.g. with the daemon.
+const CONSOLES: usize = 8;
+
+/// Taps of Albatross: `vmmtap0` and so on.
+const TAP: &str = "vmmtap";
+
+/// Keeps what is known of Albatross true. Never ends.
+pub async fn albatross(context: Arc<Context>) {
+    loop {
+        let answers = look_at_albatross(&context).await;
+        let pause = if answers { LOOK } else { LOOK_WHILE_AWAY };
+        if timeout(pause, context.look.notified()).await.is_ok() {
+            sleep(SETTLE).await;
+        }
+    }
+}
+
+async fn look_at_albatross(context: &Arc<Context>) -> bool {
+    let inventory = match context.albatross.inventory().await {
+        Ok(inventory) => inventory,
+        Err(error) => {
+            let note = format!("Albatross does not answer: {error}. What is published stays; deployments wait for it");
+            context.owner.trouble(Trouble::Albatross, Some(note)).await;
+            return false;
+        }
+    };
+    context.owner.trouble(Trouble::Albatross, None).await;
+    if let Some(dialect) = context.albatross.understood() {
+        context.owner.albatross_version(dialect.to_string()).await;
+    }
+    match take_in(context, inventory).await {
+        Ok(()) => recover::finish_half_done(context).await,
+        Err(error) => debug!(%error, "not taken in"),
+    }
+    if let Err(error) = publish::delete_stale_flows(context).await {
+        debug!(%error, "stale flows stay for now");
+    }
+    true
+}
+
+async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
+    let policy = match context.albatross.policy().await {
+        Ok(policy) => Some(policy),
+        Err(error) => {
+            debug!(%error, "no policy");
+            None
+        }
+    };
+    let seen = inventory.clone();
+    let gone = context.owner.look(move |state| {
+        let mut facts = state.facts.clone();
+        facts.inventory = seen;
+        reconcile::vanished(&state.world, &facts)
+    });
+    let last_words = last_words(context, gone.await?).await?;
+    context
+        .owner
+        .observe(last_words, move |facts| {
+            facts.inventory = inventory;
+            facts.policy = policy.or(facts.policy.take());
+        })
+        .await
+}
+
+/// The last line of the consoles of those that are gone: with Solo5 it names the exit code.
+async fn last_words(context: &Context, gone: Vec<UnikernelId>) -> Result<BTreeMap<UnikernelId, String>, Error> {
+    let mut words = BTreeMap::new();
+    for id in gone.into_iter().take(CONSOLES) {
+        let lines = context.last_lines(&id).await;
+        let wanted = id.clone();
+        let arguments =
+            context.owner.look(move |state| state.world.unikernel(&wanted).map(|u| u.spec.arguments.clone())).await?;
+        let lines = redaction::without_arguments(lines, &arguments.unwrap_or_default());
+        if let Some(last) = lines.into_iter().next_back() {
+            words.insert(id, format!("exited; its console said last: {last}"));
+        }
+    }
+    Ok(words)
+}
+
+/// Follows links and addresses of the host. Never ends.
+pub async fn host(context: Arc<Context>, configured: Vec<Network>, mut events: LinkEvents) {
+    loop {
+        look_at_host(&context, &configured).await;
+        let mut addresses_changed = false;
+        while !addresses_changed {
+            match events.next().await {
+                Ok(LinkEvent::AddressesChanged) => addresses_changed = true,
+                Ok(LinkEvent::Lost) => {
+                    // Events were dropped: look at everything afresh.
+                    context.look.notify_one();
+                    addresses_changed = true;
+                }
+                Ok(LinkEvent::Changed { name, .. } | LinkEvent::Vanished { name, .. }) if name.starts_with(TAP) => {
+                    context.look.notify_one();
+                }
+                // A bridge that comes or goes takes its addresses along.
+                Ok(_) => addresses_changed = true,
+                Err(error) => {
+                    warn!(%error, "link notifications");
+                    sleep(LOOK_WHILE_AWAY).await;
+                    addresses_changed = true;
+                }
+            }
+        }
+        // Devices come with several events.
+        sleep(SETTLE).await;
+    }
+}
+
+/// Takes in the host's addresses and bridges; `networks` are the configured ones.
+pub async fn look_at_host(context: &Context, configured: &[Network]) {
+    let observed = async {
+        let bridges = context.host.bridges().await?;
+        let addresses = context.host.addresses().await?;
+        Ok::<_, crate::host_network::Error>((bridges, addresses))
+    };
+    let (bridges, addresses) = match observed.await {
+        Ok(observed) => observed,
+        Err(error) => {
+            let note = format!("the host's addresses are not known: {error}");
+            return context.owner.trouble(Trouble::HostNetwork, Some(note)).await;
+        }
+    };
+    context.owner.trouble(Trouble::HostNetwork, None).await;
+    let bridges: Vec<HostBridge> =
+        bridges.into_iter().map(|bridge| HostBridge { name: bridge.name, addresses: bridge.addresses }).collect();
+    let networks = effective_networks(configured, &bridges);
+    let present = |name: &NetworkName| bridges.iter().any(|bridge| bridge.name == *name);
+    for network in networks.iter().filter(|network| present(&network.name)) {
+        if let Err(error) = context.host.allow_loopback_routing(&network.name).await {
+            let note = format!("published ports of network {} do not answer on localhost: {error}", network.name);
+            context.owner.trouble(Trouble::HostNetwork, Some(note)).await;
+        }
+    }
+    let note = (!crate::host_network::forwarding()).then(|| {
+        "the host does not forward IPv4: publications are reached from the host alone. Set net.ipv4.ip_forward=1 in \
+         /etc/sysctl.d"
+            .to_string()
+    });
+    context.owner.trouble(Trouble::Forwarding, note).await;
+    let observed = context.owner.observe(BTreeMap::new(), move |facts| {
+        facts.networks = networks;
+        facts.host_addresses = addresses;
+    });
+    if let Err(error) = observed.await {
+        debug!(%error, "not taken in");
+    }
+}
+
+/// Puts our table back when somebody else touched it, and says which other table drops our traffic. Never ends.
+pub async fn table(context: Arc<Context>, reader: Table, mut changes: ForeignChanges) {
+    loop {
+        note_other_tables(&context, &reader).await;
+        match changes.next().await {
+            Ok(()) => {
+                info!("somebody else changed the table: looking whether it is as it should be");
+                context.owner.repair_table().await;
+            }
+            Err(error) => {
+                warn!(%error, "nftables notifications");
+                sleep(LOOK_WHILE_AWAY).await;
+                context.owner.repair_table().await;
+            }
+        }
+    }
+}
+
+async fn note_other_tables(context: &Context, reader: &Table) {
+    let note = match reader.interfering_tables().await {
+        Ok(tables) if tables.is_empty() => None,
+        Ok(tables) => Some(format!(
+            "other tables drop what is forwarded by default: {}. Allow there what is published (ct status dnat accept)",
+            tables.join("; ")
+        )),
+        Err(error) => {
+            debug!(%error, "other tables cannot be read");
+            None
+        }
+    };
+    context.owner.trouble(Trouble::OtherTables, note).await;
+}

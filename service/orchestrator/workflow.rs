@@ -1,0 +1,83 @@
+//! A workflow is a table of steps; each row says what is done and what undoes it.
+
+use futures_util::future::BoxFuture;
+use tracing::{debug, warn};
+
+use super::error::Error;
+use super::fault;
+use super::jobs::Job;
+
+/// Whether the next step follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    Next,
+    /// The goal is reached already: the steps after this one have nothing to do.
+    Done,
+}
+
+pub type Perform<W> = for<'a> fn(&'a mut W, &'a Job) -> BoxFuture<'a, Result<Flow, Error>>;
+pub type Undo<W> = for<'a> fn(&'a mut W) -> BoxFuture<'a, Result<(), Error>>;
+
+/// One row. `undo` is right as well when the step was done by half or not at all: a step that fails or is cancelled is
+/// undone itself, before those above it.
+pub struct Step<W> {
+    pub name: &'static str,
+    pub perform: Perform<W>,
+    pub undo: Undo<W>,
+    /// Whether Cancel may drop it half-way; otherwise it is waited for, and takes milliseconds.
+    pub cancellable: bool,
+}
+
+impl<W> std::fmt::Debug for Step<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// For steps that leave nothing behind.
+pub fn nothing<W>(_: &mut W) -> BoxFuture<'_, Result<(), Error>> {
+    Box::pin(async { Ok(()) })
+}
+
+/// Performs `steps` in order. At the first that fails, or when the job is cancelled, undoes it and all above it.
+pub async fn run<W>(steps: &'static [Step<W>], work: &mut W, job: &Job) -> Result<(), Error> {
+    for (index, step) in steps.iter().enumerate() {
+        job.step(step.name).await;
+        match perform(step, work, job).await {
+            Ok(Flow::Next) => {}
+            Ok(Flow::Done) => break,
+            Err(error) => {
+                undo(&steps[..=index], work).await;
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn perform<W>(step: &Step<W>, work: &mut W, job: &Job) -> Result<Flow, Error> {
+    if job.is_cancelled() {
+        return Err(Error::Cancelled);
+    }
+    fault::before(step.name)?;
+    let flow = if step.cancellable {
+        tokio::select! {
+            flow = (step.perform)(work, job) => flow?,
+            () = job.cancelled() => return Err(Error::Cancelled),
+        }
+    } else {
+        (step.perform)(work, job).await?
+    };
+    fault::after(step.name)?;
+    Ok(flow)
+}
+
+async fn undo<W>(steps: &'static [Step<W>], work: &mut W) {
+    for step in steps.iter().rev() {
+        match (step.undo)(work).await {
+            Ok(()) => debug!(step = step.name, "undone"),
+            // The intent stays in the ledger: what could not be undone now is when Albatross answers again.
+            Err(error) => warn!(step = step.name, error = %error, "could not be undone yet"),
+        }
+    }
+}

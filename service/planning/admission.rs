@@ -1,0 +1,198 @@
+//! Whether a deployment may go ahead, and as what.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::error::Error;
+use super::facts::Facts;
+use super::template::{self, Values};
+use super::world::World;
+use crate::domain::{
+    Arguments, Change, Exclusion, ImageRecord, Lease, LeaseTag, Network, Phase, Readiness, ServiceName, Timestamp,
+    Unikernel, UnikernelId, UnikernelSpec,
+};
+
+/// What is asked for, once the image is known.
+#[derive(Debug, Clone)]
+pub struct Deployment {
+    pub service: ServiceName,
+    pub spec: UnikernelSpec,
+    pub image: ImageRecord,
+    pub exclude: Vec<Exclusion>,
+    pub readiness: Readiness,
+    pub timeout: Duration,
+}
+
+/// What a deployment comes down to.
+#[derive(Debug)]
+pub enum Admitted {
+    /// The same configuration runs already.
+    AlreadyThere(Unikernel),
+    /// A record to be started: a new one, or one whose unikernel has ended and that keeps its lease.
+    Start { unikernel: Unikernel, revived: bool },
+}
+
+/// Decides on `deployment`: the changes hold the lease and the intent, to be written before Albatross hears of it.
+pub fn admit(
+    deployment: &Deployment,
+    world: &World,
+    facts: &Facts,
+    now: Timestamp,
+) -> Result<(Vec<Change>, Admitted), Error> {
+    let id = deployment.spec.id(&deployment.service);
+    match world.unikernel(&id) {
+        Some(there) if there.removing => Err(Error::InUse(format!("{id} is being destroyed: deploy it again after that"))),
+        Some(there) if matches!(there.phase, Phase::Exited | Phase::Failed | Phase::Creating) => {
+            let mut unikernel = started_anew(there);
+            unikernel.readiness = deployment.readiness.clone();
+            unikernel.timeout = deployment.timeout;
+            unikernel.brought_image = is_new(&deployment.image, world);
+            let changes = with_image(deployment, world, vec![Change::PutUnikernel(Box::new(unikernel.clone()))]);
+            Ok((changes, Admitted::Start { unikernel, revived: true }))
+        }
+        Some(there) => Ok((Vec::new(), Admitted::AlreadyThere(there.clone()))),
+        None => admit_new(deployment, id, world, facts, now),
+    }
+}
+
+/// The record of a unikernel that is to be created once more.
+pub fn started_anew(unikernel: &Unikernel) -> Unikernel {
+    Unikernel { phase: Phase::Creating, exit_reason: String::new(), started_at: None, ..unikernel.clone() }
+}
+
+fn admit_new(
+    deployment: &Deployment,
+    id: UnikernelId,
+    world: &World,
+    facts: &Facts,
+    now: Timestamp,
+) -> Result<(Vec<Change>, Admitted), Error> {
+    let spec = &deployment.spec;
+    let network = facts.network(&spec.network)?;
+    let prefix = spec.address.prefix.unwrap_or(network.prefix);
+    if !network.prefix.contains(&prefix) {
+        return Err(Error::InvalidArgument(format!(
+            "prefix {prefix} is not within {} of network {}",
+            network.prefix, network.name
+        )));
+    }
+    let lease = lease(&id.tag(), prefix, spec.address.address, &deployment.exclude, world, facts, now)?;
+    let unikernel = Unikernel {
+        cpu: spec.cpu.unwrap_or_else(|| facts.least_used_cpu(world)),
+        spec: spec.clone(),
+        readiness: deployment.readiness.clone(),
+        timeout: deployment.timeout,
+        phase: Phase::Creating,
+        brought_image: is_new(&deployment.image, world),
+        removing: false,
+        address: lease.address,
+        mac: None,
+        created_at: now,
+        started_at: None,
+        restarts: 0,
+        exit_reason: String::new(),
+        last_live: None,
+        id,
+    };
+    // Arguments that do not fit are refused here, while nothing has been written yet.
+    arguments(&unikernel, network)?;
+    let changes = vec![Change::PutLease(lease), Change::PutUnikernel(Box::new(unikernel.clone()))];
+    Ok((with_image(deployment, world, changes), Admitted::Start { unikernel, revived: false }))
+}
+
+fn is_new(image: &ImageRecord, world: &World) -> bool {
+    world.image(image.digest).is_none()
+}
+
+/// The image's record is written with the first that is made of it: a file without one is nobody's.
+fn with_image(deployment: &Deployment, world: &World, mut changes: Vec<Change>) -> Vec<Change> {
+    if is_new(&deployment.image, world) {
+        changes.push(Change::PutImage(deployment.image.clone()));
+    }
+    changes
+}
+
+/// The lease of `tag` in `prefix`: the one that it has, where that still fits, or else a free address.
+pub fn lease(
+    tag: &LeaseTag,
+    prefix: IpNet,
+    address: Option<IpAddr>,
+    exclude: &[Exclusion],
+    world: &World,
+    facts: &Facts,
+    now: Timestamp,
+) -> Result<Lease, Error> {
+    if let Some(held) = world.pool().lease(tag) {
+        let excluded = exclude.iter().any(|exclusion| exclusion.contains(held.address));
+        let asked_for = address.is_none_or(|address| address == held.address);
+        if prefix.contains(&held.address) && !excluded && asked_for {
+            return Ok(held.clone());
+        }
+    }
+    let excluded = facts.exclusions(prefix, exclude);
+    let address = match address {
+        Some(address) => {
+            world.pool().check(address, prefix, &excluded)?;
+            address
+        }
+        None => world.pool().choose(prefix, &excluded)?,
+    };
+    Ok(Lease { tag: tag.clone(), address, prefix, since: now })
+}
+
+/// Another address for a unikernel whose first one turned out to be somebody's.
+pub fn move_lease(
+    unikernel: &Unikernel,
+    exclude: &[Exclusion],
+    world: &World,
+    facts: &Facts,
+    now: Timestamp,
+) -> Result<(Vec<Change>, Unikernel), Error> {
+    let tag = unikernel.id.tag();
+    let held = world.pool().lease(&tag).ok_or_else(|| Error::NoSuchLease(tag.clone()))?;
+    let address = world.pool().choose(held.prefix, &facts.exclusions(held.prefix, exclude))?;
+    let lease = Lease { tag: tag.clone(), address, prefix: held.prefix, since: now };
+    let moved = Unikernel { address, ..unikernel.clone() };
+    let changes = vec![
+        Change::ReleaseLease { tag, at: now },
+        Change::PutLease(lease),
+        Change::PutUnikernel(Box::new(moved.clone())),
+    ];
+    Ok((changes, moved))
+}
+
+/// The arguments of `unikernel`, filled in.
+pub fn arguments(unikernel: &Unikernel, network: &Network) -> Result<Arguments, Error> {
+    let values = Values {
+        address: unikernel.address,
+        prefix_length: network.prefix.prefix_len(),
+        gateway: network.gateway,
+        network: &network.name,
+        id: &unikernel.id,
+        service: &unikernel.id.service(),
+    };
+    template::expand(&unikernel.spec.arguments, &values)
+}
+
+/// The block devices that are given must be those of the image's manifest, by name, no more and no fewer.
+pub fn check_devices(spec: &UnikernelSpec, image: &ImageRecord) -> Result<(), Error> {
+    let given = spec.block_devices.iter().map(|block| block.name.as_str()).collect::<BTreeSet<_>>();
+    let wanted = image.block_devices.iter().map(String::as_str).collect::<BTreeSet<_>>();
+    if given.len() != spec.block_devices.len() {
+        return Err(Error::InvalidArgument("block-devices names a device twice".into()));
+    }
+    if given == wanted {
+        return Ok(());
+    }
+    let list = |names: BTreeSet<&str>| {
+        if names.is_empty() { "none".into() } else { names.into_iter().collect::<Vec<_>>().join(", ") }
+    };
+    Err(Error::ImageInvalid(format!(
+        "the image's block devices are {}, but block-devices gives {}: they must be the same",
+        list(wanted),
+        list(given)
+    )))
+}

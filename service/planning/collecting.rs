@@ -1,0 +1,129 @@
+//! What nobody uses any more.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::facts::Facts;
+use super::world::World;
+use crate::domain::{ImageDigest, LeaseTag, Phase, ServiceName, Unikernel, UnikernelId};
+
+/// One thing to remove, in the order in which it is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    Publication(ServiceName),
+    Unikernel(UnikernelId),
+    /// Goes with its unikernel.
+    Lease(LeaseTag),
+    Image(ImageDigest),
+}
+
+impl Removal {
+    /// The word of the contract.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Publication(_) => "publication",
+            Self::Unikernel(_) => "unikernel",
+            Self::Lease(_) => "lease",
+            Self::Image(_) => "image",
+        }
+    }
+}
+
+impl fmt::Display for Removal {
+    /// The name of what is removed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Publication(service) => service.fmt(f),
+            Self::Unikernel(id) => id.fmt(f),
+            Self::Lease(tag) => tag.fmt(f),
+            Self::Image(digest) => digest.fmt(f),
+        }
+    }
+}
+
+/// What stays.
+#[derive(Debug, Clone)]
+pub struct Keep {
+    /// `None`: every publication.
+    pub services: Option<BTreeSet<ServiceName>>,
+    /// Earlier unikernels of a published service, for a rollback.
+    pub previous: u32,
+}
+
+/// What a Collect removes; a dry run says the same list.
+///
+/// - of a published service: what was live before, beyond the last `previous` ones; what has ended; what was deployed
+///   before the live one and never published. A newer one is the next to be published, and stays.
+/// - of a service that was published once: all of it that has been live or has ended.
+/// - of a service that was never published: what has ended. The rest runs for other unikernels, and stays.
+/// - of a service that `services` leaves out: everything.
+/// - images that none of the remaining unikernels was made of.
+pub fn collect(world: &World, facts: &Facts, keep: &Keep) -> Vec<Removal> {
+    let dropped = |name: &ServiceName| keep.services.as_ref().is_some_and(|kept| !kept.contains(name));
+    let mut removals = world
+        .publications()
+        .filter(|(name, _)| dropped(name))
+        .map(|(name, _)| Removal::Publication(name.clone()))
+        .collect::<Vec<_>>();
+    let mut removed = BTreeSet::new();
+    for name in world.service_names() {
+        let members = world.members(name).filter(|unikernel| is_free(unikernel, facts));
+        if dropped(name) {
+            removed.extend(members.map(|unikernel| unikernel.id.clone()));
+        } else {
+            let unused = unused(world, name, members.collect(), keep.previous);
+            removed.extend(unused.into_iter().map(|unikernel| unikernel.id.clone()));
+        }
+    }
+    for id in &removed {
+        removals.push(Removal::Unikernel(id.clone()));
+        if world.pool().lease(&id.tag()).is_some() {
+            removals.push(Removal::Lease(id.tag()));
+        }
+    }
+    removals.extend(unused_images(world, facts, &removed));
+    removals
+}
+
+/// Whether no call is working on it.
+fn is_free(unikernel: &Unikernel, facts: &Facts) -> bool {
+    unikernel.phase != Phase::Creating && !unikernel.removing && !facts.busy.contains(&unikernel.id)
+}
+
+fn unused<'a>(world: &World, name: &ServiceName, members: Vec<&'a Unikernel>, previous: u32) -> Vec<&'a Unikernel> {
+    let service = world.service(name);
+    let live = service.and_then(|service| service.publication.as_ref());
+    let live = live.and_then(|publication| world.unikernel(&publication.unikernel));
+    let mut earlier = members.iter().copied().filter(|u| u.last_live.is_some() && !is(live, u)).collect::<Vec<_>>();
+    // The previous one first, whatever the clock did; then by when they were live.
+    earlier.sort_by_key(|u| {
+        let is_previous = service.and_then(|service| service.previous.as_ref()) == Some(&u.id);
+        (std::cmp::Reverse(is_previous), std::cmp::Reverse(u.last_live))
+    });
+    let kept = if live.is_some() { usize::try_from(previous).unwrap_or(usize::MAX) } else { 0 };
+    let kept = earlier.into_iter().take(kept).map(|u| &u.id).collect::<BTreeSet<_>>();
+    members
+        .into_iter()
+        .filter(|u| !is(live, u) && !kept.contains(&u.id))
+        .filter(|u| {
+            let ended = matches!(u.phase, Phase::Exited | Phase::Failed);
+            let superseded = live.is_some_and(|live| u.created_at < live.created_at);
+            ended || superseded || u.last_live.is_some()
+        })
+        .collect()
+}
+
+fn is(live: Option<&Unikernel>, unikernel: &Unikernel) -> bool {
+    live.is_some_and(|live| live.id == unikernel.id)
+}
+
+fn unused_images<'a>(
+    world: &'a World,
+    facts: &'a Facts,
+    removed: &BTreeSet<UnikernelId>,
+) -> impl Iterator<Item = Removal> + 'a {
+    let used = world.unikernels().filter(|unikernel| !removed.contains(&unikernel.id));
+    let used = used.map(|unikernel| unikernel.spec.image).collect::<BTreeSet<_>>();
+    let free = move |digest: &ImageDigest| !used.contains(digest) && !facts.pinned.contains_key(digest);
+    world.images().map(|image| image.digest).filter(free).map(Removal::Image)
+}

@@ -1,0 +1,43 @@
+//! Why something was not admitted. Each text is for the person who asked, and says what to do.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::address_pool;
+use crate::domain::{HostPort, LeaseTag, NetworkName, ServiceName, UnikernelId};
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Error {
+    #[error("{0}")]
+    InvalidArgument(String),
+    #[error("no service {0}: `Deploy` makes one, `busctl tree org.albatross.Deployer1` lists them")]
+    NoSuchService(ServiceName),
+    #[error("no unikernel {0}: `busctl tree org.albatross.Deployer1` lists them")]
+    NoSuchUnikernel(UnikernelId),
+    #[error("no lease for the tag {0:?}: ListLeases shows those that there are", tag = .0.as_str())]
+    NoSuchLease(LeaseTag),
+    #[error("service {0} has no earlier unikernel to go back to: deploy and publish the one that is wanted")]
+    NothingBefore(ServiceName),
+    #[error("{} is published by service {other} already: unpublish that one, or choose another host port", port_text(.port))]
+    PortConflict { port: HostPort, other: ServiceName },
+    #[error("{0}")]
+    ImageInvalid(String),
+    #[error(transparent)]
+    Address(#[from] address_pool::Error),
+    #[error("{address} answers on network {network} although nobody leased it: exclude it in the configuration, or free it")]
+    AddressAnswers { address: IpAddr, network: NetworkName },
+    #[error("{0}")]
+    NotReady(String),
+    #[error("{0}")]
+    InUse(String),
+    #[error("{prefix} is in none of the networks that are known: {known}")]
+    NoNetwork { prefix: IpNet, known: String },
+}
+
+fn port_text(port: &HostPort) -> String {
+    match port.address {
+        Some(address) => format!("{} port {} on {address}", port.transport, port.port),
+        None => format!("{} port {}", port.transport, port.port),
+    }
+}

@@ -1,0 +1,124 @@
+//! What is observed of the host and of Albatross: never written down, always looked at again after a start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::address_pool::Exclusions;
+use super::error::Error;
+use super::world::World;
+use crate::domain::{Exclusion, ImageDigest, Inventory, Network, NetworkName, Policy, UnikernelId};
+
+/// A bridge of the host and the addresses that the host has on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostBridge {
+    pub name: NetworkName,
+    pub addresses: Vec<IpNet>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Configured, or else the host's bridges.
+    pub networks: Vec<Network>,
+    pub default_network: Option<NetworkName>,
+    /// The host's own, on all its devices.
+    pub host_addresses: BTreeSet<IpAddr>,
+    /// Addresses that answered on a network although nobody leased them.
+    pub answering: BTreeSet<IpAddr>,
+    pub inventory: Inventory,
+    pub policy: Option<Policy>,
+    /// Unikernels that a call is working on: reconciliation leaves them alone.
+    pub busy: BTreeSet<UnikernelId>,
+    /// Images that a call is about to use: not collected.
+    pub pinned: BTreeMap<ImageDigest, usize>,
+}
+
+impl Facts {
+    pub fn network(&self, name: &NetworkName) -> Result<&Network, Error> {
+        self.networks.iter().find(|network| network.name == *name).ok_or_else(|| {
+            Error::InvalidArgument(format!("network {name} is not known: there is {}", self.known_networks()))
+        })
+    }
+
+    /// What Deploy takes without `network`: the configured default, or the only one.
+    pub fn default_network(&self) -> Result<&Network, Error> {
+        match (&self.default_network, self.networks.as_slice()) {
+            (Some(name), _) => self.network(name),
+            (None, [only]) => Ok(only),
+            (None, []) => Err(Error::InvalidArgument(
+                "there is no network: give the host a bridge with an address, or a [network.NAME] in the configuration"
+                    .into(),
+            )),
+            (None, _) => Err(Error::InvalidArgument(format!(
+                "there is more than one network ({}): say which with the option network, or set default-network in \
+                 the configuration",
+                self.known_networks()
+            ))),
+        }
+    }
+
+    /// The network that `prefix` belongs to, where it is of one.
+    pub fn network_of(&self, prefix: IpNet) -> Option<&Network> {
+        self.networks.iter().find(|network| network.prefix.contains(&prefix) || prefix.contains(&network.prefix))
+    }
+
+    pub fn known_networks(&self) -> String {
+        let names = self.networks.iter().map(|network| format!("{} ({})", network.name, network.prefix));
+        let names = names.collect::<Vec<_>>().join(", ");
+        if names.is_empty() { "none".into() } else { names }
+    }
+
+    /// Everything that is not leased in `prefix`, whoever asks.
+    pub fn exclusions(&self, prefix: IpNet, asked: &[Exclusion]) -> Exclusions {
+        let network = self.network_of(prefix);
+        let gateway = network.and_then(|network| network.gateway).map(Exclusion::from);
+        let configured = network.into_iter().flat_map(|network| network.exclude.iter().copied());
+        let observed = self.host_addresses.iter().chain(&self.answering).copied().map(Exclusion::from);
+        Exclusions::new(gateway.into_iter().chain(configured).chain(observed).chain(asked.iter().copied()))
+    }
+
+    /// The core with the fewest unikernels on it, ours and others', of those that the policy allows.
+    pub fn least_used_cpu(&self, world: &World) -> u32 {
+        let mut used: BTreeMap<u32, usize> = match &self.policy {
+            Some(policy) if !policy.cpus.is_empty() => policy.cpus.iter().map(|&cpu| (cpu, 0)).collect(),
+            // Albatross has not answered yet; core 0 is on every host, and it will say when it is not allowed.
+            _ => BTreeMap::from([(0, 0)]),
+        };
+        let ours = world.unikernels().map(|unikernel| unikernel.cpu);
+        for cpu in ours.chain(self.inventory.foreign_cpus.iter().copied()) {
+            if let Some(count) = used.get_mut(&cpu) {
+                *count += 1;
+            }
+        }
+        used.into_iter().min_by_key(|&(cpu, count)| (count, cpu)).map_or(0, |(cpu, _)| cpu)
+    }
+}
+
+/// The networks that hold: the configured ones, their gateway filled in from the host's own address on the bridge;
+/// without any, each bridge of the host that has an address.
+pub fn effective_networks(configured: &[Network], bridges: &[HostBridge]) -> Vec<Network> {
+    if configured.is_empty() {
+        return bridges.iter().filter_map(discovered_network).collect();
+    }
+    configured
+        .iter()
+        .map(|network| {
+            let own = || {
+                let bridge = bridges.iter().find(|bridge| bridge.name == network.name)?;
+                bridge.addresses.iter().map(IpNet::addr).find(|address| network.prefix.contains(address))
+            };
+            Network { gateway: network.gateway.or_else(own), ..network.clone() }
+        })
+        .collect()
+}
+
+fn discovered_network(bridge: &HostBridge) -> Option<Network> {
+    let address = bridge.addresses.iter().find(|address| address.addr().is_ipv4())?;
+    Some(Network {
+        name: bridge.name.clone(),
+        prefix: address.trunc(),
+        gateway: Some(address.addr()),
+        exclude: Vec::new(),
+    })
+}

@@ -1,0 +1,20 @@
+//! Decisions, all of them pure: from what is known to what is to be done. No tokio, bus, database or netlink type here.
+//!
+//! Each decision that changes something answers with [`crate::domain::Change`]s; the owner of state writes them down,
+//! applies them to the [`world::World`], and makes the kernel follow.
+
+pub mod address_pool;
+pub mod admission;
+pub mod collecting;
+pub mod error;
+pub mod facts;
+pub mod publishing;
+pub mod reconcile;
+pub mod redaction;
+pub mod removal;
+pub mod ruleset;
+pub mod states;
+pub mod template;
+pub mod world;
+
+pub use error::Error;

@@ -1,0 +1,146 @@
+//! Publish, Unpublish and Rollback: which unikernel of a service is live, and on which ports.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::error::Error;
+use super::world::World;
+use crate::domain::{
+    Change, Phase, PortMapping, Publication, Service, ServiceName, StaleFlows, Timestamp, Transport, Unikernel,
+    UnikernelId,
+};
+
+/// Where and for whom a service is to be reachable.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub ports: Vec<PortMapping>,
+    /// `None`: the newest ready one.
+    pub unikernel: Option<UnikernelId>,
+    pub addresses: BTreeSet<IpAddr>,
+    pub sources: Vec<IpNet>,
+    pub drain: Duration,
+}
+
+/// Puts a unikernel of `service` live.
+pub fn publish(world: &World, service: &ServiceName, wanted: &Wanted, now: Timestamp) -> Result<Vec<Change>, Error> {
+    let unikernel = chosen(world, service, wanted.unikernel.as_ref())?;
+    let publication = Publication {
+        unikernel: unikernel.id.clone(),
+        target: unikernel.address,
+        ports: wanted.ports.clone(),
+        addresses: wanted.addresses.clone(),
+        sources: wanted.sources.clone(),
+        drain: u64::try_from(wanted.drain.as_millis()).unwrap_or(u64::MAX),
+    };
+    for (port, _) in publication.host_ports() {
+        if let Some(other) = world.port_taken(&port, service) {
+            return Err(Error::PortConflict { port, other: other.clone() });
+        }
+    }
+    Ok(switch(world, service, Some(publication), now))
+}
+
+/// Takes a service's ports away. What was live drains.
+pub fn unpublish(world: &World, service: &ServiceName, now: Timestamp) -> Result<Vec<Change>, Error> {
+    known(world, service)?;
+    Ok(switch(world, service, None, now))
+}
+
+/// Puts the unikernel live that was live before, on the ports that are published now.
+pub fn rollback(world: &World, service: &ServiceName, now: Timestamp) -> Result<(Vec<Change>, UnikernelId), Error> {
+    known(world, service)?;
+    let nothing = || Error::NothingBefore(service.clone());
+    let record = world.service(service).ok_or_else(nothing)?;
+    let publication = record.publication.as_ref().ok_or_else(|| {
+        Error::InvalidArgument(format!("service {service} is not published: use Publish, which says on which ports"))
+    })?;
+    let previous = record.previous.as_ref().ok_or_else(nothing)?;
+    let unikernel = ready(world.unikernel(previous).ok_or_else(nothing)?)?;
+    let back = Publication { unikernel: previous.clone(), target: unikernel.address, ..Publication::clone(publication) };
+    Ok((switch(world, service, Some(back), now), previous.clone()))
+}
+
+fn known(world: &World, service: &ServiceName) -> Result<(), Error> {
+    let known = world.service(service).is_some() || world.members(service).next().is_some();
+    if known { Ok(()) } else { Err(Error::NoSuchService(service.clone())) }
+}
+
+fn chosen<'a>(world: &'a World, service: &ServiceName, id: Option<&UnikernelId>) -> Result<&'a Unikernel, Error> {
+    known(world, service)?;
+    if let Some(id) = id {
+        if id.service() != *service {
+            return Err(Error::InvalidArgument(format!("{id} is not a unikernel of service {service}")));
+        }
+        return ready(world.unikernel(id).ok_or_else(|| Error::NoSuchUnikernel(id.clone()))?);
+    }
+    let newest = world.members(service).filter(|unikernel| ready(unikernel).is_ok()).max_by_key(|u| u.created_at);
+    newest.ok_or_else(|| {
+        Error::NotReady(format!("no unikernel of service {service} is ready: deploy one, or look at its state and console"))
+    })
+}
+
+fn ready(unikernel: &Unikernel) -> Result<&Unikernel, Error> {
+    if unikernel.phase == Phase::Ready && !unikernel.removing {
+        return Ok(unikernel);
+    }
+    let because = if unikernel.exit_reason.is_empty() {
+        "has not become ready".to_string()
+    } else {
+        format!("does not run: {}", unikernel.exit_reason)
+    };
+    Err(Error::NotReady(format!("{} {because}; Restart starts it again", unikernel.id)))
+}
+
+/// The changes from what `service` publishes now to `publication`, with all that hangs on them: what was live becomes
+/// the previous one and drains, and its UDP flows are to be deleted.
+pub fn switch(
+    world: &World,
+    service: &ServiceName,
+    publication: Option<Publication>,
+    now: Timestamp,
+) -> Vec<Change> {
+    let before = world.service(service).cloned().unwrap_or_else(|| Service {
+        name: service.clone(),
+        publication: None,
+        previous: None,
+        draining: Vec::new(),
+    });
+    if before.publication.as_deref() == publication.as_ref() {
+        return Vec::new();
+    }
+    let mut changes = Vec::new();
+    let mut after = before.clone();
+    let live = publication.as_ref().map(|publication| publication.unikernel.clone());
+    if let Some(old) = before.publication.as_deref().filter(|old| live.as_ref() != Some(&old.unikernel)) {
+        let drain = publication.as_ref().map_or(old.drain, |publication| publication.drain);
+        after.draining.retain(|(id, _)| *id != old.unikernel);
+        after.draining.push((old.unikernel.clone(), now.after(Duration::from_millis(drain))));
+        after.previous = live.is_some().then(|| old.unikernel.clone());
+        if let Some(unikernel) = world.unikernel(&old.unikernel) {
+            changes.push(Change::PutUnikernel(Box::new(Unikernel { last_live: Some(now), ..unikernel.clone() })));
+        }
+    }
+    if let Some(live) = &live {
+        after.draining.retain(|(id, _)| id != live);
+    }
+    changes.extend(stale_flows(service, before.publication.as_deref(), publication.as_ref()).map(Change::PutStaleFlows));
+    after.publication = publication.map(Arc::new);
+    changes.push(Change::PutService(Box::new(after)));
+    changes
+}
+
+/// UDP has no connections: conntrack would keep a client on the old unikernel for as long as it sends.
+fn stale_flows(service: &ServiceName, before: Option<&Publication>, after: Option<&Publication>) -> Option<StaleFlows> {
+    let before = before?;
+    let udp = |publication: &Publication| {
+        let ports = publication.host_ports().filter(|(port, _)| port.transport == Transport::Udp);
+        ports.map(|(port, behind)| (port, behind, publication.target)).collect::<BTreeSet<_>>()
+    };
+    let kept = after.map(udp).unwrap_or_default();
+    let ports = udp(before).difference(&kept).map(|(port, _, _)| port.port).collect::<BTreeSet<_>>();
+    (!ports.is_empty()).then(|| StaleFlows { service: service.clone(), target: before.target, ports })
+}

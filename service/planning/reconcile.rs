@@ -1,0 +1,107 @@
+//! What Albatross runs against what the ledger says.
+
+use std::collections::BTreeMap;
+
+use super::facts::Facts;
+use super::removal;
+use super::world::World;
+use crate::domain::{Change, Phase, Running, Timestamp, Unikernel, UnikernelId};
+
+/// The exit reason of a unikernel that is gone without a word.
+const VANISHED: &str = "Albatross does not run it any more";
+/// That of one that was to be started again, and was not.
+const NOT_STARTED: &str = "it was to be started again, and that was not finished";
+
+/// What changes by what Albatross runs now. `last_words` are the consoles' last lines of those that are gone.
+///
+/// Unikernels that a call works on, half-made ones and names that are not in the ledger are left alone: the first two
+/// belong to their workflow, the last to somebody else.
+pub fn observe(world: &World, facts: &Facts, last_words: &BTreeMap<UnikernelId, String>) -> Vec<Change> {
+    let running = facts.inventory.unikernels.iter().map(|running| (&running.id, running)).collect::<BTreeMap<_, _>>();
+    world
+        .unikernels()
+        .filter(|unikernel| is_settled(unikernel, facts))
+        .filter_map(|unikernel| {
+            let running = running.get(&unikernel.id).filter(|running| running.digest == unikernel.spec.image);
+            match running {
+                Some(running) => seen(unikernel, running),
+                None => gone(unikernel, last_words.get(&unikernel.id)),
+            }
+        })
+        .map(|unikernel| Change::PutUnikernel(Box::new(unikernel)))
+        .collect()
+}
+
+/// Those that the ledger holds for running and Albatross does not run: their consoles are worth a look.
+pub fn vanished(world: &World, facts: &Facts) -> Vec<UnikernelId> {
+    let changes = observe(world, facts, &BTreeMap::new());
+    let gone = changes.into_iter().filter_map(|change| match change {
+        Change::PutUnikernel(unikernel) if unikernel.phase == Phase::Exited => Some(unikernel.id),
+        _ => None,
+    });
+    gone.collect()
+}
+
+fn is_settled(unikernel: &Unikernel, facts: &Facts) -> bool {
+    unikernel.phase != Phase::Creating && !unikernel.removing && !facts.busy.contains(&unikernel.id)
+}
+
+fn gone(unikernel: &Unikernel, last_words: Option<&String>) -> Option<Unikernel> {
+    let ended = matches!(unikernel.phase, Phase::Exited | Phase::Failed);
+    (!ended).then(|| Unikernel {
+        phase: Phase::Exited,
+        exit_reason: last_words.cloned().unwrap_or_else(|| VANISHED.into()),
+        ..unikernel.clone()
+    })
+}
+
+fn seen(unikernel: &Unikernel, running: &Running) -> Option<Unikernel> {
+    let mut after = unikernel.clone();
+    if matches!(unikernel.phase, Phase::Exited | Phase::Failed) {
+        // Back without our doing: by Albatross's own list after its restart, or by its client. It was ready once.
+        after.phase = Phase::Ready;
+        after.exit_reason = String::new();
+    }
+    if running.started.is_some() && running.started != unikernel.started_at {
+        after.restarts += u32::from(unikernel.started_at.is_some());
+        after.started_at = running.started;
+    }
+    after.mac = running.mac.or(unikernel.mac);
+    (after != *unikernel).then_some(after)
+}
+
+/// Takes a deployment back that did not come to its end. `doomed`: Albatross may still have the unikernel, so the
+/// record stays, with its lease, as the intent to remove it. One that was live before keeps its place for a rollback.
+pub fn undo_deploy(world: &World, id: &UnikernelId, doomed: bool, now: Timestamp) -> Vec<Change> {
+    let Some(unikernel) = world.unikernel(id) else { return Vec::new() };
+    if doomed {
+        return vec![Change::PutUnikernel(Box::new(Unikernel { removing: true, ..unikernel.clone() }))];
+    }
+    if unikernel.last_live.is_some() || world.is_live(id) {
+        let ended = Unikernel { phase: Phase::Exited, exit_reason: NOT_STARTED.into(), ..unikernel.clone() };
+        return vec![Change::PutUnikernel(Box::new(ended))];
+    }
+    removal::forget(world, id, now)
+}
+
+/// What a start finds half-done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum HalfDone {
+    /// A deployment whose caller never got an answer: to be undone.
+    Deploy(UnikernelId),
+    /// A removal that has begun: to be finished.
+    Removal(UnikernelId),
+}
+
+/// Everything that was under way when the service ended.
+pub fn half_done(world: &World, facts: &Facts) -> Vec<HalfDone> {
+    let free = world.unikernels().filter(|unikernel| !facts.busy.contains(&unikernel.id));
+    let found = free.filter_map(|unikernel| {
+        if unikernel.removing {
+            return Some(HalfDone::Removal(unikernel.id.clone()));
+        }
+        let on_its_way = matches!(unikernel.phase, Phase::Creating | Phase::Starting | Phase::Running);
+        on_its_way.then(|| HalfDone::Deploy(unikernel.id.clone()))
+    });
+    found.collect()
+}

@@ -1,0 +1,36 @@
+//! Keeps arguments, which can be secrets, out of what is shown of a console.
+
+use crate::domain::Arguments;
+
+/// Shorter pieces are words and numbers that stand in any line.
+const SHORTEST: usize = 6;
+
+/// `lines` with each argument of `arguments`, and the value behind its `=`, blotted out. Templates are blotted out by
+/// their fixed beginning: what was filled in is no secret.
+pub fn without_arguments(lines: Vec<String>, arguments: &Arguments) -> Vec<String> {
+    let mut pieces = arguments.0.iter().flat_map(|argument| pieces(argument)).collect::<Vec<_>>();
+    // The longest first, or a part would leave the rest of the whole standing.
+    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.len()));
+    let blotted = |line: String| pieces.iter().fold(line, |line, piece| line.replace(piece, "[argument]"));
+    lines.into_iter().map(blotted).collect()
+}
+
+fn pieces(argument: &str) -> impl Iterator<Item = &str> {
+    let fixed = argument.split(['{', '}', '"', '\'']).filter(|piece| piece.len() >= SHORTEST);
+    let values = argument.split_once('=').map(|(_, value)| value).into_iter();
+    let values = values.flat_map(|value| value.split(['{', '}', '"', '\''])).filter(|piece| piece.len() >= SHORTEST);
+    fixed.chain(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_echoed_command_line_shows_nothing() {
+        let arguments = Arguments(vec!["--password=hunter22".into(), "--ipv4={address}/24".into(), "-v".into()]);
+        let lines = vec!["Command line is: '--password=hunter22 -v'".into(), "bad password hunter22".into()];
+        let shown = without_arguments(lines, &arguments);
+        assert_eq!(shown, ["Command line is: '[argument] -v'", "bad password [argument]"]);
+    }
+}

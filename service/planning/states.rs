@@ -1,0 +1,31 @@
+//! The contract's state of a unikernel, from its phase and its service.
+
+use crate::domain::{Phase, Service, Unikernel, UnikernelState};
+
+/// See the diagram in `lib.rs`.
+pub fn state(unikernel: &Unikernel, service: Option<&Service>) -> UnikernelState {
+    match unikernel.phase {
+        Phase::Creating => UnikernelState::Creating,
+        Phase::Exited => UnikernelState::Exited,
+        Phase::Failed => UnikernelState::Failed,
+        Phase::Starting | Phase::Running | Phase::Ready => published_state(unikernel, service),
+    }
+}
+
+fn published_state(unikernel: &Unikernel, service: Option<&Service>) -> UnikernelState {
+    let live = service.and_then(|service| service.publication.as_ref()).is_some_and(|p| p.unikernel == unikernel.id);
+    let draining = service.is_some_and(|service| service.draining.iter().any(|(id, _)| *id == unikernel.id));
+    if live {
+        UnikernelState::Live
+    } else if draining {
+        UnikernelState::Draining
+    } else if unikernel.last_live.is_some() {
+        UnikernelState::Retired
+    } else {
+        match unikernel.phase {
+            Phase::Starting => UnikernelState::Starting,
+            Phase::Running => UnikernelState::Running,
+            _ => UnikernelState::Ready,
+        }
+    }
+}

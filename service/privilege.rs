@@ -1,0 +1,28 @@
+//! Keeps the capabilities that the service uses, and drops the rest.
+
+use caps::{CapSet, Capability, CapsHashSet};
+use tracing::{debug, warn};
+
+/// - `CAP_NET_ADMIN`: nftables, conntrack, neighbours and devices. The only one without which nothing works.
+/// - `CAP_SETUID`, `CAP_SETGID`: to open an image as its caller could. Without them callers hand over descriptors.
+/// - `CAP_DAC_OVERRIDE`: Albatross's sockets belong to another user, and root's own callers may read every file.
+const NEEDED: [Capability; 4] =
+    [Capability::CAP_NET_ADMIN, Capability::CAP_SETUID, Capability::CAP_SETGID, Capability::CAP_DAC_OVERRIDE];
+
+/// Before any thread starts, since capabilities belong to threads.
+pub fn keep_what_is_needed() {
+    let held = match caps::read(None, CapSet::Permitted) {
+        Ok(held) => held,
+        Err(error) => return warn!(%error, "capabilities cannot be read"),
+    };
+    if !held.contains(&Capability::CAP_NET_ADMIN) {
+        warn!("without CAP_NET_ADMIN nothing can be published: run as root, or give the unit AmbientCapabilities=CAP_NET_ADMIN");
+    }
+    let kept: CapsHashSet = NEEDED.into_iter().filter(|capability| held.contains(capability)).collect();
+    for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        let wanted = if set == CapSet::Inheritable { CapsHashSet::new() } else { kept.clone() };
+        if let Err(error) = caps::set(None, set, &wanted) {
+            debug!(?set, %error, "capabilities stay as they are");
+        }
+    }
+}
