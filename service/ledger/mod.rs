@@ -1,0 +1,67 @@
+//! What the host should look like, on disk: survives a crash at any instant.
+//!
+//! One thread of its own holds the database, because a commit waits for the disk. It takes lists of changes in order and
+//! writes each as one transaction: when [`Ledger::commit`] returns, the list is on disk, and when the process is killed
+//! before that, all of the list is there at the next start or nothing of it.
+
+mod error;
+mod file;
+mod schema;
+mod writer;
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use tokio::sync::{mpsc, oneshot};
+
+pub use self::error::Error;
+use self::writer::{Request, Storage};
+use crate::domain::{Change, ImageRecord, Lease, Service, StaleFlows, Timestamp, Unikernel};
+
+/// Callers that may wait for the disk at a time; further ones wait before they are queued.
+const QUEUE: usize = 64;
+
+/// Everything that is written down, as found at the start.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Contents {
+    pub unikernels: Vec<Unikernel>,
+    pub services: Vec<Service>,
+    pub leases: Vec<Lease>,
+    /// Addresses that are free again, and since when.
+    pub released: Vec<(IpAddr, Timestamp)>,
+    pub images: Vec<ImageRecord>,
+    pub stale_flows: Vec<StaleFlows>,
+}
+
+/// A handle to the thread that writes; it ends, and the file is closed, after the last handle is gone.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    requests: mpsc::Sender<Request>,
+}
+
+impl Ledger {
+    /// Opens the file, or creates it where there is none, and reads all of it. Blocks on the disk.
+    pub fn open(path: &Path) -> Result<(Self, Contents), Error> {
+        let opened = path.to_owned();
+        Self::start(Storage { path: path.to_owned(), open: Box::new(move || file::open(&opened)) })
+    }
+
+    /// Writes all of `changes` or none, and returns when they are on disk.
+    ///
+    /// After an error nothing of them is there, and the ledger takes further changes as soon as the cause is gone. A
+    /// caller that stops waiting does not stop the write. There is no deadline: only the disk knows the outcome.
+    pub async fn commit(&self, changes: Vec<Change>) -> Result<(), Error> {
+        let (reply, outcome) = oneshot::channel();
+        self.requests.send(Request { changes, reply }).await.map_err(|_| Error::Stopped)?;
+        outcome.await.map_err(|_| Error::Stopped)?
+    }
+
+    fn start(storage: Storage) -> Result<(Self, Contents), Error> {
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let contents = writer::start(storage, queue)?;
+        Ok((Self { requests }, contents))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! Which of the released addresses of a range has rested longest.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::ranges::next;
+use crate::domain::{AddressRange, Timestamp};
+
+/// Released addresses by number, with the oldest of every block of 256 beside them: a search looks at single addresses
+/// only in the blocks at the ends of its range, and at one entry for each block between.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Released {
+    since: BTreeMap<IpAddr, Timestamp>,
+    oldest: BTreeMap<IpAddr, (Timestamp, IpAddr)>,
+}
+
+impl Released {
+    pub(super) fn insert(&mut self, address: IpAddr, at: Timestamp) {
+        self.remove(address);
+        self.since.insert(address, at);
+        let entry = self.oldest.entry(block(address).first).or_insert((at, address));
+        *entry = (at, address).min(*entry);
+    }
+
+    pub(super) fn remove(&mut self, address: IpAddr) {
+        if self.since.remove(&address).is_none() {
+            return;
+        }
+        let block = block(address);
+        match self.oldest_of(block) {
+            Some(oldest) => self.oldest.insert(block.first, oldest),
+            None => self.oldest.remove(&block.first),
+        };
+    }
+
+    /// The address of `range` that was released first, and when; of several at the same time, the lowest.
+    pub(super) fn oldest_in(&self, range: AddressRange) -> Option<(Timestamp, IpAddr)> {
+        let (head, tail) = (block(range.first), block(range.last));
+        if head == tail {
+            return self.oldest_of(range);
+        }
+        let between = next(head.last).map(|first| self.oldest.range(first..tail.first).map(|(_, &oldest)| oldest));
+        let ends = [
+            self.oldest_of(AddressRange { first: range.first, last: head.last }),
+            self.oldest_of(AddressRange { first: tail.first, last: range.last }),
+        ];
+        ends.into_iter().flatten().chain(between.into_iter().flatten()).min()
+    }
+
+    /// As `oldest_in`, looking at every released address of the range.
+    fn oldest_of(&self, range: AddressRange) -> Option<(Timestamp, IpAddr)> {
+        self.since.range(range.first..=range.last).map(|(&address, &at)| (at, address)).min()
+    }
+}
+
+/// The block of 256 addresses around this one.
+fn block(address: IpAddr) -> AddressRange {
+    match address {
+        IpAddr::V4(v4) => {
+            let bits = u32::from(v4);
+            AddressRange { first: IpAddr::V4((bits & !0xff).into()), last: IpAddr::V4((bits | 0xff).into()) }
+        }
+        IpAddr::V6(v6) => {
+            let bits = u128::from(v6);
+            AddressRange { first: IpAddr::V6((bits & !0xff).into()), last: IpAddr::V6((bits | 0xff).into()) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn address(number: u32) -> IpAddr {
+        IpAddr::V4((0x0a00_0000 + number).into())
+    }
+
+    proptest! {
+        #[test]
+        fn as_a_search_through_all(
+            steps in prop::collection::vec((0..2000_u32, prop::option::weighted(0.8, 0..50_i64)), 0..300),
+            bounds in (0..2000_u32, 0..2000_u32),
+        ) {
+            let mut released = Released::default();
+            let mut naive = BTreeMap::new();
+            for (number, at) in steps {
+                match at {
+                    Some(at) => {
+                        released.insert(address(number), Timestamp(at));
+                        naive.insert(number, at);
+                    }
+                    None => {
+                        released.remove(address(number));
+                        naive.remove(&number);
+                    }
+                }
+            }
+            let (first, last) = (bounds.0.min(bounds.1), bounds.0.max(bounds.1));
+            let expected = naive.range(first..=last).map(|(&number, &at)| (at, number)).min();
+            prop_assert_eq!(
+                released.oldest_in(AddressRange { first: address(first), last: address(last) }),
+                expected.map(|(at, number)| (Timestamp(at), address(number)))
+            );
+        }
+    }
+}
