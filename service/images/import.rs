@@ -46,7 +46,7 @@ pub(super) fn import(
     if fs::symlink_metadata(&stored).is_ok_and(|status| status.is_file() && status.size() == size) {
         drop(copy);
     } else {
-        copy.rename(&stored)?;
+        copy.rename(&stored, &exchange.stop)?;
     }
     // Also when the file was there: another import may be between its rename and this.
     sync_directory(directory)?;
@@ -109,8 +109,12 @@ impl Copy {
         Ok(Self { file, path, unfinished: true })
     }
 
-    fn rename(mut self, name: &Path) -> Result<(), Error> {
+    fn rename(mut self, name: &Path, stop: &AtomicBool) -> Result<(), Error> {
         self.file.sync_all().map_err(|error| Error::storing("sync", &self.path, error))?;
+        // A slow disk is where a cancellation most likely comes: the last moment to heed it.
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
         fs::rename(&self.path, name).map_err(|error| Error::storing("rename", &self.path, error))?;
         self.unfinished = false;
         Ok(())

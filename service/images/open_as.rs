@@ -61,6 +61,12 @@ async fn on_thread(path: PathBuf, caller: Caller) -> Result<File, Error> {
 /// staying the service's has two uses: the caller may send the thread no signal, which would reach the whole process,
 /// and may not trace it.
 fn take_on(caller: &Caller) -> Result<(), Error> {
+    // To the kernel this number means "leave it as it is": it must not come to mean the service's own rights.
+    if [caller.uid, caller.gid].contains(&u32::MAX) || caller.groups.contains(&u32::MAX) {
+        return Err(Error::Unavailable(
+            "the caller has no valid user or group: hand the file over with DeployImage".to_owned(),
+        ));
+    }
     match take_on_ids(caller) {
         // Without the right to be somebody else the service can still be itself.
         Err(Errno::PERM) if caller.uid == geteuid().as_raw() => {}

@@ -63,7 +63,7 @@ impl Source {
             match self.try_read(buffer) {
                 Ok(count) => return Ok(Some(count)),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait()?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => wait(self.pipe(error)?)?,
                 Err(error) => return Err(unreadable(&error)),
             }
         }
@@ -81,13 +81,20 @@ impl Source {
         }
     }
 
-    /// Until there is something to read, or a tick has passed.
-    fn wait(&self) -> Result<(), Error> {
-        let (Self::File { file, .. } | Self::Pipe(file)) = self;
-        match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&TICK)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(unreadable(&error.into())),
+    /// What can be waited for: a file that says "not now" would say so for ever.
+    fn pipe(&self, error: io::Error) -> Result<&File, Error> {
+        match self {
+            Self::File { .. } => Err(unreadable(&error)),
+            Self::Pipe(pipe) => Ok(pipe),
         }
+    }
+}
+
+/// Until there is something to read, or a tick has passed.
+fn wait(pipe: &File) -> Result<(), Error> {
+    match poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&TICK)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(unreadable(&error.into())),
     }
 }
 

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval, timeout};
 
@@ -81,7 +81,7 @@ impl Store {
     pub async fn import(
         &self,
         source: File,
-        mut progress: impl FnMut(u64, Option<u64>) + Send + 'static,
+        mut progress: impl FnMut(u64, Option<u64>) + Send,
         cancel: impl Future<Output = ()>,
     ) -> Result<ImageRecord, Error> {
         let source = Source::new(source)?;
@@ -107,7 +107,8 @@ impl Store {
         let theirs = exchange.clone();
         let work = move || {
             let imported = import(&directory, limit, source, &theirs);
-            release(slot);
+            // Before the outcome is told: who hears of it can start the next.
+            drop(slot);
             // Nobody listens after a cancellation; the import has cleaned up by itself.
             let _ = sender.send(imported);
         };
@@ -207,11 +208,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.exchange.stop.store(true, Ordering::Relaxed);
     }
-}
-
-/// Gives the slot back before the outcome is told, so that who hears of it can start the next.
-fn release(slot: OwnedSemaphorePermit) {
-    drop(slot);
 }
 
 fn silent(received: u64, silence: Duration) -> Error {

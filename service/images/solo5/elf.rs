@@ -261,7 +261,7 @@ impl<R: Read + Seek> Bounded<R> {
     fn check(&self, offset: u64, size: u64, what: &str) -> Result<(), Error> {
         match offset.checked_add(size) {
             Some(end) if end <= self.size => Ok(()),
-            Some(end) => invalid(format!("truncated: {what} ends at byte {end}, the file has {}", self.size)),
+            Some(end) => invalid(format!("truncated: {what} would end at byte {end}, the file has {}", self.size)),
             None => invalid(format!("{what} would end beyond 64 bits: offset {offset}, size {size}")),
         }
     }
