@@ -1,3 +1,4 @@
 //! albatross-deployer: the library behind the service.
 
+pub mod albatross;
 pub mod domain;
