@@ -1,0 +1,3 @@
+//! Albatross: its messages, and a client for its daemons.
+
+pub mod wire;
