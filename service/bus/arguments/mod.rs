@@ -1,0 +1,150 @@
+//! What callers send, parsed into requests. Pure: nothing here talks to a bus, a file or the owner of state.
+//!
+//! Nothing is ignored in silence: an option that is not known, has another type, says nothing or contradicts another
+//! one is refused by name. What depends on the state of the world (is the core allowed, is the address free, is the
+//! template right) is admission's to say.
+
+mod collect;
+mod deploy;
+mod options;
+mod publish;
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::domain::{Exclusion, LeaseTag, ServiceName, UnikernelId};
+
+pub use collect::collect;
+pub use deploy::{deploy, image};
+pub use options::{Options, RawOptions};
+pub use publish::publish;
+
+/// Items of a list that a person would still write or generate; what is longer is a mistake or an attack.
+const MAX_ITEMS: usize = 4096;
+
+/// Why a call's arguments were refused: which one, and what is right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidArgument(String);
+
+impl InvalidArgument {
+    fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+pub fn service(text: &str) -> Result<ServiceName, InvalidArgument> {
+    own_words(text)
+}
+
+pub fn unikernel(text: &str) -> Result<UnikernelId, InvalidArgument> {
+    own_words(text)
+}
+
+pub fn tag(text: &str) -> Result<LeaseTag, InvalidArgument> {
+    own_words(text)
+}
+
+/// `force` of Destroy, its only option.
+pub fn force(values: RawOptions) -> Result<bool, InvalidArgument> {
+    let mut options = Options::check("Destroy", values, &[("force", "b")])?;
+    Ok(options.take("force")?.unwrap_or(false))
+}
+
+/// A prefix such as `10.0.0.0/24`. Bits behind its length are taken as zero: `10.0.0.7/24` is the same prefix.
+pub fn prefix(what: &str, text: &str) -> Result<IpNet, InvalidArgument> {
+    match text.parse::<IpNet>() {
+        Ok(prefix) => Ok(prefix.trunc()),
+        Err(_) => Err(InvalidArgument(format!("{what} {:?} is not a prefix such as 10.0.0.0/24", shortened(text)))),
+    }
+}
+
+pub fn exclusions(what: &str, texts: &[String]) -> Result<Vec<Exclusion>, InvalidArgument> {
+    at_most(what, texts.len(), MAX_ITEMS)?;
+    texts.iter().map(|text| text.parse().map_err(|error| InvalidArgument(format!("{what}: {error}")))).collect()
+}
+
+fn address(what: &str, text: &str) -> Result<IpAddr, InvalidArgument> {
+    text.parse()
+        .map_err(|_| InvalidArgument(format!("{what} {:?} is not an IP address such as 10.0.0.7", shortened(text))))
+}
+
+/// For types whose parser says itself what was wrong with which text.
+fn own_words<T: FromStr<Err: Display>>(text: &str) -> Result<T, InvalidArgument> {
+    text.parse().map_err(|error: T::Err| InvalidArgument(error.to_string()))
+}
+
+fn milliseconds(key: &str, value: u64, least: u64, most: Duration) -> Result<Duration, InvalidArgument> {
+    let duration = Duration::from_millis(value);
+    if value < least || duration > most {
+        let most = most.as_millis();
+        return Err(InvalidArgument(format!("{key} is {value} milliseconds: it can be {least} to {most}")));
+    }
+    Ok(duration)
+}
+
+fn at_most(what: &str, count: usize, limit: usize) -> Result<(), InvalidArgument> {
+    if count > limit {
+        return Err(InvalidArgument(format!("{what} has {count} entries: there can be at most {limit}")));
+    }
+    Ok(())
+}
+
+/// For lists whose absence means "all": an empty one reads as "none", and must not be taken as its opposite.
+fn not_empty<T>(key: &str, list: &[T], instead: &str) -> Result<(), InvalidArgument> {
+    if list.is_empty() {
+        return Err(InvalidArgument(format!("{key} is empty: {instead}")));
+    }
+    Ok(())
+}
+
+/// A caller's text can be as long as a bus message; an error is to be read by a person.
+fn shortened(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use zbus::{OwnedVariant, Variant};
+
+    use super::*;
+
+    /// Options as a caller would send them.
+    pub(super) fn sent<const N: usize>(entries: [(&str, Variant<'static>); N]) -> RawOptions {
+        entries
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), OwnedVariant::try_from(value).unwrap()))
+            .collect::<BTreeMap<_, _>>()
+    }
+
+    #[test]
+    fn force_is_a_boolean_and_nothing_else_is_known() {
+        assert_eq!(force(sent([])), Ok(false));
+        assert_eq!(force(sent([("force", true.into())])), Ok(true));
+        let message = force(sent([("force", "yes".into())])).unwrap_err().to_string();
+        assert!(message.contains("force") && message.contains("type s") && message.contains("b ("), "{message}");
+        assert!(force(sent([("forced", true.into())])).unwrap_err().to_string().contains("force"));
+    }
+
+    #[test]
+    fn prefixes_lose_their_host_bits() {
+        assert_eq!(prefix("prefix", "10.0.0.7/24").unwrap().to_string(), "10.0.0.0/24");
+        for bad in ["", "10.0.0.0", "10.0.0.0/33", "x/24"] {
+            assert!(prefix("prefix", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn long_texts_do_not_come_back_whole() {
+        let long = "x".repeat(100_000);
+        assert!(prefix("prefix", &long).unwrap_err().to_string().len() < 200);
+        assert!(service(&long).unwrap_err().to_string().len() < 300);
+        assert!(force(sent([(&*long, true.into())])).unwrap_err().to_string().len() < 300);
+    }
+}

@@ -1,0 +1,68 @@
+//! The object of a job.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use zbus::message::Header;
+use zbus::{Connection, interface};
+
+use super::entrance::Entrance;
+use super::error::Failure;
+use crate::domain::JobView;
+
+#[derive(Debug)]
+pub struct JobObject {
+    view: watch::Receiver<Arc<JobView>>,
+    entrance: Entrance,
+}
+
+impl JobObject {
+    pub fn new(view: watch::Receiver<Arc<JobView>>, entrance: Entrance) -> Self {
+        Self { view, entrance }
+    }
+
+    fn view(&self) -> Arc<JobView> {
+        self.view.borrow().clone()
+    }
+}
+
+#[interface(name = "org.albatross.Deployer1.Job")]
+impl JobObject {
+    /// Ends the call that this job works for: it undoes what it has done and fails with Cancelled. A step that cannot
+    /// be undone any more is finished first.
+    ///
+    /// Errors: NoSuchJob when it has ended meanwhile, NotAuthorized.
+    async fn cancel(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Failure> {
+        self.entrance.admit(connection, &header).await?;
+        let cancelled = self.entrance.orchestrator.cancel(self.view().number).await;
+        self.entrance.after_events(cancelled).await
+    }
+
+    /// Which call it works for: deploy, publish, unpublish, rollback, collect, restart or destroy.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn kind(&self) -> String {
+        self.view().kind.to_string()
+    }
+
+    /// The service, unikernel or tag that it is about.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn subject(&self) -> String {
+        self.view().subject.clone()
+    }
+
+    /// What it is doing now.
+    #[zbus(property)]
+    fn step(&self) -> String {
+        self.view().step.to_owned()
+    }
+
+    /// How far it has come, 0 to 1; -1 where there is no measure.
+    #[zbus(property)]
+    fn progress(&self) -> f64 {
+        self.view().progress.unwrap_or(-1.0)
+    }
+}

@@ -1,0 +1,326 @@
+//! The Manager: every method of the service.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, ObjectPath, OwnedObjectPath, Variant, interface};
+
+use super::arguments::{self, RawOptions};
+use super::entrance::Entrance;
+use super::error::Failure;
+use super::{path, rows};
+use crate::domain::ManagerView;
+use crate::orchestrator::{Deployed, ImageSource};
+
+#[derive(Debug)]
+pub struct Manager {
+    view: watch::Receiver<Arc<ManagerView>>,
+    entrance: Entrance,
+}
+
+impl Manager {
+    pub fn new(view: watch::Receiver<Arc<ManagerView>>, entrance: Entrance) -> Self {
+        Self { view, entrance }
+    }
+
+    async fn deploy_from(
+        &self,
+        service: &str,
+        image: ImageSource,
+        options: RawOptions,
+    ) -> Result<(OwnedObjectPath, String, String), Failure> {
+        let request = arguments::deploy(service, image, options)?;
+        let deployed = self.entrance.orchestrator.deploy(request).await;
+        let Deployed { id, address } = self.entrance.after_events(deployed).await?;
+        Ok((path::unikernel(&id), id.to_string(), address.to_string()))
+    }
+}
+
+#[interface(name = "org.albatross.Deployer1.Manager")]
+impl Manager {
+    /// Makes a unikernel of a service run and be ready, and returns its object, id and address. Nothing is published:
+    /// call Publish to send traffic to it. The same configuration is the same unikernel: it is returned as it is.
+    ///
+    /// service: 1 to 52 characters of a-z, 0-9, '-' and '.', not beginning with '-' or '.'.
+    ///
+    /// image: an absolute path of a Solo5 image, opened with the caller's rights, or sha256:HEX of a stored one.
+    ///
+    /// options: network s (bridge; the default network), memory t (MiB; 32), cpu u (core; the least used), args as
+    /// (templates: {address}, {prefix-length}, {gateway}, {network}, {id}, {service}; {{ and }} are braces), prefix s,
+    /// exclude as and address s (where the lease comes from; the network's own), block-devices a(ssu) (device, Albatross
+    /// block device, sector size or 0), restart s (never, on-failure), restart-exit-codes ai, ready s (running, tcp:PORT,
+    /// http:PORT/PATH; running), timeout t (milliseconds to become ready; 30000).
+    ///
+    /// Errors: InvalidArgument, NotAuthorized, AddressPoolExhausted, AddressInUse, ImageInvalid, ImageUnavailable,
+    /// ImageTooLarge, AlbatrossUnavailable, AlbatrossRefused, NotReady, KernelRefused, Cancelled. After an error nothing
+    /// of it is left.
+    #[zbus(out_args("unikernel", "id", "address"))]
+    async fn deploy(
+        &self,
+        service: &str,
+        image: &str,
+        options: RawOptions,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(OwnedObjectPath, String, String), Failure> {
+        let caller = self.entrance.admit(connection, &header).await?;
+        self.deploy_from(service, arguments::image(image, caller)?, options).await
+    }
+
+    /// Deploy with the image handed over as a readable file descriptor: a file, a memfd or a pipe. It is read to its
+    /// end, up to the configured size. Options and errors are those of Deploy.
+    #[zbus(out_args("unikernel", "id", "address"))]
+    async fn deploy_image(
+        &self,
+        service: &str,
+        image: zbus::OwnedFd,
+        options: RawOptions,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(OwnedObjectPath, String, String), Failure> {
+        self.entrance.admit(connection, &header).await?;
+        let image = ImageSource::Descriptor(File::from(OwnedFd::from(image)));
+        self.deploy_from(service, image, options).await
+    }
+
+    /// Redirects ports of the host to a unikernel of the service, which then is live. What was live before keeps its
+    /// connections until they end or the drain time is over; there is no moment without the port.
+    ///
+    /// ports: (tcp, udp or any; host port; port of the unikernel). They replace what the service had published.
+    ///
+    /// options: unikernel s (id; the newest ready one of the service), addresses as (host addresses to publish on; all
+    /// local ones), sources as (prefixes that may connect; any), drain t (milliseconds; the configuration's).
+    ///
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchService, NoSuchUnikernel, NotReady, PortConflict, KernelRefused.
+    /// After an error everything is as it was.
+    async fn publish(
+        &self,
+        service: &str,
+        ports: Vec<(String, u16, u16)>,
+        options: RawOptions,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Failure> {
+        self.entrance.admit(connection, &header).await?;
+        let request = arguments::publish(service, ports, options)?;
+        self.entrance.after_events(self.entrance.orchestrator.publish(request).await).await
+    }
+
+    /// Takes a service off all host ports. Its unikernels go on running, and open connections may finish.
+    ///
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchService, KernelRefused.
+    async fn unpublish(
+        &self,
+        service: &str,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Failure> {
+        self.entrance.admit(connection, &header).await?;
+        let service = arguments::service(service)?;
+        self.entrance.after_events(self.entrance.orchestrator.unpublish(service).await).await
+    }
+
+    /// Makes the unikernel live again that was live before, on the ports of today, and returns its object.
+    ///
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchService, NoSuchUnikernel (there is none to go back to), NotReady,
+    /// KernelRefused.
+    #[zbus(out_args("unikernel"))]
+    async fn rollback(
+        &self,
+        service: &str,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath, Failure> {
+        self.entrance.admit(connection, &header).await?;
+        let service = arguments::service(service)?;
+        let live = self.entrance.after_events(self.entrance.orchestrator.rollback(service).await).await?;
+        Ok(path::unikernel(&live))
+    }
+
+    /// Removes what nothing needs any more, and returns it as (publication, unikernel, lease or image; name).
+    ///
+    /// options: dry-run b (only say what would go), keep as (services whose publications stay: all others are
+    /// unpublished first; without it every publication stays), force b (do not wait for draining), keep-previous u (how
+    /// many earlier unikernels of a service stay for Rollback; the configuration's).
+    ///
+    /// Errors: InvalidArgument, NotAuthorized, AlbatrossUnavailable, AlbatrossRefused, KernelRefused, Cancelled.
+    #[zbus(out_args("removed"))]
+    async fn collect(
+        &self,
+        options: RawOptions,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Vec<(String, String)>, Failure> {
+        self.entrance.admit(connection, &header).await?;
+        let request = arguments::collect(options)?;
+        let removed = self.entrance.after_events(self.entrance.orchestrator.collect(request).await).await?;
+        Ok(removed.into_iter().map(|removed| (removed.kind.to_string(), removed.name)).collect())
+    }
+
+    /// Starts a unikernel again, with the same configuration and address.
+    ///
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchUnikernel, AlbatrossUnavailable, AlbatrossRefused, NotReady.
+    async fn restart(
+        &self,
+        id: &str,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Failure> {
+        self.entrance.admit(connection, &header).await?;
+        let id = arguments::unikernel(id)?;
+        self.entrance.after_events(self.entrance.orchestrator.restart(id).await).await
+    }
+
+    /// Ends a unikernel and releases its address.
+    ///
+    /// options: force b (also while it is live: its service is unpublished first).
+    ///
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchUnikernel, InUse (it is live), AlbatrossUnavailable,
+    /// AlbatrossRefused.
+    async fn destroy(
+        &self,
+        id: &str,
+        options: RawOptions,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Failure> {
+        self.entrance.admit(connection, &header).await?;
+        let (id, force) = (arguments::unikernel(id)?, arguments::force(options)?);
+        self.entrance.after_events(self.entrance.orchestrator.destroy(id, force).await).await
+    }
+
+    /// Leases an address of a prefix to a tag and returns it. The same tag and a prefix that still fits give the same
+    /// address. Nothing is configured anywhere: the address only is not given to anybody else.
+    ///
+    /// tag: 1 to 255 bytes without control characters. prefix: such as 10.0.0.0/24. exclude: what is not to be given,
+    /// each an address, a range FIRST-LAST or a prefix.
+    ///
+    /// Errors: InvalidArgument, NotAuthorized, AddressPoolExhausted.
+    #[zbus(out_args("address"))]
+    async fn allocate_address(
+        &self,
+        tag: &str,
+        prefix: &str,
+        exclude: Vec<String>,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<String, Failure> {
+        self.entrance.admit(connection, &header).await?;
+        let tag = arguments::tag(tag)?;
+        let (prefix, exclude) = (arguments::prefix("prefix", prefix)?, arguments::exclusions("exclude", &exclude)?);
+        let address = self.entrance.orchestrator.allocate_address(tag, prefix, exclude).await;
+        Ok(self.entrance.after_events(address).await?.to_string())
+    }
+
+    /// Gives the address of a tag back and returns it.
+    ///
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchLease, InUse (a unikernel has it).
+    #[zbus(out_args("address"))]
+    async fn release_address(
+        &self,
+        tag: &str,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<String, Failure> {
+        self.entrance.admit(connection, &header).await?;
+        let released = self.entrance.orchestrator.release_address(arguments::tag(tag)?).await;
+        Ok(self.entrance.after_events(released).await?.to_string())
+    }
+
+    /// The addresses that are held: (tag, address, prefix, since when in microseconds since the epoch). Everybody may
+    /// call it.
+    #[zbus(out_args("leases"))]
+    async fn list_leases(&self) -> Result<Vec<rows::Lease>, Failure> {
+        Ok(self.entrance.orchestrator.leases().await?.iter().map(rows::lease).collect())
+    }
+
+    /// What is published, a row for each host port: (service, id of the live unikernel, tcp or udp, host address or
+    /// empty for any, host port, unikernel's address, unikernel's port). Everybody may call it.
+    #[zbus(out_args("publications"))]
+    async fn list_publications(&self) -> Result<Vec<rows::Publication>, Failure> {
+        Ok(rows::publications(&self.entrance.orchestrator.publications().await?))
+    }
+
+    /// The jobs that are running and the last ones that ended: (object, kind, subject, running or its result: done,
+    /// failed, cancelled). The object of one that has ended is not there any more. Everybody may call it.
+    #[zbus(out_args("jobs"))]
+    async fn list_jobs(&self) -> Result<Vec<rows::Job>, Failure> {
+        Ok(self.entrance.orchestrator.jobs().await?.iter().map(rows::job).collect())
+    }
+
+    /// The service's nftables table as nftables' own JSON, loadable with nft -j -f. Everybody may call it.
+    ///
+    /// Errors: KernelRefused.
+    #[zbus(out_args("ruleset"))]
+    async fn export_ruleset(&self) -> Result<String, Failure> {
+        Ok(self.entrance.orchestrator.export_ruleset().await?)
+    }
+
+    /// A unikernel has come into another state. One that has just appeared has no state before: old_state is empty.
+    ///
+    /// details: restarts u, exit-reason s and started-at x (microseconds since the epoch), where they are known.
+    #[zbus(signal)]
+    pub async fn unikernel_state_changed(
+        emitter: &SignalEmitter<'_>,
+        unikernel: ObjectPath<'_>,
+        id: &str,
+        old_state: &str,
+        new_state: &str,
+        details: HashMap<&str, Variant<'_>>,
+    ) -> zbus::Result<()>;
+
+    /// The ports of a service go to another unikernel from now on. from_id is empty when nothing was live before, to_id
+    /// when nothing is any more.
+    #[zbus(signal)]
+    pub async fn service_switched(
+        emitter: &SignalEmitter<'_>,
+        service: &str,
+        from_id: &str,
+        to_id: &str,
+    ) -> zbus::Result<()>;
+
+    /// A job has ended: done, failed or cancelled.
+    #[zbus(signal)]
+    pub async fn job_removed(emitter: &SignalEmitter<'_>, job: ObjectPath<'_>, result: &str) -> zbus::Result<()>;
+
+    /// The version of this service.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    /// The version of Albatross's protocol and what its daemon understands.
+    #[zbus(property)]
+    fn albatross_version(&self) -> String {
+        self.view.borrow().albatross_version.clone()
+    }
+
+    /// What does not work now and what to do about it; empty when all is well.
+    #[zbus(property)]
+    fn degraded(&self) -> Vec<String> {
+        self.view.borrow().degraded.clone()
+    }
+
+    /// How many services there are.
+    #[zbus(property)]
+    fn service_count(&self) -> u32 {
+        self.view.borrow().services
+    }
+
+    /// How many unikernels there are, in whatever state.
+    #[zbus(property)]
+    fn unikernel_count(&self) -> u32 {
+        self.view.borrow().unikernels
+    }
+
+    /// How many addresses are held.
+    #[zbus(property)]
+    fn lease_count(&self) -> u32 {
+        self.view.borrow().leases
+    }
+}

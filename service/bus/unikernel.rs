@@ -1,0 +1,151 @@
+//! The object of a unikernel.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use zbus::message::Header;
+use zbus::{Variant, interface};
+
+use super::entrance::Entrance;
+use super::error::Failure;
+use crate::domain::{UnikernelState, UnikernelView};
+use crate::orchestrator::ErrorKind;
+
+/// Until the kernel has counted connections. zbus holds the tree of objects while a property is read: nothing appears
+/// or vanishes meanwhile.
+const COUNT_DEADLINE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub struct UnikernelObject {
+    view: watch::Receiver<Arc<UnikernelView>>,
+    entrance: Entrance,
+}
+
+impl UnikernelObject {
+    pub fn new(view: watch::Receiver<Arc<UnikernelView>>, entrance: Entrance) -> Self {
+        Self { view, entrance }
+    }
+
+    fn view(&self) -> Arc<UnikernelView> {
+        self.view.borrow().clone()
+    }
+}
+
+/// What UnikernelStateChanged tells besides the states.
+pub fn details(view: &UnikernelView) -> HashMap<&'static str, Variant<'static>> {
+    let mut details = HashMap::from([("restarts", Variant::from(view.restarts))]);
+    if !view.exit_reason.is_empty() {
+        details.insert("exit-reason", view.exit_reason.clone().into());
+    }
+    if let Some(started) = view.started_at {
+        details.insert("started-at", started.0.into());
+    }
+    details
+}
+
+#[interface(name = "org.albatross.Deployer1.Unikernel")]
+impl UnikernelObject {
+    /// Its name: the service, a dot and the first 10 hex digits of the digest of its configuration. The Manager's
+    /// methods take it.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn id(&self) -> String {
+        self.view().id.to_string()
+    }
+
+    /// The service that it is an instance of.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn service(&self) -> String {
+        self.view().id.service().to_string()
+    }
+
+    /// creating, starting, running (Albatross runs it), ready (its readiness rule holds), live (published), draining
+    /// (was live, still has connections), retired (was live, has none), exited, or failed.
+    #[zbus(property)]
+    fn state(&self) -> String {
+        self.view().state.to_string()
+    }
+
+    /// The address that it has on its network, held for it by a lease.
+    #[zbus(property)]
+    fn address(&self) -> String {
+        self.view().address.to_string()
+    }
+
+    /// The bridge of the host that it is attached to.
+    #[zbus(property)]
+    fn network(&self) -> String {
+        self.view().network.to_string()
+    }
+
+    /// The MAC address of its interface; empty until Albatross has told it.
+    #[zbus(property)]
+    fn mac(&self) -> String {
+        self.view().mac.map(|mac| mac.to_string()).unwrap_or_default()
+    }
+
+    /// Memory in MiB.
+    #[zbus(property)]
+    fn memory(&self) -> u64 {
+        self.view().memory
+    }
+
+    /// The core that it is pinned to.
+    #[zbus(property)]
+    fn cpu(&self) -> u32 {
+        self.view().cpu
+    }
+
+    /// The image that it runs, as sha256:HEX. Deploy takes it as an image.
+    #[zbus(property)]
+    fn image_digest(&self) -> String {
+        self.view().image.to_string()
+    }
+
+    /// When it was deployed, in microseconds since the epoch.
+    #[zbus(property)]
+    fn created_at(&self) -> i64 {
+        self.view().created_at.0
+    }
+
+    /// When Albatross started it last, in microseconds since the epoch; 0 when it never did.
+    #[zbus(property)]
+    fn started_at(&self) -> i64 {
+        self.view().started_at.map_or(0, |started| started.0)
+    }
+
+    /// How often Albatross has started it again after it ended.
+    #[zbus(property)]
+    fn restarts(&self) -> u32 {
+        self.view().restarts
+    }
+
+    /// How many connections from outside go to it now; 0 for one that is neither live nor draining. The kernel counts
+    /// when it is asked: Get and GetAll have it, the signals and GetManagedObjects leave it out while there can be any.
+    ///
+    /// Fails with KernelRefused or Internal when the kernel does not tell.
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn active_connections(&self, #[zbus(header)] header: Option<Header<'_>>) -> Result<u32, Failure> {
+        let view = self.view();
+        if !matches!(view.state, UnikernelState::Live | UnikernelState::Draining) {
+            return Ok(0);
+        }
+        if header.is_none() {
+            // Not a client's question: zbus collects properties for a signal. Who publishes must not wait for who is
+            // waiting for what is published.
+            return Err(Failure::new(ErrorKind::Internal, "counted only when asked for"));
+        }
+        let count = self.entrance.orchestrator.active_connections(view.id.clone());
+        match tokio::time::timeout(COUNT_DEADLINE, count).await {
+            Ok(count) => Ok(count?),
+            Err(_) => Err(Failure::new(ErrorKind::Internal, "connections were not counted in time: try again")),
+        }
+    }
+
+    /// Why it ended last; empty while it runs.
+    #[zbus(property)]
+    fn exit_reason(&self) -> String {
+        self.view().exit_reason.clone()
+    }
+}
