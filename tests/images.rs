@@ -209,7 +209,7 @@ fn bad_segments_are_refused_with_a_reason() {
         (|i| i.put(segment(0, 16), &(u64::MAX - 5).to_le_bytes()), "beyond the address space"),
         (|i| i.put(segment(0, 4), &7u32.to_le_bytes()), "writable and executable"),
         (|i| i.put(segment(0, 0), &6u32.to_le_bytes()), "no segment to load"),
-        (|i| i.put(segment(1, 0), &i.bytes[64..64 + 56].to_vec()), "in front of the segment before it"),
+        (|i| i.bytes.copy_within(segment(0, 0)..segment(1, 0), segment(1, 0)), "in front of the segment before it"),
     ];
     refuses_all(table);
 }
@@ -570,7 +570,7 @@ async fn descriptors_that_hold_no_image_are_refused() {
     let open = |path: &str, flags| rustix::fs::open(path, flags, Mode::empty()).unwrap();
     let written = folder.path().join("written");
     fs::write(&written, good().bytes).unwrap();
-    let write_only = File::from(OpenOptions::new().write(true).open(&written).unwrap());
+    let write_only = OpenOptions::new().write(true).open(&written).unwrap();
     let table: [(OwnedFd, &str); 6] = [
         (open("/", OFlags::RDONLY), "is a directory"),
         (open("/dev/zero", OFlags::RDONLY), "is a device"),
