@@ -19,9 +19,9 @@ pub fn keep_what_is_needed() {
         warn!("without CAP_NET_ADMIN nothing can be published: run as root, or give the unit AmbientCapabilities=CAP_NET_ADMIN");
     }
     let kept: CapsHashSet = NEEDED.into_iter().filter(|capability| held.contains(capability)).collect();
-    for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        let wanted = if set == CapSet::Inheritable { CapsHashSet::new() } else { kept.clone() };
-        if let Err(error) = caps::set(None, set, &wanted) {
+    // Effective before permitted: what is not permitted cannot be effective.
+    for (set, wanted) in [(CapSet::Inheritable, &CapsHashSet::new()), (CapSet::Effective, &kept), (CapSet::Permitted, &kept)] {
+        if let Err(error) = caps::set(None, set, wanted) {
             debug!(?set, %error, "capabilities stay as they are");
         }
     }

@@ -159,7 +159,7 @@ impl Manager {
         self.entrance.admit(connection, &header).await?;
         let request = arguments::collect(options)?;
         let removed = self.entrance.after_events(self.entrance.orchestrator.collect(request).await).await?;
-        Ok(removed.into_iter().map(|removed| (removed.kind.to_string(), removed.name)).collect())
+        Ok(removed.into_iter().map(|removed| (removed.kind().to_string(), removed.to_string())).collect())
     }
 
     /// Starts a unikernel again, with the same configuration and address.

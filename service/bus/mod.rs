@@ -33,7 +33,7 @@ use zbus::connection::Builder;
 use zbus::fdo::{ObjectManager, RequestNameFlags};
 
 use crate::domain::{Event, ManagerView, ServiceView, UnikernelView};
-use crate::orchestrator::Orchestrator;
+use crate::orchestrator::{InitialViews, Orchestrator};
 use entrance::Entrance;
 use manager::Manager;
 use publisher::Publisher;
@@ -81,14 +81,6 @@ impl fmt::Display for BusAddress {
 pub struct AccessSettings {
     /// A group of the host. It need not exist.
     pub group: String,
-}
-
-/// What there is when the service comes to the bus.
-#[derive(Debug, Clone, Default)]
-pub struct InitialViews {
-    pub manager: Arc<ManagerView>,
-    pub unikernels: Vec<Arc<UnikernelView>>,
-    pub services: Vec<Arc<ServiceView>>,
 }
 
 /// Why the service could not come to the bus.

@@ -15,9 +15,9 @@ use super::jobs::Job;
 use super::{collect, leases, readiness};
 use super::request::{DeployRequest, ImageSource};
 use super::workflow::{Flow, Step, nothing};
-use crate::albatross::Creation;
+use crate::albatross::{Creation, Running};
 use crate::domain::{
-    Change, ImageDigest, ImageRecord, Phase, Running, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
+    Change, ImageDigest, ImageRecord, Phase, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
 };
 use crate::images;
 use crate::planning::admission::{self, Admitted, Deployment};
@@ -276,6 +276,7 @@ impl Deploy {
             admission::arguments(&expanding, network)
         });
         Ok(Creation {
+            digest: image.digest,
             arguments: arguments.await??,
             memory: unikernel.spec.memory,
             cpu: unikernel.cpu,

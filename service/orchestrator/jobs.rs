@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 
-use super::error::Error;
+use super::error::{Error, ErrorKind};
 use crate::domain::{Event, JobKind, JobNumber, JobResult, JobView};
 
 /// All jobs: those that work, and the last that have ended.
@@ -144,11 +144,12 @@ impl Job {
         }
     }
 
-    pub async fn end<T>(&self, outcome: &Result<T, Error>) {
-        let result = match outcome {
-            Ok(_) => JobResult::Done,
-            Err(Error::Cancelled) => JobResult::Cancelled,
-            Err(_) => JobResult::Failed,
+    /// `error`: what it ended with, when it did not do what it was to do.
+    pub async fn end(&self, error: Option<&Error>) {
+        let result = match error {
+            None => JobResult::Done,
+            Some(error) if error.kind() == ErrorKind::Cancelled => JobResult::Cancelled,
+            Some(_) => JobResult::Failed,
         };
         if let Some(event) = self.jobs.remove(self.number, result) {
             self.jobs.tell(event).await;

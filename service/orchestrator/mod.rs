@@ -207,13 +207,13 @@ impl Orchestrator {
     ) -> Result<T, Error>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T, Error>> + Send,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let context = Arc::clone(&self.context);
         in_task(async move {
             let job = Arc::new(context.jobs.begin(kind, subject).await);
             let outcome = work(context, Arc::clone(&job)).await;
-            job.end(&outcome).await;
+            job.end(outcome.as_ref().err()).await;
             outcome
         })
         .await

@@ -236,7 +236,7 @@ impl Owner {
         match self.table.apply(&change).await {
             Ok(()) => Ok(()),
             // Somebody flushed the table at this moment. Put all of it back, and then the change on top.
-            Err(error) if error.is_not_found() => {
+            Err(error) if error.needs_install() => {
                 self.table.install(&self.state.ruleset(self.settings)).await?;
                 Ok(self.table.apply(&change).await?)
             }
@@ -255,8 +255,7 @@ impl Owner {
             };
         }
         let before = after.keys().filter_map(|name| self.state.world.service(name)?.publication.as_deref());
-        let before = before.map(ruleset::elements).collect();
-        (before, after.into_values().flatten().map(ruleset::elements).collect())
+        (elements_of(before), elements_of(after.into_values().flatten()))
     }
 
     async fn install_table(&mut self) {
@@ -322,4 +321,10 @@ impl Owner {
             self.tell(Event::Manager(Arc::new(view))).await;
         }
     }
+}
+
+fn elements_of<'a>(publications: impl Iterator<Item = &'a Publication>) -> Elements {
+    let mut all = Elements::default();
+    publications.map(ruleset::elements).for_each(|elements| all.merge(elements));
+    all
 }

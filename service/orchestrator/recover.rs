@@ -50,7 +50,7 @@ async fn finish_removal(context: &Arc<Context>, id: &UnikernelId) -> Result<(), 
     let job = context.jobs.begin(JobKind::Destroy, id.to_string()).await;
     let mut remove = Remove::half_done(Arc::clone(context), id.clone());
     let outcome = workflow::run(REMOVE, &mut remove, &job).await;
-    job.end(&outcome).await;
+    job.end(outcome.as_ref().err()).await;
     outcome
 }
 

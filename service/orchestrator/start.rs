@@ -103,10 +103,10 @@ async fn run(
     if let Err(error) = recover::match_images(&context).await {
         warn!(%error, "the image store could not be looked through");
     }
-    tokio::spawn(watch::table(Arc::clone(&context), reader, foreign_changes));
-    tokio::spawn(watch::host(Arc::clone(&context), config.networks, link_events));
+    tokio::spawn(watch::follow_table(Arc::clone(&context), reader, foreign_changes));
+    tokio::spawn(watch::follow_host(Arc::clone(&context), config.networks, link_events));
     tokio::spawn(drains::run(Arc::clone(&context)));
-    watch::albatross(context).await;
+    watch::follow_albatross(context).await;
 }
 
 fn world(contents: Contents) -> World {

@@ -11,7 +11,8 @@ use super::context::Context;
 use super::error::Error;
 use super::owner::Trouble;
 use super::{publish, recover};
-use crate::domain::{Inventory, Network, NetworkName, UnikernelId};
+use crate::albatross;
+use crate::domain::{Inventory, Network, NetworkName, Policy, Running, UnikernelId};
 use crate::host_network::nftables::{ForeignChanges, Table};
 use crate::host_network::{LinkEvent, LinkEvents};
 use crate::planning::facts::{HostBridge, effective_networks};
@@ -33,7 +34,7 @@ const CONSOLES: usize = 8;
 const TAP: &str = "vmmtap";
 
 /// Keeps what is known of Albatross true. Never ends.
-pub async fn albatross(context: Arc<Context>) {
+pub async fn follow_albatross(context: Arc<Context>) {
     loop {
         let answers = look_at_albatross(&context).await;
         let pause = if answers { LOOK } else { LOOK_WHILE_AWAY };
@@ -45,7 +46,7 @@ pub async fn albatross(context: Arc<Context>) {
 
 async fn look_at_albatross(context: &Arc<Context>) -> bool {
     let inventory = match context.albatross.inventory().await {
-        Ok(inventory) => inventory,
+        Ok(running) => inventory(running),
         Err(error) => {
             let note = format!("Albatross does not answer: {error}. What is published stays; deployments wait for it");
             context.owner.trouble(Trouble::Albatross, Some(note)).await;
@@ -66,9 +67,30 @@ async fn look_at_albatross(context: &Arc<Context>) -> bool {
     true
 }
 
+/// What Albatross said, sorted into what may be ours and what is somebody else's.
+fn inventory(running: Vec<albatross::Running>) -> Inventory {
+    let mut inventory = Inventory::default();
+    for one in running {
+        match one.id() {
+            Some(id) => inventory.unikernels.push(Running {
+                id,
+                digest: one.digest,
+                started: one.started,
+                mac: one.mac,
+                cpus: one.cpuids.into_iter().collect(),
+            }),
+            None => inventory.foreign_cpus.extend(one.cpuids),
+        }
+    }
+    inventory
+}
+
 async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
     let policy = match context.albatross.policy().await {
-        Ok(policy) => Some(policy),
+        Ok(policy) => Some(Policy {
+            cpus: policy.cpuids.into_iter().collect(),
+            networks: policy.bridges.into_iter().collect(),
+        }),
         Err(error) => {
             debug!(%error, "no policy");
             None
@@ -107,7 +129,7 @@ async fn last_words(context: &Context, gone: Vec<UnikernelId>) -> Result<BTreeMa
 }
 
 /// Follows links and addresses of the host. Never ends.
-pub async fn host(context: Arc<Context>, configured: Vec<Network>, mut events: LinkEvents) {
+pub async fn follow_host(context: Arc<Context>, configured: Vec<Network>, mut events: LinkEvents) {
     loop {
         look_at_host(&context, &configured).await;
         let mut addresses_changed = false;
@@ -177,12 +199,12 @@ pub async fn look_at_host(context: &Context, configured: &[Network]) {
 }
 
 /// Puts our table back when somebody else touched it, and says which other table drops our traffic. Never ends.
-pub async fn table(context: Arc<Context>, reader: Table, mut changes: ForeignChanges) {
+pub async fn follow_table(context: Arc<Context>, reader: Table, mut changes: ForeignChanges) {
     loop {
         note_other_tables(&context, &reader).await;
         match changes.next().await {
-            Ok(()) => {
-                info!("somebody else changed the table: looking whether it is as it should be");
+            Ok(change) => {
+                info!(process = change.process, "somebody else changed the table: looking whether it is as it should be");
                 context.owner.repair_table().await;
             }
             Err(error) => {

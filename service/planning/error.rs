@@ -15,7 +15,7 @@ pub enum Error {
     NoSuchService(ServiceName),
     #[error("no unikernel {0}: `busctl tree org.albatross.Deployer1` lists them")]
     NoSuchUnikernel(UnikernelId),
-    #[error("no lease for the tag {0:?}: ListLeases shows those that there are", tag = .0.as_str())]
+    #[error("no lease for the tag \"{0}\": ListLeases shows those that there are")]
     NoSuchLease(LeaseTag),
     #[error("service {0} has no earlier unikernel to go back to: deploy and publish the one that is wanted")]
     NothingBefore(ServiceName),

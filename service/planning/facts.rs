@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::address_pool::Exclusions;
+use super::address_pool::{Exclusions, Reason};
 use super::error::Error;
 use super::world::World;
 use crate::domain::{Exclusion, ImageDigest, Inventory, Network, NetworkName, Policy, UnikernelId};
@@ -69,13 +69,13 @@ impl Facts {
         if names.is_empty() { "none".into() } else { names }
     }
 
-    /// Everything that is not leased in `prefix`, whoever asks.
+    /// Everything that is not leased in `prefix`; `asked`: what the caller excludes besides.
     pub fn exclusions(&self, prefix: IpNet, asked: &[Exclusion]) -> Exclusions {
-        let network = self.network_of(prefix);
-        let gateway = network.and_then(|network| network.gateway).map(Exclusion::from);
-        let configured = network.into_iter().flat_map(|network| network.exclude.iter().copied());
-        let observed = self.host_addresses.iter().chain(&self.answering).copied().map(Exclusion::from);
-        Exclusions::new(gateway.into_iter().chain(configured).chain(observed).chain(asked.iter().copied()))
+        let mut exclusions = self.network_of(prefix).map(Exclusions::of).unwrap_or_default();
+        exclusions.add_all(self.host_addresses.iter().copied(), Reason::Host);
+        exclusions.add_all(self.answering.iter().copied(), Reason::Answers);
+        exclusions.add_all(asked.iter().copied(), Reason::Request);
+        exclusions
     }
 
     /// The core with the fewest unikernels on it, ours and others', of those that the policy allows.
