@@ -21,7 +21,7 @@ const ANSWER_LIMIT: u32 = 8 * 1024 * 1024;
 
 /// Pauses between attempts to connect to a busy daemon.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why a command that was sent, or partly sent, has no answer. What became of it is not known.
 #[derive(Debug)]
