@@ -15,6 +15,8 @@ mod encoder;
 mod info;
 mod name;
 mod policy;
+#[cfg(test)]
+mod properties;
 mod time;
 mod unikernel;
 

@@ -68,11 +68,11 @@ impl FromStr for Path {
 
     /// `""` is the root, `a:b` a path; a `:` in front or behind changes nothing.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let inner = text.strip_prefix(':').unwrap_or(text);
-        let inner = inner.strip_suffix(':').unwrap_or(inner);
-        if inner.is_empty() {
+        if matches!(text, "" | ":") {
             return Ok(Self::default());
         }
+        let inner = text.strip_prefix(':').unwrap_or(text);
+        let inner = inner.strip_suffix(':').unwrap_or(inner);
         let labels: Result<_, _> = inner.split(':').map(str::parse).collect();
         labels.map(Self).map_err(|_: InvalidAlbatrossName| InvalidAlbatrossName::new(text))
     }

@@ -1,0 +1,210 @@
+//! The commands of the service to Albatross.
+//!
+//! Nothing is assumed of a command that got no answer: what runs is asked, and that decides.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::domain::UnikernelId;
+
+use super::Error;
+use super::asking::{Daemon, Reply, Request};
+use super::console::{ConsoleLine, Consoles};
+use super::endpoint::{Endpoint, Silence};
+use super::values::{Creation, Policy, Running};
+use super::wire::{Command, Dialect, InvalidAlbatrossName, Name, Path, PolicyCommand, Success, UnikernelCommand};
+
+/// Bytes of an image for which a create gets a second more: the daemon reads it, writes it to a file and parses it.
+const IMAGE_BYTES_A_SECOND: u64 = 16 * 1024 * 1024;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The folder that holds `util/`.
+    pub directory: PathBuf,
+    /// The path under which unikernels are named: `""` is the root, else `foo` or `foo:bar`.
+    pub path: String,
+    /// How long Albatross may take to answer one question. A command that is settled by another takes up to twice
+    /// that, a restart three times.
+    pub deadline: Duration,
+}
+
+/// Speaks to Albatross. Clones share what was found out about it, and the limits on connections at once.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    daemon: Daemon,
+    consoles: Consoles,
+    path: Path,
+    deadline: Duration,
+}
+
+impl Client {
+    /// # Errors
+    /// When the path is not one of Albatross's.
+    pub fn new(settings: Settings) -> Result<Self, InvalidAlbatrossName> {
+        let path = settings.path.parse()?;
+        let socket = |name: &str| Endpoint::new(settings.directory.join("util").join(name));
+        let daemon = Daemon::new(socket("vmmd.sock"), settings.deadline);
+        let consoles = Consoles::new(socket("console.sock"));
+        let inner = Inner { daemon, consoles, path, deadline: settings.deadline };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What the daemon was found to understand; `None` until something was asked of it, and while it is away.
+    pub fn understood(&self) -> Option<Dialect> {
+        self.inner.daemon.dialect()
+    }
+
+    /// All that run at the configured path, not those on paths below it.
+    pub async fn inventory(&self) -> Result<Vec<Running>, Error> {
+        let infos = self.inner.daemon.info(&Name::from(self.inner.path.clone())).await?;
+        let at_path = infos.into_iter().filter(|(name, _)| name.path == self.inner.path);
+        Ok(at_path.filter_map(|(name, info)| Some(Running::new(name.label?.to_string(), info))).collect())
+    }
+
+    pub async fn unikernel(&self, id: &UnikernelId) -> Result<Option<Running>, Error> {
+        let name = self.name(id);
+        let infos = self.inner.daemon.info(&name).await?;
+        let found = infos.into_iter().find(|(found, _)| *found == name);
+        Ok(found.map(|(_, info)| Running::new(id.to_string(), info)))
+    }
+
+    /// Creates a unikernel from the first `image_length` bytes of `image`. `None`: it was created and has exited.
+    ///
+    /// # Errors
+    /// `Refused`, `Image` and `Unsayable` say that it was not created. After any other error it may come yet.
+    pub async fn create(
+        &self,
+        id: &UnikernelId,
+        creation: &Creation,
+        image: File,
+        image_length: u64,
+    ) -> Result<Option<Running>, Error> {
+        let image = Arc::new(image);
+        let dialect = self.inner.daemon.dialect_to_use(&self.name(id)).await?;
+        let silence = match self.create_in(dialect, id, creation, &image, image_length).await? {
+            Reply::Done(_) => return self.unikernel(id).await,
+            Reply::Refused(text) => return Err(Error::Refused(text)),
+            Reply::Unknown(silence) => silence,
+        };
+        if let Some(running) = self.unikernel(id).await?.filter(|running| running.digest == creation.digest) {
+            return Ok(Some(running));
+        }
+        // The question just asked was answered, so this dialect is understood now. If it is another one, the daemon
+        // was replaced by one that closed on the create because it did not know it.
+        match (silence, self.understood()) {
+            (Silence::Closed, Some(now)) if now != dialect => {
+                match self.create_in(now, id, creation, &image, image_length).await? {
+                    Reply::Done(_) => self.unikernel(id).await,
+                    Reply::Refused(text) => Err(Error::Refused(text)),
+                    Reply::Unknown(silence) => Err(self.inner.daemon.endpoint.silent(silence)),
+                }
+            }
+            (silence, _) => Err(self.inner.daemon.endpoint.silent(silence)),
+        }
+    }
+
+    async fn create_in(
+        &self,
+        dialect: Dialect,
+        id: &UnikernelId,
+        creation: &Creation,
+        image: &Arc<File>,
+        image_length: u64,
+    ) -> Result<Reply, Error> {
+        let config = Box::new(creation.config(image_length));
+        let command = UnikernelCommand::Create { dialect, force: false, config };
+        let more = Duration::from_secs(image_length / IMAGE_BYTES_A_SECOND);
+        self.change(id, command, Some(image), self.inner.deadline + more).await
+    }
+
+    /// Ends a unikernel and has Albatross forget it. One that is not there is destroyed already.
+    ///
+    /// # Errors
+    /// `WillNotExit` when it still runs after it was told to exit.
+    pub async fn destroy(&self, id: &UnikernelId) -> Result<(), Error> {
+        let reply = self.change(id, UnikernelCommand::Destroy, None, self.inner.deadline).await?;
+        // Even a success is not believed: "destroyed: removed from restarting" has been said of what ran again.
+        if self.unikernel(id).await?.is_none() {
+            return Ok(());
+        }
+        match reply {
+            Reply::Refused(text) => Err(Error::Refused(text)),
+            Reply::Done(_) | Reply::Unknown(Silence::Late) => Err(self.will_not_exit(id)),
+            Reply::Unknown(silence) => Err(self.inner.daemon.endpoint.silent(silence)),
+        }
+    }
+
+    /// Ends a unikernel and starts it again as it is. `None`: it does not run, before or after.
+    ///
+    /// # Errors
+    /// `WillNotExit` when the one that was told to exit still runs.
+    pub async fn restart(&self, id: &UnikernelId) -> Result<Option<Running>, Error> {
+        // Of one that is gone a restart starts nothing, and takes it off the list of those that are started again.
+        let Some(before) = self.unikernel(id).await? else { return Ok(None) };
+        let reply = self.change(id, UnikernelCommand::Restart(None), None, self.inner.deadline).await?;
+        let after = self.unikernel(id).await?;
+        let started_again = after.as_ref().is_none_or(|after| after.started != before.started);
+        match reply {
+            // Also when it ended and could not be started again: the words say why.
+            Reply::Refused(text) => Err(Error::Refused(text)),
+            _ if started_again => Ok(after),
+            // A daemon that tells no time of start is believed.
+            Reply::Done(_) if before.started.is_none() => Ok(after),
+            Reply::Done(_) => Err(self.inner.daemon.endpoint.garbled("it says restarted of what was not")),
+            Reply::Unknown(Silence::Late) => Err(self.will_not_exit(id)),
+            Reply::Unknown(silence) => Err(self.inner.daemon.endpoint.silent(silence)),
+        }
+    }
+
+    /// The policy of the configured path: its own, else that of the nearest path above it.
+    ///
+    /// # Errors
+    /// `Refused` when there is none up to the root.
+    pub async fn policy(&self) -> Result<Policy, Error> {
+        let root = Name::from(Path::default());
+        let policies = match self.inner.daemon.question(&root, Command::Policy(PolicyCommand::Info)).await? {
+            Reply::Done(Success::Policies(policies)) => policies,
+            Reply::Done(_) => return Err(self.inner.daemon.endpoint.garbled("no policies where they were asked for")),
+            Reply::Refused(text) => return Err(Error::Refused(text)),
+            Reply::Unknown(silence) => return Err(self.inner.daemon.endpoint.silent(silence)),
+        };
+        let mut upwards = self.inner.path.upwards();
+        let governing = upwards.find_map(|path| policies.iter().find(|(name, _)| *name == path.clone().into()));
+        let governing = governing.map(|(name, policy)| Policy::new(&name.path, policy));
+        governing.ok_or_else(|| {
+            Error::Refused(format!("Albatross has no policy for the path {:?}: add one", self.inner.path.to_string()))
+        })
+    }
+
+    /// The last `lines` (1 to 1024) lines of a unikernel's console, oldest first, also when it has exited. Reading ends
+    /// when they are there, when the console pauses, or after `wait`.
+    pub async fn console_tail(&self, id: &UnikernelId, lines: u32, wait: Duration) -> Result<Vec<ConsoleLine>, Error> {
+        self.inner.consoles.tail(&self.name(id), lines, wait).await
+    }
+
+    fn name(&self, id: &UnikernelId) -> Name {
+        self.inner.path.name(id.into())
+    }
+
+    async fn change(
+        &self,
+        id: &UnikernelId,
+        command: UnikernelCommand,
+        image: Option<&Arc<File>>,
+        deadline: Duration,
+    ) -> Result<Reply, Error> {
+        let (name, command) = (&self.name(id), Command::Unikernel(command));
+        self.inner.daemon.change(Request { name, command, image, deadline }).await
+    }
+
+    fn will_not_exit(&self, id: &UnikernelId) -> Error {
+        Error::WillNotExit { name: id.to_string(), waited: self.inner.deadline }
+    }
+}
