@@ -1,0 +1,251 @@
+//! Rules as the kernel's expressions: small instructions that load into registers, compare, look up and translate.
+//!
+//! What is not typed in netlink-packet-netfilter goes as [`Expressions::Other`], with the kernel's attribute numbers.
+
+use ipnet::IpNet;
+use netlink_packet_core::DefaultNla;
+use netlink_packet_netfilter::nftables::{
+    Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Lookup, Meta, MetaKey,
+    Operator, Payload, Register, Verdict, VerdictAttribute,
+};
+
+use super::sets::Layout;
+use crate::planning::ruleset::{Action, Condition, Direction, Family, Field, InterfaceName, Rule, SetName, Side};
+
+/// The first 32-bit register; those after it are [`register`] 1, 2, … The 128-bit register 1 begins at the same place.
+const FIRST_REGISTER: u32 = 8; // NFT_REG32_00
+const NETWORK_HEADER: u32 = 1; // NFT_PAYLOAD_NETWORK_HEADER
+const TRANSPORT_HEADER: u32 = 2;
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+const INTERFACE_NAME: usize = 16; // IFNAMSIZ
+const DROPPED: u32 = 0; // NF_DROP
+
+type Program = Vec<ListAttribute<ExpressionAttribute>>;
+
+pub(super) fn of_rule(rule: &Rule) -> Program {
+    let mut program = Program::new();
+    for condition in &rule.when {
+        check(&mut program, condition);
+    }
+    act(&mut program, rule.then);
+    program
+}
+
+fn check(program: &mut Program, condition: &Condition) {
+    match condition {
+        Condition::AddressedToHost => {
+            program.push(fib_destination_type());
+            program.push(compare(true, &RTN_LOCAL.to_ne_bytes()));
+        }
+        Condition::Translated => {
+            program.push(load_status());
+            program.push(mask(&IPS_DST_NAT.to_ne_bytes()));
+            program.push(compare(false, &[0; 4]));
+        }
+        Condition::Address { side, within, prefix } => {
+            check_address(program, *side, *within, prefix);
+        }
+        Condition::Interface { direction, is, name } => {
+            let key = match direction {
+                Direction::In => MetaKey::Iifname,
+                Direction::Out => MetaKey::Oifname,
+            };
+            program.push(load_meta(key, 0));
+            program.push(compare(*is, &padded_name(name)));
+        }
+        Condition::InSet { set, is } => {
+            load_fields(program, *set);
+            program.push(look_up(*set, !is, false));
+        }
+    }
+}
+
+fn act(program: &mut Program, action: Action) {
+    let verdict = match action {
+        Action::Jump(chain) => {
+            vec![VerdictAttribute::Code(Verdict::Jump), VerdictAttribute::Chain(chain.as_str().into())]
+        }
+        Action::Return => vec![VerdictAttribute::Code(Verdict::Return)],
+        Action::Drop => vec![VerdictAttribute::Code(Verdict::Other(DROPPED))],
+        Action::Masquerade => return program.push(other("masq", Vec::new())),
+        Action::Redirect(map) => {
+            load_fields(program, map);
+            program.push(look_up(map, false, true));
+            return program.push(translate(map));
+        }
+    };
+    program.push(
+        Expressions::Immediate(vec![
+            Immediate::DestinationRegister(Register::Verdict),
+            Immediate::Data(DataAttribute::Verdict(verdict)),
+        ])
+        .into(),
+    );
+}
+
+fn check_address(program: &mut Program, side: Side, within: bool, prefix: &IpNet) {
+    let (family, network, netmask) = match prefix {
+        IpNet::V4(net) => (Family::V4, net.network().octets().to_vec(), net.netmask().octets().to_vec()),
+        IpNet::V6(net) => (Family::V6, net.network().octets().to_vec(), net.netmask().octets().to_vec()),
+    };
+    check_family(program, family);
+    // As nft does: whole bytes of a prefix are compared as they are, others are masked first.
+    let bytes = usize::from(prefix.prefix_len() / 8);
+    let whole = prefix.prefix_len() % 8 == 0 && bytes > 0;
+    let length = if whole { bytes } else { network.len() };
+    program.push(load_payload(NETWORK_HEADER, address_offset(family, side), length, 0));
+    if !whole {
+        program.push(mask(&netmask));
+    }
+    program.push(compare(within, &network[..length]));
+}
+
+/// A packet of the other family has no such field: the rest of the rule is not for it.
+fn check_family(program: &mut Program, family: Family) {
+    program.push(load_meta(MetaKey::Nfproto, 0));
+    let number = match family {
+        Family::V4 => NFPROTO_IPV4,
+        Family::V6 => NFPROTO_IPV6,
+    };
+    program.push(compare(true, &[number]));
+}
+
+/// The set's key, field after field, from the first register on.
+fn load_fields(program: &mut Program, set: SetName) {
+    let fields = set.key();
+    if fields.iter().any(|field| matches!(field, Field::Destination(_) | Field::Source(_))) {
+        check_family(program, set.family);
+    }
+    let mut at = 0;
+    for field in fields {
+        program.push(match field {
+            Field::Destination(family) => {
+                load_payload(NETWORK_HEADER, address_offset(family, Side::Destination), field.length(), at)
+            }
+            Field::Source(family) => {
+                load_payload(NETWORK_HEADER, address_offset(family, Side::Source), field.length(), at)
+            }
+            Field::Transport => load_meta(MetaKey::L4Proto, at),
+            Field::Port => load_payload(TRANSPORT_HEADER, DESTINATION_PORT, field.length(), at),
+        });
+        at += (field.padded() / 4) as u32;
+    }
+}
+
+const DESTINATION_PORT: u32 = 2;
+
+fn address_offset(family: Family, side: Side) -> u32 {
+    match (family, side) {
+        (Family::V4, Side::Source) => 12,
+        (Family::V4, Side::Destination) => 16,
+        (Family::V6, Side::Source) => 8,
+        (Family::V6, Side::Destination) => 24,
+    }
+}
+
+fn register(at: u32) -> Register {
+    Register::from(FIRST_REGISTER + at)
+}
+
+fn load_meta(key: MetaKey, at: u32) -> ListAttribute<ExpressionAttribute> {
+    Expressions::Meta(vec![Meta::Key(key), Meta::DestinationRegister(register(at))]).into()
+}
+
+fn load_payload(base: u32, offset: u32, length: usize, at: u32) -> ListAttribute<ExpressionAttribute> {
+    Expressions::Payload(vec![
+        Payload::DestinationRegister(register(at)),
+        Payload::Base(base),
+        Payload::Offset(offset),
+        Payload::Len(length as u32),
+    ])
+    .into()
+}
+
+fn compare(equal: bool, value: &[u8]) -> ListAttribute<ExpressionAttribute> {
+    Expressions::Cmp(vec![
+        Cmp::SourceRegister(register(0)),
+        Cmp::Op(if equal { Operator::Equal } else { Operator::NotEqual }),
+        Cmp::Data(DataAttribute::Value(value.to_vec())),
+    ])
+    .into()
+}
+
+fn mask(mask: &[u8]) -> ListAttribute<ExpressionAttribute> {
+    Expressions::Bitwise(vec![
+        Bitwise::SourceRegister(register(0)),
+        Bitwise::DestinationRegister(register(0)),
+        Bitwise::Length(mask.len() as u32),
+        Bitwise::Mask(DataAttribute::Value(mask.to_vec())),
+        Bitwise::Xor(DataAttribute::Value(vec![0; mask.len()])),
+    ])
+    .into()
+}
+
+fn look_up(set: SetName, inverted: bool, value: bool) -> ListAttribute<ExpressionAttribute> {
+    const INVERTED: u32 = 1; // NFT_LOOKUP_F_INV
+    let mut attributes = vec![Lookup::Set(set.to_string()), Lookup::SourceRegister(register(0))];
+    if value {
+        attributes.push(Lookup::DestinationRegister(register(0)));
+    }
+    if inverted {
+        attributes.push(Lookup::Flags(INVERTED));
+    }
+    Expressions::Lookup(attributes).into()
+}
+
+const RTN_LOCAL: u32 = 2;
+const IPS_DST_NAT: u32 = 1 << 5;
+
+fn fib_destination_type() -> ListAttribute<ExpressionAttribute> {
+    const DREG: u16 = 1; // NFTA_FIB_DREG
+    const RESULT: u16 = 2;
+    const FLAGS: u16 = 3;
+    const ADDRESS_TYPE: u32 = 3; // NFT_FIB_RESULT_ADDRTYPE
+    const OF_DESTINATION: u32 = 1 << 1; // NFTA_FIB_F_DADDR
+    other("fib", vec![number(DREG, FIRST_REGISTER), number(RESULT, ADDRESS_TYPE), number(FLAGS, OF_DESTINATION)])
+}
+
+fn load_status() -> ListAttribute<ExpressionAttribute> {
+    const DREG: u16 = 1; // NFTA_CT_DREG
+    const KEY: u16 = 2;
+    const STATUS: u32 = 2; // NFT_CT_STATUS
+    other("ct", vec![number(DREG, FIRST_REGISTER), number(KEY, STATUS)])
+}
+
+/// dnat to the address and port that the look-up has left in the registers.
+fn translate(map: SetName) -> ListAttribute<ExpressionAttribute> {
+    const TYPE: u16 = 1; // NFTA_NAT_TYPE
+    const FAMILY: u16 = 2;
+    const ADDRESS: u16 = 3; // NFTA_NAT_REG_ADDR_MIN; the kernel takes it for the maximum too
+    const PORT: u16 = 5; // NFTA_NAT_REG_PROTO_MIN
+    const DNAT: u32 = 1;
+    let (family, address_registers) = match map.family {
+        Family::V4 => (NFPROTO_IPV4, 1),
+        Family::V6 => (NFPROTO_IPV6, 4),
+    };
+    other(
+        "nat",
+        vec![
+            number(TYPE, DNAT),
+            number(FAMILY, family.into()),
+            number(ADDRESS, FIRST_REGISTER),
+            number(PORT, FIRST_REGISTER + address_registers),
+        ],
+    )
+}
+
+fn number(kind: u16, value: u32) -> DefaultNla {
+    DefaultNla::new(kind, value.to_be_bytes().to_vec())
+}
+
+fn other(expression: &str, attributes: Vec<DefaultNla>) -> ListAttribute<ExpressionAttribute> {
+    Expressions::Other { expression_type: expression.into(), attributes }.into()
+}
+
+fn padded_name(name: &InterfaceName) -> [u8; INTERFACE_NAME] {
+    let mut padded = [0; INTERFACE_NAME];
+    // A bridge's name has at most 15 bytes.
+    padded.iter_mut().zip(name.as_str().bytes()).for_each(|(to, from)| *to = from);
+    padded
+}
