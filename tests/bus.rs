@@ -258,3 +258,16 @@ async fn who_is_nobody_changes_nothing() {
     let read = as_nobody(&bus, "ListLeases", None).await;
     assert!(read.contains("Deployer1.Error.Internal"), "{read}");
 }
+
+#[tokio::test]
+async fn an_image_can_be_handed_over() {
+    let Some(bus) = PrivateBus::start(OPEN, None) else { return };
+    let (_service, _events) = bus.serve(InitialViews::default()).await;
+    let client = bus.client().await;
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let arguments = ("website", zbus::Fd::from(&file), options_of_none());
+    let manager = format!("{NAME}.Manager");
+    let call = client.call_method(Some(NAME), ROOT, Some(&*manager), "DeployImage", &arguments).await;
+    // It gets as far as the owner of state, which is gone in this test.
+    assert!(call.unwrap_err().to_string().contains("Deployer1.Error.Internal"));
+}
