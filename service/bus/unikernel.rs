@@ -85,7 +85,7 @@ impl UnikernelObject {
         self.view().mac.map(|mac| mac.to_string()).unwrap_or_default()
     }
 
-    /// Memory in MiB.
+    /// How much memory it has, in MiB.
     #[zbus(property)]
     fn memory(&self) -> u64 {
         self.view().memory

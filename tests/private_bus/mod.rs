@@ -1,0 +1,93 @@
+//! A message bus of the test's own, and the service on it with an owner of state that is gone.
+#![allow(dead_code)] // Each test target uses what it needs.
+
+pub mod views;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use albatross_deployer::bus::{self, AccessSettings, Bus, BusAddress, InitialViews};
+use albatross_deployer::domain::Event;
+use albatross_deployer::orchestrator::Orchestrator;
+use tokio::sync::mpsc;
+
+/// The defaults of a system bus that matter here: nothing may be owned or called unless a service's policy allows it.
+pub const STRICT: &str = r#"
+  <policy context="default">
+    <allow user="*"/> <deny own="*"/> <deny send_type="method_call"/>
+    <allow send_type="signal"/> <allow send_type="method_return"/> <allow send_type="error"/>
+    <allow receive_type="method_call"/> <allow receive_type="method_return"/>
+    <allow receive_type="error"/> <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus"/>
+  </policy>
+"#;
+
+/// A bus without any rule: only the service itself decides.
+pub const OPEN: &str = r#"
+  <policy context="default"> <allow user="*"/> <allow own="*"/> <allow send_type="*"/> <allow receive_type="*"/> </policy>
+"#;
+
+pub struct PrivateBus {
+    daemon: Child,
+    pub address: String,
+    _directory: tempfile::TempDir,
+}
+
+impl Drop for PrivateBus {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+impl PrivateBus {
+    /// `None`, with a word about it, where there is no dbus-daemon.
+    pub fn start(policy: &str, include: Option<&Path>) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        // Other users of a test must reach the socket.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(directory.path(), open).unwrap();
+        let socket = directory.path().join("bus");
+        let config = directory.path().join("bus.conf");
+        let include = include.map(|path| format!("<include>{}</include>", path.display())).unwrap_or_default();
+        let doctype = "<!DOCTYPE busconfig PUBLIC \"-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN\" \
+                       \"http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd\">";
+        let listen = format!("<listen>unix:path={}</listen><auth>EXTERNAL</auth>", socket.display());
+        std::fs::write(&config, format!("{doctype}<busconfig>{listen}{policy}{include}</busconfig>")).unwrap();
+        let daemon = Command::new("dbus-daemon")
+            .arg(format!("--config-file={}", config.display()))
+            .args(["--nofork", "--print-address"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let Ok(mut daemon) = daemon else {
+            println!("SKIPPED: there is no dbus-daemon to run a private bus with");
+            return None;
+        };
+        let mut address = String::new();
+        BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
+        assert!(address.starts_with("unix:"), "dbus-daemon did not start: is its configuration valid?");
+        Some(Self { daemon, address: address.trim().to_owned(), _directory: directory })
+    }
+
+    pub fn bus_address(&self) -> BusAddress {
+        BusAddress::Address(self.address.clone())
+    }
+
+    /// The service on this bus. What the test sends is what the owner of state would tell.
+    pub async fn serve(&self, initial: InitialViews) -> (Bus, mpsc::Sender<Event>) {
+        let (events, told) = mpsc::channel(1024);
+        let access = AccessSettings { group: "albatross".into() };
+        let bus = bus::serve(&self.bus_address(), access, Orchestrator::unattended(), initial, told).await.unwrap();
+        (bus, events)
+    }
+
+    pub async fn client(&self) -> zbus::Connection {
+        zbus::connection::Builder::address(self.address.as_str())
+            .method_timeout(std::time::Duration::from_secs(20))
+            .build()
+            .await
+            .unwrap()
+    }
+}

@@ -1,0 +1,43 @@
+//! Things to show.
+
+use std::sync::Arc;
+
+use albatross_deployer::domain::{
+    ImageDigest, JobKind, JobNumber, JobView, PortMapping, PortProtocol, Publication, ServiceView, Timestamp,
+    UnikernelState, UnikernelView,
+};
+
+pub fn unikernel(id: &str, state: UnikernelState) -> Arc<UnikernelView> {
+    Arc::new(UnikernelView {
+        id: id.parse().unwrap(),
+        state,
+        address: "10.0.0.7".parse().unwrap(),
+        network: "br0".parse().unwrap(),
+        mac: None,
+        memory: 32,
+        cpu: 1,
+        image: ImageDigest([1; 32]),
+        created_at: Timestamp(1),
+        started_at: None,
+        restarts: 0,
+        exit_reason: String::new(),
+    })
+}
+
+pub fn service(name: &str, live: Option<&str>) -> Arc<ServiceView> {
+    let publication = live.map(|id| {
+        Arc::new(Publication {
+            unikernel: id.parse().unwrap(),
+            target: "10.0.0.7".parse().unwrap(),
+            ports: vec![PortMapping { protocol: PortProtocol::Any, host: 53, unikernel: 5353 }],
+            addresses: Default::default(),
+            sources: vec![],
+            drain: 0,
+        })
+    });
+    Arc::new(ServiceView { name: name.parse().unwrap(), publication, previous: None })
+}
+
+pub fn job(number: u64, step: &'static str) -> JobView {
+    JobView { number: JobNumber(number), kind: JobKind::Deploy, subject: "website".into(), step, progress: None }
+}
