@@ -23,7 +23,6 @@ mod unikernel;
 use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -32,7 +31,7 @@ use zbus::Connection;
 use zbus::connection::Builder;
 use zbus::fdo::{ObjectManager, RequestNameFlags};
 
-use crate::domain::{Event, ManagerView, ServiceView, UnikernelView};
+use crate::domain::Event;
 use crate::orchestrator::{InitialViews, Orchestrator};
 use entrance::Entrance;
 use manager::Manager;

@@ -210,7 +210,7 @@ impl World {
             }
             Change::PutService(service) => {
                 self.forget_ports(&service.name);
-                for publication in &service.publication {
+                if let Some(publication) = &service.publication {
                     self.ports.extend(port_keys(publication).map(|key| (key, service.name.clone())));
                 }
                 self.services.insert(service.name.clone(), *service);
