@@ -101,7 +101,7 @@ pub enum Error {
     NameRefused { address: BusAddress, source: zbus::Error },
 }
 
-/// The service on a bus. It stays there until this is dropped or the bus ends.
+/// The service on a bus. It stays there until it is stopped or the bus ends.
 #[derive(Debug)]
 pub struct Bus {
     connection: Connection,
