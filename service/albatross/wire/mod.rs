@@ -11,6 +11,7 @@ mod command;
 mod config;
 mod data;
 mod decoder;
+mod devices;
 mod encoder;
 mod info;
 mod name;
@@ -24,8 +25,9 @@ use std::fmt;
 
 pub use answer::{BlockDeviceInfo, Success};
 pub use command::{BlockCommand, Command, ConsoleCommand, PolicyCommand, StatisticsCommand};
-pub use config::{Argv, Block, Bridge, Config, FailBehaviour, Image, Run, Typ};
+pub use config::{Argv, Config, FailBehaviour, Image, Run, Typ};
 pub use data::{Data, Interface, Memory, Statistics, TimeValue, Usage};
+pub use devices::{Block, Bridge};
 pub use info::{BlockInfo, BridgeInfo, Info};
 pub use name::{InvalidAlbatrossName, Label, Name, Path};
 pub use policy::Policy;
