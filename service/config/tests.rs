@@ -130,7 +130,10 @@ fn every_key_is_taken_over() {
 #[test]
 fn later_files_replace_keys_of_earlier_ones() {
     let config = loaded(&[
-        ("", "[network.br0]\nprefix = \"10.0.0.0/24\"\nexclude = [\"10.0.0.2\"]\n[publish]\ndrain = 1\nloopback = false"),
+        (
+            "",
+            "[network.br0]\nprefix = \"10.0.0.0/24\"\nexclude = [\"10.0.0.2\"]\n[publish]\ndrain = 1\nloopback = false",
+        ),
         ("20-late.toml", "[network.br0]\ngateway = \"10.0.0.9\"\nexclude = []\n[publish]\ndrain = 3"),
         ("10-early.toml", "[network.br0]\ngateway = \"10.0.0.8\"\n[publish]\ndrain = 2"),
         ("30-not-toml.conf", "what is this?"),
@@ -157,31 +160,82 @@ fn the_only_network_is_the_default_one() {
 #[test]
 fn refusals_name_file_line_and_key() {
     for (text, expected) in [
-        ("x = 1", "config.toml:1: x: unknown key, expected one of default-network, network, publish, collect, limits, images, albatross, access"),
+        (
+            "x = 1",
+            "config.toml:1: x: unknown key, expected one of default-network, network, publish, collect, limits, images, albatross, access",
+        ),
         ("\n[publish]\ndrains = 1", "config.toml:3: publish.drains: unknown key, expected one of drain, loopback"),
         ("[collect]\nkeep = 1", "config.toml:2: collect.keep: unknown key, expected one of keep-previous, automatic"),
-        ("[limits]\nx.y = 1", "config.toml:2: limits.x: unknown key, expected one of image-size, concurrent-deploys, job-history"),
-        ("[images]\nx = 1", "config.toml:2: images.x: unknown key, expected one of docker-socket, insecure-registries, auth-file, keys, cache-size"),
+        (
+            "[limits]\nx.y = 1",
+            "config.toml:2: limits.x: unknown key, expected one of image-size, concurrent-deploys, job-history",
+        ),
+        (
+            "[images]\nx = 1",
+            "config.toml:2: images.x: unknown key, expected one of docker-socket, insecure-registries, auth-file, keys, cache-size",
+        ),
         ("[albatross]\nx = 1", "config.toml:2: albatross.x: unknown key, expected one of path, deadline"),
         ("[access]\nx = 1", "config.toml:2: access.x: unknown key, expected one of group"),
-        ("[network.br0]\nx = 1", "config.toml:2: network.br0.x: unknown key, expected one of prefix, gateway, exclude, manage"),
+        (
+            "[network.br0]\nx = 1",
+            "config.toml:2: network.br0.x: unknown key, expected one of prefix, gateway, exclude, manage",
+        ),
         ("publish = 1", "config.toml:1: publish: 1 is not valid here, expected a table"),
         ("network = []", "config.toml:1: network: [] is not valid here, expected a table"),
         ("network.br0 = 1", "config.toml:1: network.br0: 1 is not valid here, expected a table"),
-        ("[publish]\nloopback = \"yes\"", "config.toml:2: publish.loopback: \"yes\" is not valid here, expected true or false"),
-        ("[publish]\ndrain = -1", "config.toml:2: publish.drain: -1 is not valid here, expected milliseconds, a whole number from 0 to 86400000"),
-        ("[publish]\ndrain = 86400001", "config.toml:2: publish.drain: 86400001 is not valid here, expected milliseconds, a whole number from 0 to 86400000"),
-        ("[albatross]\ndeadline = \"10 s\"", "config.toml:2: albatross.deadline: \"10 s\" is not valid here, expected milliseconds, a whole number from 1 to 600000"),
-        ("[albatross]\npath = \"a::b\"", "config.toml:2: albatross.path: \"a::b\" is not valid here, expected labels of 1 to 63 letters, digits, '-' and '.' with ':' between them, or \"\" for the root"),
-        ("[collect]\nkeep-previous = 1.5", "config.toml:2: collect.keep-previous: 1.5 is not valid here, expected a whole number from 0 to 1000"),
-        ("[limits]\nimage-size = \"256 MB\"", "config.toml:2: limits.image-size: \"256 MB\" is not valid here, expected a size of at least one byte such as \"256 MiB\" (KiB, MiB, GiB or TiB) or a whole number of bytes"),
-        ("[limits]\nimage-size = 0", "config.toml:2: limits.image-size: 0 is not valid here, expected a size of at least one byte such as \"256 MiB\" (KiB, MiB, GiB or TiB) or a whole number of bytes"),
-        ("[limits]\nconcurrent-deploys = 0", "config.toml:2: limits.concurrent-deploys: 0 is not valid here, expected a whole number from 1 to 1000"),
-        ("[images]\ndocker-socket = \"run\"", "config.toml:2: images.docker-socket: \"run\" is not valid here, expected an absolute path"),
-        ("[images]\ninsecure-registries = \"x\"", "config.toml:2: images.insecure-registries: \"x\" is not valid here, expected a list of registries"),
-        ("[images]\ninsecure-registries = [\n  \"a:1\",\n  \"http://b\"]", "config.toml:4: images.insecure-registries: \"http://b\" is not valid here, expected a registry as HOST or HOST:PORT"),
+        (
+            "[publish]\nloopback = \"yes\"",
+            "config.toml:2: publish.loopback: \"yes\" is not valid here, expected true or false",
+        ),
+        (
+            "[publish]\ndrain = -1",
+            "config.toml:2: publish.drain: -1 is not valid here, expected milliseconds, a whole number from 0 to 86400000",
+        ),
+        (
+            "[publish]\ndrain = 86400001",
+            "config.toml:2: publish.drain: 86400001 is not valid here, expected milliseconds, a whole number from 0 to 86400000",
+        ),
+        (
+            "[albatross]\ndeadline = \"10 s\"",
+            "config.toml:2: albatross.deadline: \"10 s\" is not valid here, expected milliseconds, a whole number from 1 to 600000",
+        ),
+        (
+            "[albatross]\npath = \"a::b\"",
+            "config.toml:2: albatross.path: \"a::b\" is not valid here, expected labels of 1 to 63 letters, digits, '-' and '.' with ':' between them, or \"\" for the root",
+        ),
+        (
+            "[collect]\nkeep-previous = 1.5",
+            "config.toml:2: collect.keep-previous: 1.5 is not valid here, expected a whole number from 0 to 1000",
+        ),
+        (
+            "[limits]\nimage-size = \"256 MB\"",
+            "config.toml:2: limits.image-size: \"256 MB\" is not valid here, expected a size of at least one byte such as \"256 MiB\" (KiB, MiB, GiB or TiB) or a whole number of bytes",
+        ),
+        (
+            "[limits]\nimage-size = 0",
+            "config.toml:2: limits.image-size: 0 is not valid here, expected a size of at least one byte such as \"256 MiB\" (KiB, MiB, GiB or TiB) or a whole number of bytes",
+        ),
+        (
+            "[limits]\nconcurrent-deploys = 0",
+            "config.toml:2: limits.concurrent-deploys: 0 is not valid here, expected a whole number from 1 to 1000",
+        ),
+        (
+            "[images]\ndocker-socket = \"run\"",
+            "config.toml:2: images.docker-socket: \"run\" is not valid here, expected an absolute path",
+        ),
+        (
+            "[images]\ninsecure-registries = \"x\"",
+            "config.toml:2: images.insecure-registries: \"x\" is not valid here, expected a list of registries",
+        ),
+        (
+            "[images]\ninsecure-registries = [\n  \"a:1\",\n  \"http://b\"]",
+            "config.toml:4: images.insecure-registries: \"http://b\" is not valid here, expected a registry as HOST or HOST:PORT",
+        ),
         ("[images]\nkeys = [1]", "config.toml:2: images.keys: 1 is not valid here, expected a key"),
-        ("[access]\ngroup = \"a b\"", "config.toml:2: access.group: \"a b\" is not valid here, expected a group's name"),
+        (
+            "[access]\ngroup = \"a b\"",
+            "config.toml:2: access.group: \"a b\" is not valid here, expected a group's name",
+        ),
         ("default-network = 1", "config.toml:1: default-network: 1 is not valid here, expected a bridge's name"),
     ] {
         assert_eq!(message(text), expected);
@@ -192,19 +246,58 @@ fn refusals_name_file_line_and_key() {
 fn refusals_of_networks() {
     let br0 = "[network.br0]\nprefix = \"10.0.0.0/24\"\n";
     for (text, expected) in [
-        ("[network.\"a b\"]", "config.toml:1: network.a b: network \"a b\" is not valid: a bridge's name: 1 to 15 characters of a-z, A-Z, 0-9, '-', '_' and '.', not beginning with '-' or '.'"),
-        ("\n[network.br0]\nmanage = true", "config.toml:2: network.br0: prefix is missing: add a line such as prefix = \"10.0.0.0/24\""),
-        ("[network.br0]\nprefix = \"10.0.0.0/32\"", "config.toml:2: network.br0.prefix: \"10.0.0.0/32\" is not valid here, expected an IPv4 prefix from /8 to /31 such as \"10.0.0.0/24\""),
-        ("[network.br0]\nprefix = \"10.0.0.0/7\"", "config.toml:2: network.br0.prefix: \"10.0.0.0/7\" is not valid here, expected an IPv4 prefix from /8 to /31 such as \"10.0.0.0/24\""),
-        ("[network.br0]\nprefix = \"fd00::/64\"", "config.toml:2: network.br0.prefix: \"fd00::/64\" is not valid here, expected an IPv4 prefix from /8 to /31 such as \"10.0.0.0/24\""),
-        ("[network.br0]\nprefix = \"10.0.0.1/24\"", "config.toml:2: network.br0.prefix: \"10.0.0.1/24\" is not valid here, expected \"10.0.0.0/24\", the prefix without an address in it"),
-        (&format!("{br0}gateway = \"10.0.0\""), "config.toml:3: network.br0.gateway: \"10.0.0\" is not valid here, expected an address such as \"10.0.0.1\""),
-        (&format!("{br0}gateway = \"10.0.1.1\""), "config.toml:3: network.br0.gateway: 10.0.1.1 is not the address of a host in 10.0.0.0/24, the network's prefix"),
-        (&format!("{br0}gateway = \"10.0.0.255\""), "config.toml:3: network.br0.gateway: 10.0.0.255 is not the address of a host in 10.0.0.0/24, the network's prefix"),
-        (&format!("{br0}gateway = \"fd00::1\""), "config.toml:3: network.br0.gateway: fd00::1 is not the address of a host in 10.0.0.0/24, the network's prefix"),
-        (&format!("{br0}exclude = [\"10.0.0.1\",\n\"10.0.0.9-10.0.0.2\"]"), "config.toml:4: network.br0.exclude: \"10.0.0.9-10.0.0.2\" excludes nothing: write an address, a range FIRST-LAST with FIRST not above LAST, or a prefix such as 10.0.0.128/25"),
-        (&format!("default-network = \"br9\"\n{br0}"), "config.toml:1: default-network: there is no table [network.br9]: add it, or name one of br0"),
-        (&format!("{br0}[network.br1]\nprefix = \"10.0.0.128/25\""), "config.toml:4: network.br1.prefix: 10.0.0.128/25 overlaps 10.0.0.0/24 of network br0 (config.toml:2): give each network addresses of its own"),
+        (
+            "[network.\"a b\"]",
+            "config.toml:1: network.a b: network \"a b\" is not valid: a bridge's name: 1 to 15 characters of a-z, A-Z, 0-9, '-', '_' and '.', not beginning with '-' or '.'",
+        ),
+        (
+            "\n[network.br0]\nmanage = true",
+            "config.toml:2: network.br0: prefix is missing: add a line such as prefix = \"10.0.0.0/24\"",
+        ),
+        (
+            "[network.br0]\nprefix = \"10.0.0.0/32\"",
+            "config.toml:2: network.br0.prefix: \"10.0.0.0/32\" is not valid here, expected an IPv4 prefix from /8 to /31 such as \"10.0.0.0/24\"",
+        ),
+        (
+            "[network.br0]\nprefix = \"10.0.0.0/7\"",
+            "config.toml:2: network.br0.prefix: \"10.0.0.0/7\" is not valid here, expected an IPv4 prefix from /8 to /31 such as \"10.0.0.0/24\"",
+        ),
+        (
+            "[network.br0]\nprefix = \"fd00::/64\"",
+            "config.toml:2: network.br0.prefix: \"fd00::/64\" is not valid here, expected an IPv4 prefix from /8 to /31 such as \"10.0.0.0/24\"",
+        ),
+        (
+            "[network.br0]\nprefix = \"10.0.0.1/24\"",
+            "config.toml:2: network.br0.prefix: \"10.0.0.1/24\" is not valid here, expected \"10.0.0.0/24\", the prefix without an address in it",
+        ),
+        (
+            &format!("{br0}gateway = \"10.0.0\""),
+            "config.toml:3: network.br0.gateway: \"10.0.0\" is not valid here, expected an address such as \"10.0.0.1\"",
+        ),
+        (
+            &format!("{br0}gateway = \"10.0.1.1\""),
+            "config.toml:3: network.br0.gateway: 10.0.1.1 is not the address of a host in 10.0.0.0/24, the network's prefix",
+        ),
+        (
+            &format!("{br0}gateway = \"10.0.0.255\""),
+            "config.toml:3: network.br0.gateway: 10.0.0.255 is not the address of a host in 10.0.0.0/24, the network's prefix",
+        ),
+        (
+            &format!("{br0}gateway = \"fd00::1\""),
+            "config.toml:3: network.br0.gateway: fd00::1 is not the address of a host in 10.0.0.0/24, the network's prefix",
+        ),
+        (
+            &format!("{br0}exclude = [\"10.0.0.1\",\n\"10.0.0.9-10.0.0.2\"]"),
+            "config.toml:4: network.br0.exclude: \"10.0.0.9-10.0.0.2\" excludes nothing: write an address, a range FIRST-LAST with FIRST not above LAST, or a prefix such as 10.0.0.128/25",
+        ),
+        (
+            &format!("default-network = \"br9\"\n{br0}"),
+            "config.toml:1: default-network: there is no table [network.br9]: add it, or name one of br0",
+        ),
+        (
+            &format!("{br0}[network.br1]\nprefix = \"10.0.0.128/25\""),
+            "config.toml:4: network.br1.prefix: 10.0.0.128/25 overlaps 10.0.0.0/24 of network br0 (config.toml:2): give each network addresses of its own",
+        ),
     ] {
         assert_eq!(message(text), expected);
     }
@@ -218,16 +311,25 @@ fn a_conflict_between_files_names_both() {
     ]);
     let expected = "config.toml:3: network.br0.gateway: 10.0.0.1 is not the address of a host in 10.1.0.0/24, the network's prefix";
     assert_eq!(error.unwrap_err(), expected);
-    let error = loaded(&[("a.toml", "[network.br1]\nprefix = \"10.0.0.0/8\""), ("", "[network.br0]\nprefix = \"10.0.0.0/24\"")]);
+    let error = loaded(&[
+        ("a.toml", "[network.br1]\nprefix = \"10.0.0.0/8\""),
+        ("", "[network.br0]\nprefix = \"10.0.0.0/24\""),
+    ]);
     let expected = "config.toml.d/a.toml:2: network.br1.prefix: 10.0.0.0/8 overlaps 10.0.0.0/24 of network br0 (config.toml:2): give each network addresses of its own";
     assert_eq!(error.unwrap_err(), expected);
 }
 
 #[test]
 fn what_is_no_toml() {
-    assert_eq!(message("[publish]\ndrain = \n"), "config.toml:2: string values must be quoted, expected literal string");
+    assert_eq!(
+        message("[publish]\ndrain = \n"),
+        "config.toml:2: string values must be quoted, expected literal string"
+    );
     assert_eq!(message("[publish]\n[publish]\n"), "config.toml:2: duplicate key");
-    assert_eq!(message("[publish]\nx = \"\u{1}\""), "config.toml:2: invalid basic string, expected non-double-quote visible characters, `\\`");
+    assert_eq!(
+        message("[publish]\nx = \"\u{1}\""),
+        "config.toml:2: invalid basic string, expected non-double-quote visible characters, `\\`"
+    );
 }
 
 #[test]

@@ -28,11 +28,11 @@ pub enum Error {
     #[error("the ledger {} cannot be used: {source}: {}", path.display(), advice(source))]
     Io { path: PathBuf, source: Arc<io::Error> },
     #[error(
-        "the ledger {} is not as this process left it (a write that had failed came through after all, or the file was \
-         replaced): restart albatross-deployer, so that it reads the ledger again",
+        "the ledger {} is another file than the one that this process opened: restart albatross-deployer, so that it reads \
+         what is there now",
         path.display()
     )]
-    Diverged { path: PathBuf },
+    Replaced { path: PathBuf },
     #[error("the ledger's thread has stopped, the journal says why: restart albatross-deployer")]
     Stopped,
 }

@@ -6,36 +6,43 @@
 use std::net::IpAddr;
 
 use redb::{
-    Database, Error, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+    Database, Error, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, TableHandle,
     WriteTransaction,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Contents;
-use crate::domain::{Change, Lease, Timestamp};
+use crate::domain::{Change, Lease, LeaseTag, Timestamp};
 
 /// The schema that this version writes, and the newest that it reads.
 pub(super) const VERSION: u64 = 1;
 
+/// Every table has bytes for keys and values, so that an entry can be put back without knowing what it means.
+type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
-const UNIKERNELS: TableDefinition<&str, &[u8]> = TableDefinition::new("unikernels");
-const SERVICES: TableDefinition<&str, &[u8]> = TableDefinition::new("services");
+const UNIKERNELS: Table = TableDefinition::new("unikernels");
+const SERVICES: Table = TableDefinition::new("services");
 /// By tag.
-const LEASES: TableDefinition<&str, &[u8]> = TableDefinition::new("leases");
-/// Microseconds since the epoch by address.
-const RELEASED: TableDefinition<&AddressKey, i64> = TableDefinition::new("released");
-/// By digest.
-const IMAGES: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("images");
-/// A set: the value is the key.
-const STALE_FLOWS: TableDefinition<&[u8], ()> = TableDefinition::new("stale_flows");
+const LEASES: Table = TableDefinition::new("leases");
+/// When an address was released, by the address ([`address_key`]).
+const RELEASED: Table = TableDefinition::new("released");
+/// By the bytes of the digest.
+const IMAGES: Table = TableDefinition::new("images");
+/// A set: the key is the value.
+const STALE_FLOWS: Table = TableDefinition::new("stale_flows");
 
 const SCHEMA: &str = "schema";
 /// Counts transactions, so that it can be told whether one whose commit failed is there after all.
 const SEQUENCE: &str = "sequence";
 
-/// 4 or 6, then the address, an IPv4 address in the first four bytes: sorts as addresses do.
-type AddressKey = [u8; 17];
+/// An entry as it was before a transaction.
+pub(super) struct Before {
+    table: Table,
+    key: Vec<u8>,
+    value: Option<Vec<u8>>,
+}
 
 /// Makes a new file a ledger without contents.
 pub(super) fn initialize(database: &Database) -> Result<(), Error> {
@@ -44,12 +51,9 @@ pub(super) fn initialize(database: &Database) -> Result<(), Error> {
         let mut meta = transaction.open_table(META)?;
         meta.insert(SCHEMA, VERSION)?;
         meta.insert(SEQUENCE, 0)?;
-        transaction.open_table(UNIKERNELS)?;
-        transaction.open_table(SERVICES)?;
-        transaction.open_table(LEASES)?;
-        transaction.open_table(RELEASED)?;
-        transaction.open_table(IMAGES)?;
-        transaction.open_table(STALE_FLOWS)?;
+        for table in [UNIKERNELS, SERVICES, LEASES, RELEASED, IMAGES, STALE_FLOWS] {
+            transaction.open_table(table)?;
+        }
     }
     Ok(transaction.commit()?)
 }
@@ -65,110 +69,120 @@ pub(super) fn sequence(database: &Database) -> Result<u64, Error> {
 
 pub(super) fn read(database: &Database) -> Result<Contents, Error> {
     let transaction = database.begin_read()?;
-    let mut released = Vec::new();
-    for entry in transaction.open_table(RELEASED)?.iter()? {
-        let (key, at) = entry?;
-        released.push((address(key.value())?, Timestamp(at.value())));
-    }
-    let mut stale_flows = Vec::new();
-    for entry in transaction.open_table(STALE_FLOWS)?.iter()? {
-        stale_flows.push(decode("stale_flows", entry?.0.value())?);
-    }
     Ok(Contents {
-        unikernels: values(&transaction, UNIKERNELS)?,
-        services: values(&transaction, SERVICES)?,
-        leases: values(&transaction, LEASES)?,
-        released,
-        images: values(&transaction, IMAGES)?,
-        stale_flows,
+        unikernels: entries(&transaction, UNIKERNELS, |_, value| decode(UNIKERNELS, value))?,
+        services: entries(&transaction, SERVICES, |_, value| decode(SERVICES, value))?,
+        leases: entries(&transaction, LEASES, |_, value| decode(LEASES, value))?,
+        released: entries(&transaction, RELEASED, |key, value| Ok((address(key)?, decode(RELEASED, value)?)))?,
+        images: entries(&transaction, IMAGES, |_, value| decode(IMAGES, value))?,
+        stale_flows: entries(&transaction, STALE_FLOWS, |key, _| decode(STALE_FLOWS, key))?,
     })
 }
 
-/// Writes `changes` as the transaction with this number, and returns when it is on disk.
+/// Writes `changes` as the transaction with this number, and returns when it is on disk. When it fails in the end, what
+/// the entries were is in `before`.
 pub(super) fn write<'a>(
     database: &Database,
     sequence: u64,
     changes: impl IntoIterator<Item = &'a Change>,
+    before: &mut Vec<Before>,
 ) -> Result<(), Error> {
     let transaction = database.begin_write()?;
+    let mut edit = Edit { transaction: &transaction, before };
     for change in changes {
-        apply(&transaction, change)?;
+        edit.apply(change)?;
     }
+    finish(transaction, sequence)
+}
+
+/// Puts back what a transaction has changed, as a transaction with this number.
+pub(super) fn undo(database: &Database, sequence: u64, before: &[Before]) -> Result<(), Error> {
+    let transaction = database.begin_write()?;
+    let mut edit = Edit { transaction: &transaction, before: &mut Vec::new() };
+    for Before { table, key, value } in before.iter().rev() {
+        edit.set(*table, key, value.as_deref())?;
+    }
+    finish(transaction, sequence)
+}
+
+fn finish(transaction: WriteTransaction, sequence: u64) -> Result<(), Error> {
     transaction.open_table(META)?.insert(SEQUENCE, sequence)?;
     Ok(transaction.commit()?)
 }
 
-fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), Error> {
-    match change {
-        Change::PutUnikernel(unikernel) => put(transaction, UNIKERNELS, unikernel.id.as_str(), unikernel),
-        Change::RemoveUnikernel(id) => remove(transaction, UNIKERNELS, id.as_str()),
-        Change::PutService(service) => put(transaction, SERVICES, service.name.as_str(), service),
-        Change::RemoveService(name) => remove(transaction, SERVICES, name.as_str()),
-        Change::PutLease(lease) => put_lease(transaction, lease),
-        Change::ReleaseLease { tag, at } => release(transaction, tag.as_str(), *at),
-        Change::PutImage(image) => put(transaction, IMAGES, &image.digest.0, image),
-        Change::RemoveImage(digest) => remove(transaction, IMAGES, &digest.0),
-        Change::PutStaleFlows(flows) => {
-            transaction.open_table(STALE_FLOWS)?.insert(encode(flows)?.as_slice(), ())?;
-            Ok(())
+/// A transaction that notes what it changes.
+struct Edit<'t> {
+    transaction: &'t WriteTransaction,
+    before: &'t mut Vec<Before>,
+}
+
+impl Edit<'_> {
+    fn apply(&mut self, change: &Change) -> Result<(), Error> {
+        match change {
+            Change::PutUnikernel(unikernel) => self.put(UNIKERNELS, unikernel.id.as_str(), unikernel),
+            Change::RemoveUnikernel(id) => self.set(UNIKERNELS, id.as_str(), None),
+            Change::PutService(service) => self.put(SERVICES, service.name.as_str(), service),
+            Change::RemoveService(name) => self.set(SERVICES, name.as_str(), None),
+            Change::PutLease(lease) => self.put_lease(lease),
+            Change::ReleaseLease { tag, at } => self.release(tag, *at),
+            Change::PutImage(image) => self.put(IMAGES, image.digest.0, image),
+            Change::RemoveImage(digest) => self.set(IMAGES, digest.0, None),
+            Change::PutStaleFlows(flows) => self.set(STALE_FLOWS, encode(flows)?, Some(b"")),
+            Change::RemoveStaleFlows(flows) => self.set(STALE_FLOWS, encode(flows)?, None),
         }
-        Change::RemoveStaleFlows(flows) => {
-            transaction.open_table(STALE_FLOWS)?.remove(encode(flows)?.as_slice())?;
-            Ok(())
+    }
+
+    /// As `AddressPool::insert` does: an address that the tag had before is released at the new lease's time.
+    fn put_lease(&mut self, lease: &Lease) -> Result<(), Error> {
+        if self.held(&lease.tag)?.is_some_and(|address| address != lease.address) {
+            self.release(&lease.tag, lease.since)?;
         }
+        self.set(RELEASED, address_key(lease.address), None)?;
+        self.put(LEASES, lease.tag.as_str(), lease)
+    }
+
+    fn release(&mut self, tag: &LeaseTag, at: Timestamp) -> Result<(), Error> {
+        if let Some(address) = self.held(tag)? {
+            self.set(LEASES, tag.as_str(), None)?;
+            self.put(RELEASED, address_key(address), &at)?;
+        }
+        Ok(())
+    }
+
+    /// The address that is leased to `tag`.
+    fn held(&self, tag: &LeaseTag) -> Result<Option<IpAddr>, Error> {
+        let leases = self.transaction.open_table(LEASES)?;
+        let lease = leases.get(tag.as_str().as_bytes())?.map(|value| decode::<Lease>(LEASES, value.value()));
+        Ok(lease.transpose()?.map(|lease| lease.address))
+    }
+
+    fn put(&mut self, table: Table, key: impl AsRef<[u8]>, value: &impl Serialize) -> Result<(), Error> {
+        self.set(table, key, Some(&encode(value)?))
+    }
+
+    /// Every change comes down to this: an entry gets a value, or goes.
+    fn set(&mut self, table: Table, key: impl AsRef<[u8]>, value: Option<&[u8]>) -> Result<(), Error> {
+        let key = key.as_ref();
+        let mut open = self.transaction.open_table(table)?;
+        let former = match value {
+            Some(value) => open.insert(key, value)?,
+            None => open.remove(key)?,
+        };
+        let former = former.map(|former| former.value().to_vec());
+        self.before.push(Before { table, key: key.to_vec(), value: former });
+        Ok(())
     }
 }
 
-/// As `AddressPool::insert` does: an address that the tag had before is released at the new lease's time.
-fn put_lease(transaction: &WriteTransaction, lease: &Lease) -> Result<(), Error> {
-    if held(transaction, lease.tag.as_str())?.is_some_and(|address| address != lease.address) {
-        release(transaction, lease.tag.as_str(), lease.since)?;
-    }
-    transaction.open_table(RELEASED)?.remove(&address_key(lease.address))?;
-    put(transaction, LEASES, lease.tag.as_str(), lease)
-}
-
-fn release(transaction: &WriteTransaction, tag: &str, at: Timestamp) -> Result<(), Error> {
-    if let Some(address) = held(transaction, tag)? {
-        transaction.open_table(LEASES)?.remove(tag)?;
-        transaction.open_table(RELEASED)?.insert(&address_key(address), at.0)?;
-    }
-    Ok(())
-}
-
-/// The address that is leased to `tag`.
-fn held(transaction: &WriteTransaction, tag: &str) -> Result<Option<IpAddr>, Error> {
-    let leases = transaction.open_table(LEASES)?;
-    let lease = leases.get(tag)?.map(|value| decode::<Lease>("leases", value.value())).transpose()?;
-    Ok(lease.map(|lease| lease.address))
-}
-
-fn put<'k, K: Key + 'static>(
-    transaction: &WriteTransaction,
-    table: TableDefinition<K, &'static [u8]>,
-    key: K::SelfType<'k>,
-    value: &impl Serialize,
-) -> Result<(), Error> {
-    transaction.open_table(table)?.insert(key, encode(value)?.as_slice())?;
-    Ok(())
-}
-
-fn remove<'k, K: Key + 'static>(
-    transaction: &WriteTransaction,
-    table: TableDefinition<K, &'static [u8]>,
-    key: K::SelfType<'k>,
-) -> Result<(), Error> {
-    transaction.open_table(table)?.remove(key)?;
-    Ok(())
-}
-
-fn values<K: Key + 'static, T: DeserializeOwned>(
+fn entries<T>(
     transaction: &ReadTransaction,
-    table: TableDefinition<K, &'static [u8]>,
+    table: Table,
+    read: impl Fn(&[u8], &[u8]) -> Result<T, Error>,
 ) -> Result<Vec<T>, Error> {
     let mut all = Vec::new();
     for entry in transaction.open_table(table)?.iter()? {
-        all.push(decode(redb::TableHandle::name(&table), entry?.1.value())?);
+        let (key, value) = entry?;
+        all.push(read(key.value(), value.value())?);
     }
     Ok(all)
 }
@@ -187,17 +201,15 @@ fn encode(value: &impl Serialize) -> Result<Vec<u8>, Error> {
 }
 
 /// The message says where the value cannot be read, not what stands there: that may be a unikernel's argument.
-fn decode<T: DeserializeOwned>(table: &str, value: &[u8]) -> Result<T, Error> {
+fn decode<T: DeserializeOwned>(table: Table, value: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(value).map_err(|error| {
-        Error::Corrupted(format!(
-            "an entry of {table} cannot be read: {:?} error at {}",
-            error.classify(),
-            error.column()
-        ))
+        let (table, kind, at) = (table.name(), error.classify(), error.column());
+        Error::Corrupted(format!("an entry of {table} cannot be read: {kind:?} error at byte {at} of its value"))
     })
 }
 
-fn address_key(address: IpAddr) -> AddressKey {
+/// 4 or 6, then 16 bytes with the address at their beginning: sorts as addresses do.
+fn address_key(address: IpAddr) -> [u8; 17] {
     let mut key = [0; 17];
     match address {
         IpAddr::V4(v4) => {
@@ -212,10 +224,19 @@ fn address_key(address: IpAddr) -> AddressKey {
     key
 }
 
-fn address(key: &AddressKey) -> Result<IpAddr, Error> {
+fn address(key: &[u8]) -> Result<IpAddr, Error> {
     match *key {
-        [4, a, b, c, d, ..] => Ok(IpAddr::from([a, b, c, d])),
-        [6, ref octets @ ..] => Ok(IpAddr::from(*octets)),
-        _ => Err(Error::Corrupted("an entry of released has no address".into())),
+        [4, a, b, c, d, ..] => Some(IpAddr::from([a, b, c, d])),
+        [6, ref octets @ ..] => <[u8; 16]>::try_from(octets).ok().map(IpAddr::from),
+        _ => None,
     }
+    .ok_or_else(|| Error::Corrupted("an entry of released has no address".into()))
+}
+
+/// For tests of what a newer version leaves behind.
+#[cfg(test)]
+pub(super) fn set_version(database: &Database, version: u64) -> Result<(), Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(META)?.insert(SCHEMA, version)?;
+    Ok(transaction.commit()?)
 }

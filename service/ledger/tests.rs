@@ -1,1 +1,271 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
+use super::*;
+use crate::domain::{
+    AddressChoice, Arguments, ImageDigest, LeaseTag, MacAddress, NetworkDevice, Phase, PortMapping, PortProtocol,
+    Publication, Readiness, RestartPolicy, ServiceName, UnikernelId, UnikernelSpec,
+};
+
+mod disk;
+mod faults;
+mod model;
+
+fn commit(ledger: &Ledger, changes: Vec<Change>) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(ledger.commit(changes))
+}
+
+/// Opens a ledger whose former handle was just dropped: its thread may need a moment to close the file.
+fn reopen(path: &Path) -> Result<(Ledger, Contents), Error> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match Ledger::open(path) {
+            Err(Error::InUse { .. }) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+            outcome => return outcome,
+        }
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn tag(text: &str) -> LeaseTag {
+    text.parse().unwrap()
+}
+
+fn lease(name: &str, address: &str, since: i64) -> Lease {
+    Lease { tag: tag(name), address: ip(address), prefix: "10.0.0.0/24".parse().unwrap(), since: Timestamp(since) }
+}
+
+fn unikernel(service: &str, number: u8, argument: &str) -> Unikernel {
+    let service: ServiceName = service.parse().unwrap();
+    Unikernel {
+        id: UnikernelId::new(&service, &[number; 32]),
+        spec: UnikernelSpec {
+            image: ImageDigest([number; 32]),
+            arguments: Arguments(vec![argument.into()]),
+            memory: 32,
+            network: "br0".parse().unwrap(),
+            cpu: None,
+            block_devices: vec![],
+            restart: RestartPolicy::OnFailure(vec![2]),
+            address: AddressChoice { prefix: None, address: Some(ip("10.0.0.2")) },
+        },
+        readiness: Readiness::Http { port: 80, path: "/".into() },
+        timeout: Duration::from_millis(30_000),
+        phase: Phase::Ready,
+        address: ip("10.0.0.2"),
+        mac: Some(MacAddress([2, 0, 0, 0, 0, number])),
+        cpu: 1,
+        created_at: Timestamp(5),
+        started_at: None,
+        restarts: 0,
+        exit_reason: String::new(),
+        last_live: None,
+    }
+}
+
+fn service(name: &str, ports: u16) -> Service {
+    let name: ServiceName = name.parse().unwrap();
+    let mapping = |port| PortMapping { protocol: PortProtocol::Any, host: port, unikernel: port };
+    let live = UnikernelId::new(&name, &[1; 32]);
+    Service {
+        publication: Some(Publication {
+            unikernel: live.clone(),
+            target: ip("10.0.0.2"),
+            ports: (1..=ports).map(mapping).collect(),
+            addresses: [ip("::1"), ip("192.0.2.1")].into(),
+            sources: vec!["192.0.2.0/24".parse().unwrap()],
+            drain: 30_000,
+        }),
+        name,
+        previous: None,
+        draining: vec![(live, Timestamp(9))],
+    }
+}
+
+fn image(number: u8) -> ImageRecord {
+    ImageRecord {
+        digest: ImageDigest([number; 32]),
+        size: 17,
+        network_device: NetworkDevice("service".into()),
+        block_devices: vec!["disk".into()],
+    }
+}
+
+fn flows(service: &str, port: u16) -> StaleFlows {
+    StaleFlows { service: service.parse().unwrap(), target: ip("10.0.0.2"), ports: [port, 53].into() }
+}
+
+fn every_kind() -> Vec<Change> {
+    vec![
+        Change::PutUnikernel(Box::new(unikernel("website", 1, "--password=secret"))),
+        Change::PutService(Box::new(service("website", 2))),
+        Change::PutLease(lease("a", "10.0.0.2", 1)),
+        Change::PutLease(lease("b", "10.0.0.3", 1)),
+        Change::PutLease(lease("c", "fd00::3", 1)),
+        Change::ReleaseLease { tag: tag("b"), at: Timestamp(2) },
+        Change::ReleaseLease { tag: tag("c"), at: Timestamp(3) },
+        Change::PutImage(image(1)),
+        Change::PutStaleFlows(flows("website", 443)),
+    ]
+}
+
+#[test]
+fn what_is_committed_is_there_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    let (ledger, contents) = Ledger::open(&path).unwrap();
+    assert_eq!(contents, Contents::default());
+    commit(&ledger, every_kind()).unwrap();
+    drop(ledger);
+
+    let (ledger, contents) = reopen(&path).unwrap();
+    let expected = Contents {
+        unikernels: vec![unikernel("website", 1, "--password=secret")],
+        services: vec![service("website", 2)],
+        leases: vec![lease("a", "10.0.0.2", 1)],
+        released: vec![(ip("10.0.0.3"), Timestamp(2)), (ip("fd00::3"), Timestamp(3))],
+        images: vec![image(1)],
+        stale_flows: vec![flows("website", 443)],
+    };
+    assert_eq!(contents, expected);
+
+    let emptied = vec![
+        Change::RemoveUnikernel(expected.unikernels[0].id.clone()),
+        Change::RemoveService("website".parse().unwrap()),
+        Change::ReleaseLease { tag: tag("a"), at: Timestamp(4) },
+        Change::ReleaseLease { tag: tag("nobody"), at: Timestamp(4) },
+        Change::PutLease(lease("d", "10.0.0.3", 5)),
+        Change::PutLease(lease("d", "10.0.0.4", 6)),
+        Change::RemoveImage(ImageDigest([1; 32])),
+        Change::RemoveStaleFlows(flows("website", 443)),
+    ];
+    commit(&ledger, emptied).unwrap();
+    drop(ledger);
+    let (_ledger, contents) = reopen(&path).unwrap();
+    let expected = Contents {
+        leases: vec![lease("d", "10.0.0.4", 6)],
+        released: vec![(ip("10.0.0.2"), Timestamp(4)), (ip("10.0.0.3"), Timestamp(6)), (ip("fd00::3"), Timestamp(3))],
+        ..Contents::default()
+    };
+    assert_eq!(contents, expected);
+}
+
+#[test]
+fn only_the_owner_may_read_the_file_and_nothing_is_left_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    drop(Ledger::open(&path).unwrap());
+    assert_eq!(mode(), 0o600);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    drop(reopen(&path).unwrap());
+    assert_eq!(mode(), 0o600);
+}
+
+#[test]
+fn one_process_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    let (_ledger, _) = Ledger::open(&path).unwrap();
+    let expected = format!(
+        "the ledger {} is in use by another process: stop the other albatross-deployer, or give this one a \
+         --state-directory of its own",
+        path.display()
+    );
+    assert_eq!(Ledger::open(&path).unwrap_err().to_string(), expected);
+}
+
+#[test]
+fn a_newer_schema_is_refused_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    drop(Ledger::open(&path).unwrap());
+    let database = loop {
+        // The thread of the ledger above may still be closing it.
+        match file::open(&path) {
+            Ok(database) => break database,
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    schema::set_version(&database, schema::VERSION + 1).unwrap();
+    drop(database);
+    let expected = format!(
+        "the ledger {} has schema 2, this version knows schemas up to 1: install the newer albatross-deployer that wrote \
+         it, or move the file away to begin with an empty ledger",
+        path.display()
+    );
+    assert_eq!(reopen(&path).unwrap_err().to_string(), expected);
+    let database = file::open(&path).unwrap();
+    assert_eq!(schema::version(&database).unwrap(), schema::VERSION + 1);
+}
+
+#[test]
+fn a_folder_that_is_not_there() {
+    let error = Ledger::open(Path::new("/nonexistent/state.redb")).unwrap_err().to_string();
+    assert!(error.ends_with("create its folder, or give another --state-directory"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_no_ledger_is_never_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    for foreign in [&b""[..], b"x", b"redb\x1a\x0a\xa9\x0d\x0a", &[0; 100_000], &[b'x'; 5000]] {
+        fs::write(&path, foreign).unwrap();
+        let error = reopen(&path).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), foreign);
+    }
+    // One of redb's, but not ours.
+    fs::remove_file(&path).unwrap();
+    drop(redb::Database::create(&path).unwrap());
+    let error = reopen(&path).unwrap_err();
+    assert!(matches!(error, Error::Damaged { .. }), "{error}");
+}
+
+/// Every value is written in the form of the first release: a ledger of it must stay readable.
+#[test]
+fn values_keep_their_form() {
+    let json = |value: &dyn erased::Serialize| value.json();
+    assert_eq!(
+        json(&lease("a", "10.0.0.2", 1)),
+        r#"{"tag":"a","address":"10.0.0.2","prefix":"10.0.0.0/24","since":1}"#
+    );
+    assert_eq!(json(&flows("website", 443)), r#"{"service":"website","target":"10.0.0.2","ports":[53,443]}"#);
+}
+
+/// As much as the tests need of a trait object that can be written as JSON.
+mod erased {
+    pub(super) trait Serialize {
+        fn json(&self) -> String;
+    }
+    impl<T: serde::Serialize> Serialize for T {
+        fn json(&self) -> String {
+            serde_json::to_string(self).unwrap()
+        }
+    }
+}
+
+/// The contents as sets, for comparisons in which the order says nothing.
+fn as_sets(contents: &Contents) -> BTreeMap<&'static str, Vec<String>> {
+    fn sorted<T: serde::Serialize>(values: &[T]) -> Vec<String> {
+        let mut lines: Vec<_> = values.iter().map(|value| serde_json::to_string(value).unwrap()).collect();
+        lines.sort();
+        lines
+    }
+    [
+        ("unikernels", sorted(&contents.unikernels)),
+        ("services", sorted(&contents.services)),
+        ("leases", sorted(&contents.leases)),
+        ("released", sorted(&contents.released)),
+        ("images", sorted(&contents.images)),
+        ("stale_flows", sorted(&contents.stale_flows)),
+    ]
+    .into()
+}

@@ -6,6 +6,7 @@ use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
+use super::schema::Before;
 use super::{Contents, Error, schema};
 use crate::domain::Change;
 
@@ -48,8 +49,15 @@ struct Writer {
     storage: Storage,
     /// `None` after an error, until it can be opened again: redb takes no transactions after a failed one.
     database: Option<Database>,
-    /// Of the last transaction that callers know of.
+    /// Of the last transaction that counts.
     sequence: u64,
+    unsettled: Option<Unsettled>,
+}
+
+/// A transaction whose commit failed. It can be there all the same, when the disk took it before something else failed.
+struct Unsettled {
+    sequence: u64,
+    before: Vec<Before>,
 }
 
 impl Writer {
@@ -62,7 +70,7 @@ impl Writer {
         }
         let contents = schema::read(&database).map_err(|error| Error::of(path, error))?;
         let sequence = schema::sequence(&database).map_err(|error| Error::of(path, error))?;
-        Ok((Self { storage, database: Some(database), sequence }, contents))
+        Ok((Self { storage, database: Some(database), sequence, unsettled: None }, contents))
     }
 
     fn run(mut self, mut requests: mpsc::Receiver<Request>) {
@@ -88,10 +96,11 @@ impl Writer {
         };
         let sequence = self.sequence + 1;
         let changes = requests.iter().flat_map(|request| &request.changes);
-        match schema::write(&database, sequence, changes) {
+        let mut before = Vec::new();
+        match schema::write(&database, sequence, changes, &mut before) {
             Ok(()) => {
-                self.database = Some(database);
                 self.sequence = sequence;
+                self.database = Some(database);
                 Ok(())
             }
             Err(error) => {
@@ -99,43 +108,32 @@ impl Writer {
                 error!(%error, "the ledger could not be written");
                 // Closed before it is opened again: it holds the lock.
                 drop(database);
-                self.recover(sequence, error)
-            }
-        }
-    }
-
-    /// Opens the database again after a failed commit, and looks whether the transaction is there all the same: a commit
-    /// can fail after the disk has taken it.
-    fn recover(&mut self, sequence: u64, error: Error) -> Result<(), Error> {
-        match (self.storage.open)().and_then(|database| Ok((self.found(&database)?, database))) {
-            Ok((found, database)) if found == sequence => {
-                warn!("the change is in the ledger all the same");
-                self.database = Some(database);
-                self.sequence = sequence;
-                Ok(())
-            }
-            Ok((found, database)) if found == self.sequence => {
-                self.database = Some(database);
+                self.unsettled = Some(Unsettled { sequence, before });
+                match self.reopen() {
+                    Ok(database) => self.database = Some(database),
+                    Err(error) => warn!(%error, "the ledger stays closed until the next change"),
+                }
                 Err(error)
             }
-            Ok(_) => Err(self.diverged()),
-            // Tried again with the next request; until then nobody can tell whether this one is there.
-            Err(_) => Err(error),
         }
     }
 
-    /// Opens the database when that has failed before. Callers were told then that their change is not there; if it is,
-    /// the memory of the owner and the disk say different things, and only a new start puts that right.
+    /// Opens the database after an error, and undoes what callers were told is not there.
     fn reopen(&mut self) -> Result<Database, Error> {
         let database = (self.storage.open)()?;
-        if self.found(&database)? == self.sequence { Ok(database) } else { Err(self.diverged()) }
-    }
-
-    fn found(&self, database: &Database) -> Result<u64, Error> {
-        schema::sequence(database).map_err(|error| Error::of(&self.storage.path, error))
-    }
-
-    fn diverged(&self) -> Error {
-        Error::Diverged { path: self.storage.path.clone() }
+        let of = |error| Error::of(&self.storage.path, error);
+        let found = schema::sequence(&database).map_err(of)?;
+        match &self.unsettled {
+            _ if found == self.sequence => {}
+            Some(unsettled) if found == unsettled.sequence => {
+                schema::undo(&database, found + 1, &unsettled.before).map_err(of)?;
+                self.sequence = found + 1;
+            }
+            // Undone by the attempt before this one, which failed as well.
+            Some(unsettled) if found == unsettled.sequence + 1 => self.sequence = found,
+            _ => return Err(Error::Replaced { path: self.storage.path.clone() }),
+        }
+        self.unsettled = None;
+        Ok(database)
     }
 }
