@@ -9,7 +9,7 @@ use std::time::Duration;
 use albatross_deployer::bus::{self, AccessSettings, BusAddress};
 use albatross_deployer::config::{self, Config};
 use albatross_deployer::ledger::Ledger;
-use albatross_deployer::orchestrator::{self, Parts};
+use albatross_deployer::orchestrator::{self, Assembled, Parts};
 use albatross_deployer::{albatross, images, privilege};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -96,8 +96,9 @@ fn flags() -> Result<Option<Flags>, String> {
         return std::io::stdout().write_all(text.as_bytes()).map(|()| None).map_err(|error| error.to_string());
     }
     let mut path = |flag: &'static str, default: &str| -> Result<PathBuf, String> {
-        let given: Option<OsString> =
-            arguments.opt_value_from_os_str(flag, |text| Ok::<_, String>(text.to_owned())).map_err(|e| e.to_string())?;
+        let given: Option<OsString> = arguments
+            .opt_value_from_os_str(flag, |text| Ok::<_, String>(text.to_owned()))
+            .map_err(|e| e.to_string())?;
         Ok(given.map_or_else(|| default.into(), PathBuf::from))
     };
     let config = path("--config", "/etc/albatross-deployer/config.toml")?;
@@ -117,7 +118,10 @@ fn start_log() {
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
     match journal {
         Some(journal) => registry.with(journal).init(),
-        None => registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).init(),
+        None => {
+            let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            registry.with(tracing_subscriber::fmt::layer().with_ansi(terminal).with_writer(std::io::stderr)).init();
+        }
     }
 }
 
@@ -127,9 +131,9 @@ async fn serve(flags: Flags, config: Config) -> Result<(), Failure> {
     privilege::keep_what_is_needed();
     let access = AccessSettings { group: config.access.group.clone() };
     let parts = open(&flags, config)?;
-    let started = orchestrator::start(parts).await?;
-    let orchestrator = started.orchestrator.clone();
-    let serving = bus::serve(&flags.bus, access, started.orchestrator, started.initial, started.events).await?;
+    let Assembled { orchestrator, initial, events, runner } = orchestrator::assemble(parts)?;
+    tokio::spawn(runner.run());
+    let serving = bus::serve(&flags.bus, access, orchestrator.clone(), initial, events).await?;
     info!(version = env!("CARGO_PKG_VERSION"), bus = %flags.bus, "ready");
     tell_systemd(&[sd_notify::NotifyState::Ready]);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -141,7 +145,6 @@ async fn serve(flags: Flags, config: Config) -> Result<(), Failure> {
     info!("stopping");
     tell_systemd(&[sd_notify::NotifyState::Stopping]);
     orchestrator.stop(STOP).await;
-    drop(orchestrator);
     serving.stop().await;
     Ok(())
 }

@@ -16,11 +16,15 @@ pub fn keep_what_is_needed() {
         Err(error) => return warn!(%error, "capabilities cannot be read"),
     };
     if !held.contains(&Capability::CAP_NET_ADMIN) {
-        warn!("without CAP_NET_ADMIN nothing can be published: run as root, or give the unit AmbientCapabilities=CAP_NET_ADMIN");
+        warn!(
+            "without CAP_NET_ADMIN nothing can be published: run as root, or give the unit AmbientCapabilities=CAP_NET_ADMIN"
+        );
     }
     let kept: CapsHashSet = NEEDED.into_iter().filter(|capability| held.contains(capability)).collect();
     // Effective before permitted: what is not permitted cannot be effective.
-    for (set, wanted) in [(CapSet::Inheritable, &CapsHashSet::new()), (CapSet::Effective, &kept), (CapSet::Permitted, &kept)] {
+    for (set, wanted) in
+        [(CapSet::Inheritable, &CapsHashSet::new()), (CapSet::Effective, &kept), (CapSet::Permitted, &kept)]
+    {
         if let Err(error) = caps::set(None, set, wanted) {
             debug!(?set, %error, "capabilities stay as they are");
         }

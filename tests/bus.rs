@@ -11,8 +11,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use albatross_deployer::bus::{self, AccessSettings, InitialViews};
+use albatross_deployer::bus::{self, AccessSettings};
 use albatross_deployer::domain::{Event, JobNumber, JobResult, UnikernelState, UnikernelView};
+use albatross_deployer::orchestrator::InitialViews;
 use albatross_deployer::orchestrator::Orchestrator;
 use futures_util::StreamExt;
 use private_bus::{OPEN, PrivateBus, STRICT, views};
@@ -220,7 +221,7 @@ async fn a_second_instance_is_told_of_the_first() {
     let access = AccessSettings { group: "albatross".into() };
     let (_told, events) = tokio::sync::mpsc::channel(1);
     let second =
-        bus::serve(&bus.bus_address(), access, Orchestrator::unattended(), InitialViews::default(), events).await;
+        bus::serve(&bus.bus_address(), access, private_bus::unattended(), InitialViews::default(), events).await;
     assert!(matches!(second.unwrap_err(), bus::Error::NameTaken { .. }));
 }
 

@@ -11,8 +11,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use albatross_deployer::bus::InitialViews;
 use albatross_deployer::domain::{Event, UnikernelState};
+use albatross_deployer::orchestrator::InitialViews;
 use private_bus::{OPEN, PrivateBus, views};
 
 /// Interface, kind, member, types in (of a property: its type), types out.

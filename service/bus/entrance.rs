@@ -41,11 +41,16 @@ impl Entrance {
     /// Without the wait a client could get the path of a unikernel before the object is there, or read as live what
     /// it has just replaced: answers and events take different ways here.
     pub async fn after_events<T>(&self, result: Result<T, orchestrator::Error>) -> Result<T, Failure> {
+        self.events_told().await;
+        result.map_err(Failure::from)
+    }
+
+    /// Returns when everything that has happened so far is on the bus.
+    pub async fn events_told(&self) {
         let (barrier, reached) = oneshot::channel();
         if self.barriers.send(barrier).await.is_ok() {
             // An error is a publisher that has ended: there is nothing left to wait for.
             let _ = reached.await;
         }
-        result.map_err(Failure::from)
     }
 }

@@ -105,6 +105,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Bus {
     connection: Connection,
+    entrance: Entrance,
     publisher: JoinHandle<()>,
 }
 
@@ -114,15 +115,15 @@ impl Bus {
         self.connection.closed().await;
     }
 
-    /// Gives the name back, so that no new call arrives, and waits until the last events are told. The owner of state
-    /// must have ended, or end: that ends the events.
+    /// Gives the name back, so that no new call arrives, and waits until what has happened so far is told.
     pub async fn stop(self) {
         if let Err(error) = self.connection.release_name(BUS_NAME).await {
             tracing::warn!(%error, "the name could not be given back to the bus");
         }
-        if tokio::time::timeout(BUS_DEADLINE, self.publisher).await.is_err() {
+        if tokio::time::timeout(BUS_DEADLINE, self.entrance.events_told()).await.is_err() {
             tracing::warn!("the last events were not told in time");
         }
+        self.publisher.abort();
     }
 }
 
@@ -139,12 +140,12 @@ pub async fn serve(
 ) -> Result<Bus, Error> {
     let connection = connect(address).await.map_err(|source| Error::Connect { address: address.clone(), source })?;
     let (entrance, barriers) = Entrance::new(orchestrator, access);
-    let publisher = objects(&connection, entrance, initial)
+    let publisher = objects(&connection, entrance.clone(), initial)
         .await
         .map_err(|source| Error::Objects { address: address.clone(), source })?;
     request_name(&connection, address).await?;
     let publisher = tokio::spawn(publisher.run(events, barriers));
-    Ok(Bus { connection, publisher })
+    Ok(Bus { connection, entrance, publisher })
 }
 
 async fn connect(address: &BusAddress) -> zbus::Result<Connection> {

@@ -58,6 +58,8 @@ fn unikernel(service: &str, number: u8, argument: &str) -> Unikernel {
         readiness: Readiness::Http { port: 80, path: "/".into() },
         timeout: Duration::from_millis(30_000),
         phase: Phase::Ready,
+        brought_image: true,
+        removing: false,
         address: ip("10.0.0.2"),
         mac: Some(MacAddress([2, 0, 0, 0, 0, number])),
         cpu: 1,
@@ -74,14 +76,14 @@ fn service(name: &str, ports: u16) -> Service {
     let mapping = |port| PortMapping { protocol: PortProtocol::Any, host: port, unikernel: port };
     let live = UnikernelId::new(&name, &[1; 32]);
     Service {
-        publication: Some(Publication {
+        publication: Some(Arc::new(Publication {
             unikernel: live.clone(),
             target: ip("10.0.0.2"),
             ports: (1..=ports).map(mapping).collect(),
             addresses: [ip("::1"), ip("192.0.2.1")].into(),
             sources: vec!["192.0.2.0/24".parse().unwrap()],
             drain: 30_000,
-        }),
+        })),
         name,
         previous: None,
         draining: vec![(live, Timestamp(9))],

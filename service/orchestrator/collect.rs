@@ -30,8 +30,7 @@ impl Collect {
     pub async fn run(&self, context: &Arc<Context>, job: &Job) -> Result<Vec<Removal>, Error> {
         job.step("deciding").await;
         let keep = self.keep.clone();
-        let removals =
-            context.owner.look(move |state| collecting::collect(&state.world, &state.facts, &keep)).await?;
+        let removals = context.owner.look(move |state| collecting::collect(&state.world, &state.facts, &keep)).await?;
         if self.dry_run {
             return Ok(removals);
         }
@@ -96,10 +95,7 @@ impl Collect {
 
     async fn is_still_unused(&self, context: &Context, removal: &Removal) -> Result<bool, Error> {
         let (keep, removal) = (self.keep.clone(), removal.clone());
-        context
-            .owner
-            .look(move |state| collecting::collect(&state.world, &state.facts, &keep).contains(&removal))
-            .await
+        context.owner.look(move |state| collecting::collect(&state.world, &state.facts, &keep).contains(&removal)).await
     }
 }
 

@@ -58,7 +58,9 @@ impl Context {
     /// What `id` said last, for a person; nothing where the console daemon does not answer.
     pub async fn last_lines(&self, id: &UnikernelId) -> Vec<String> {
         match self.albatross.console_tail(id, LAST_LINES, CONSOLE_WAIT).await {
-            Ok(lines) => lines.iter().map(|line| String::from_utf8_lossy(&line.line).replace('\0', "\u{fffd}")).collect(),
+            Ok(lines) => {
+                lines.iter().map(|line| String::from_utf8_lossy(&line.line).replace('\0', "\u{fffd}")).collect()
+            }
             Err(error) => {
                 tracing::debug!(%id, %error, "no console");
                 Vec::new()

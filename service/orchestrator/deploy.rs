@@ -12,13 +12,11 @@ use super::claims::{Claim, Pin};
 use super::context::Context;
 use super::error::Error;
 use super::jobs::Job;
-use super::{collect, leases, readiness};
 use super::request::{DeployRequest, ImageSource};
 use super::workflow::{Flow, Step, nothing};
+use super::{collect, leases, readiness};
 use crate::albatross::{Creation, Running};
-use crate::domain::{
-    Change, ImageDigest, ImageRecord, Phase, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
-};
+use crate::domain::{Change, ImageDigest, ImageRecord, Phase, Timestamp, Unikernel, UnikernelId, UnikernelSpec};
 use crate::images;
 use crate::planning::admission::{self, Admitted, Deployment};
 use crate::planning::{self, reconcile, template};
@@ -185,9 +183,7 @@ impl Deploy {
             let admitted = self
                 .context
                 .owner
-                .decide(move |state| {
-                    Ok(admission::admit(&deployment, &state.world, &state.facts, Timestamp::now())?)
-                })
+                .decide(move |state| Ok(admission::admit(&deployment, &state.world, &state.facts, Timestamp::now())?))
                 .await?;
             match admitted {
                 Admitted::AlreadyThere(unikernel) => {
@@ -234,7 +230,8 @@ impl Deploy {
                 self.move_on().await?;
             }
             let prefix = self.unikernel()?.address;
-            Err(planning::Error::AddressAnswers { address: prefix, network: self.unikernel()?.spec.network.clone() }.into())
+            Err(planning::Error::AddressAnswers { address: prefix, network: self.unikernel()?.spec.network.clone() }
+                .into())
         }
         .boxed()
     }

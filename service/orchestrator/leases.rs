@@ -91,7 +91,10 @@ pub async fn release(context: &Context, tag: LeaseTag) -> Result<IpAddr, Error> 
             let lease = state.world.pool().lease(&tag).ok_or_else(|| planning::Error::NoSuchLease(tag.clone()))?;
             let held = tag.as_str().parse().is_ok_and(|id| state.world.unikernel(&id).is_some());
             if held {
-                return Err(planning::Error::InUse(format!("{tag} is a unikernel: Destroy it, and its lease goes too")).into());
+                return Err(planning::Error::InUse(format!(
+                    "{tag} is a unikernel: Destroy it, and its lease goes too"
+                ))
+                .into());
             }
             let address = lease.address;
             Ok((vec![Change::ReleaseLease { tag, at: Timestamp::now() }], address))

@@ -53,7 +53,7 @@ use crate::planning::publishing::Wanted;
 
 pub use error::{Error, ErrorKind};
 pub use request::{CollectRequest, DeployRequest, ImageSource, PublishRequest};
-pub use start::{InitialViews, Parts, StartError, Started, start};
+pub use start::{Assembled, InitialViews, Parts, Runner, StartError, assemble};
 
 /// What the bus calls. Cheap to clone; every call works in a task of its own, so that a caller that goes away does not
 /// leave half of one.
@@ -73,7 +73,8 @@ impl Orchestrator {
     /// Returns when the unikernel is ready: it runs, and its readiness rule holds.
     pub async fn deploy(&self, request: DeployRequest) -> Result<Deployed, Error> {
         let subject = request.service.to_string();
-        let deployed = self.work(JobKind::Deploy, subject, move |context, job| async move { deploy(context, request, &job).await });
+        let deployed = self
+            .work(JobKind::Deploy, subject, move |context, job| async move { deploy(context, request, &job).await });
         let (id, address) = deployed.await?;
         Ok(Deployed { id, address })
     }
@@ -122,9 +123,7 @@ impl Orchestrator {
         self.work(JobKind::Restart, id.to_string(), move |context, job| async move {
             match way {
                 Way::Deploy(request) => deploy(context, *request, &job).await.map(drop),
-                Way::Restart(unikernel) => {
-                    workflow::run(RESTART, &mut Restart::new(context, *unikernel), &job).await
-                }
+                Way::Restart(unikernel) => workflow::run(RESTART, &mut Restart::new(context, *unikernel), &job).await,
             }
         })
         .await
@@ -138,7 +137,12 @@ impl Orchestrator {
     }
 
     /// The same tag and a prefix that still fits get the same address.
-    pub async fn allocate_address(&self, tag: LeaseTag, prefix: IpNet, exclude: Vec<Exclusion>) -> Result<IpAddr, Error> {
+    pub async fn allocate_address(
+        &self,
+        tag: LeaseTag,
+        prefix: IpNet,
+        exclude: Vec<Exclusion>,
+    ) -> Result<IpAddr, Error> {
         let context = Arc::clone(&self.context);
         in_task(async move { leases::allocate(&context, tag, prefix, exclude).await }).await
     }

@@ -52,10 +52,19 @@ type Look = Box<dyn FnOnce(&State) + Send>;
 type Observe = Box<dyn FnOnce(&mut Facts) + Send>;
 
 enum Message {
-    Decide { decide: Decide, done: oneshot::Sender<Result<(), Error>> },
+    Decide {
+        decide: Decide,
+        done: oneshot::Sender<Result<(), Error>>,
+    },
     Look(Look),
-    Observe { observe: Observe, last_words: BTreeMap<UnikernelId, String> },
-    Trouble { subject: Trouble, note: Option<String> },
+    Observe {
+        observe: Observe,
+        last_words: BTreeMap<UnikernelId, String>,
+    },
+    Trouble {
+        subject: Trouble,
+        note: Option<String>,
+    },
     AlbatrossVersion(String),
     /// The table may not be what it should be.
     RepairTable,
@@ -157,7 +166,8 @@ impl Owner {
         let manager = ManagerView::default();
         let troubles = BTreeMap::new();
         let albatross_version = String::new();
-        let owner = Self { state, ledger, table, settings, claims, events, albatross_version, manager, troubles, mailbox };
+        let owner =
+            Self { state, ledger, table, settings, claims, events, albatross_version, manager, troubles, mailbox };
         (owner, OwnerHandle(sender))
     }
 

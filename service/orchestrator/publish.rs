@@ -91,7 +91,9 @@ pub async fn delete_stale_flows(context: &Context) -> Result<(), Error> {
         match context.flows.delete_udp(flows.target, &flows.ports).await {
             Ok(_) => forget(context, flows).await?,
             // The switch itself holds. What is left stands in the ledger, and is tried again at the next look.
-            Err(error) => warn!(%error, service = %flows.service, "UDP flows to the unikernel before could not be deleted yet"),
+            Err(error) => {
+                warn!(%error, service = %flows.service, "UDP flows to the unikernel before could not be deleted yet")
+            }
         }
     }
     Ok(())

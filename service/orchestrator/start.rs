@@ -11,8 +11,8 @@ use super::jobs::Jobs;
 use super::owner::{Owner, State};
 use super::{Orchestrator, drains, recover, watch};
 use crate::config::Config;
-use crate::domain::{Change, Event, ManagerView, ServiceView, UnikernelView};
-use crate::host_network::nftables::Table;
+use crate::domain::{Change, Event, ManagerView, Network, ServiceView, UnikernelView};
+use crate::host_network::nftables::{ForeignChanges, Table};
 use crate::host_network::{self, Flows, Host, LinkEvents};
 use crate::ledger::{Contents, Ledger};
 use crate::planning::facts::Facts;
@@ -46,23 +46,35 @@ pub struct InitialViews {
     pub services: Vec<Arc<ServiceView>>,
 }
 
+/// Everything in its place, and nothing running yet.
 #[derive(Debug)]
-pub struct Started {
+pub struct Assembled {
     pub orchestrator: Orchestrator,
     pub initial: InitialViews,
     pub events: mpsc::Receiver<Event>,
+    pub runner: Runner,
 }
 
-/// Starts the owner and the watchers. Neither Albatross nor the kernel's table need answer for that.
-pub async fn start(parts: Parts) -> Result<Started, StartError> {
+/// The owner and the watchers, before they run. Dropped, it leaves an orchestrator that answers every call with
+/// [`super::Error::Stopping`].
+#[derive(Debug)]
+pub struct Runner {
+    owner: Owner,
+    context: Arc<Context>,
+    configured: Vec<Network>,
+    reader: Table,
+    foreign_changes: ForeignChanges,
+    link_events: LinkEvents,
+}
+
+/// Opens what the kernel gives and puts the parts together.
+pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let Parts { config, ledger, contents, store, albatross } = parts;
     let (events_sender, events) = mpsc::channel(EVENTS);
     let claims = Arc::new(Claims::default());
     let settings = ruleset::Settings { loopback: config.publish.loopback };
     let (table, foreign_changes) = Table::open()?;
     let (reader, _) = Table::open()?;
-    let host = Host::open()?;
-    let link_events = LinkEvents::open()?;
     let state = State { world: world(contents), facts: facts(&config) };
     let initial = initial_views(&state);
     let jobs = Jobs::new(events_sender.clone(), config.limits.job_history);
@@ -73,40 +85,35 @@ pub async fn start(parts: Parts) -> Result<Started, StartError> {
         claims,
         albatross,
         store,
-        host,
+        host: Host::open()?,
         flows: Flows::open()?,
-        limits: Limits {
-            drain: config.publish.drain,
-            keep_previous: config.collect.keep_previous,
-            ruleset: settings,
-        },
+        limits: Limits { drain: config.publish.drain, keep_previous: config.collect.keep_previous, ruleset: settings },
         deploy_slots: Arc::new(Semaphore::new(config.limits.concurrent_deploys)),
         drains: Notify::new(),
         look: Notify::new(),
         store_gate: tokio::sync::Mutex::new(()),
     });
-    // The networks are part of the table, so the host is looked at before the owner puts it into the kernel.
-    tokio::spawn(run(owner, Arc::clone(&context), config, reader, foreign_changes, link_events));
-    Ok(Started { orchestrator: Orchestrator { context }, initial, events })
+    let orchestrator = Orchestrator { context: Arc::clone(&context) };
+    let configured = config.networks;
+    let link_events = LinkEvents::open()?;
+    let runner = Runner { owner, context, configured, reader, foreign_changes, link_events };
+    Ok(Assembled { orchestrator, initial, events, runner })
 }
 
-async fn run(
-    owner: Owner,
-    context: Arc<Context>,
-    config: Config,
-    reader: Table,
-    foreign_changes: host_network::nftables::ForeignChanges,
-    link_events: LinkEvents,
-) {
-    tokio::spawn(owner.run());
-    watch::look_at_host(&context, &config.networks).await;
-    if let Err(error) = recover::match_images(&context).await {
-        warn!(%error, "the image store could not be looked through");
+impl Runner {
+    /// Never ends. Neither Albatross nor the kernel's table need answer.
+    pub async fn run(self) {
+        let Self { owner, context, configured, reader, foreign_changes, link_events } = self;
+        tokio::spawn(owner.run());
+        watch::look_at_host(&context, &configured).await;
+        if let Err(error) = recover::match_images(&context).await {
+            warn!(%error, "the image store could not be looked through");
+        }
+        tokio::spawn(watch::follow_table(Arc::clone(&context), reader, foreign_changes));
+        tokio::spawn(watch::follow_host(Arc::clone(&context), configured, link_events));
+        tokio::spawn(drains::run(Arc::clone(&context)));
+        watch::follow_albatross(context).await;
     }
-    tokio::spawn(watch::follow_table(Arc::clone(&context), reader, foreign_changes));
-    tokio::spawn(watch::follow_host(Arc::clone(&context), config.networks, link_events));
-    tokio::spawn(drains::run(Arc::clone(&context)));
-    watch::follow_albatross(context).await;
 }
 
 fn world(contents: Contents) -> World {
@@ -123,11 +130,7 @@ fn world(contents: Contents) -> World {
 }
 
 fn facts(config: &Config) -> Facts {
-    Facts {
-        networks: config.networks.clone(),
-        default_network: config.default_network.clone(),
-        ..Facts::default()
-    }
+    Facts { networks: config.networks.clone(), default_network: config.default_network.clone(), ..Facts::default() }
 }
 
 fn initial_views(state: &State) -> InitialViews {

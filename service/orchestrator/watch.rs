@@ -87,10 +87,9 @@ fn inventory(running: Vec<albatross::Running>) -> Inventory {
 
 async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
     let policy = match context.albatross.policy().await {
-        Ok(policy) => Some(Policy {
-            cpus: policy.cpuids.into_iter().collect(),
-            networks: policy.bridges.into_iter().collect(),
-        }),
+        Ok(policy) => {
+            Some(Policy { cpus: policy.cpuids.into_iter().collect(), networks: policy.bridges.into_iter().collect() })
+        }
         Err(error) => {
             debug!(%error, "no policy");
             None
@@ -204,7 +203,10 @@ pub async fn follow_table(context: Arc<Context>, reader: Table, mut changes: For
         note_other_tables(&context, &reader).await;
         match changes.next().await {
             Ok(change) => {
-                info!(process = change.process, "somebody else changed the table: looking whether it is as it should be");
+                info!(
+                    process = change.process,
+                    "somebody else changed the table: looking whether it is as it should be"
+                );
                 context.owner.repair_table().await;
             }
             Err(error) => {

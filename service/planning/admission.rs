@@ -44,7 +44,9 @@ pub fn admit(
 ) -> Result<(Vec<Change>, Admitted), Error> {
     let id = deployment.spec.id(&deployment.service);
     match world.unikernel(&id) {
-        Some(there) if there.removing => Err(Error::InUse(format!("{id} is being destroyed: deploy it again after that"))),
+        Some(there) if there.removing => {
+            Err(Error::InUse(format!("{id} is being destroyed: deploy it again after that")))
+        }
         Some(there) if matches!(there.phase, Phase::Exited | Phase::Failed | Phase::Creating) => {
             let mut unikernel = started_anew(there);
             unikernel.readiness = deployment.readiness.clone();

@@ -25,7 +25,9 @@ pub enum Error {
     ImageInvalid(String),
     #[error(transparent)]
     Address(#[from] address_pool::Error),
-    #[error("{address} answers on network {network} although nobody leased it: exclude it in the configuration, or free it")]
+    #[error(
+        "{address} answers on network {network} although nobody leased it: exclude it in the configuration, or free it"
+    )]
     AddressAnswers { address: IpAddr, network: NetworkName },
     #[error("{0}")]
     NotReady(String),

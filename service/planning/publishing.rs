@@ -60,7 +60,8 @@ pub fn rollback(world: &World, service: &ServiceName, now: Timestamp) -> Result<
     })?;
     let previous = record.previous.as_ref().ok_or_else(nothing)?;
     let unikernel = ready(world.unikernel(previous).ok_or_else(nothing)?)?;
-    let back = Publication { unikernel: previous.clone(), target: unikernel.address, ..Publication::clone(publication) };
+    let back =
+        Publication { unikernel: previous.clone(), target: unikernel.address, ..Publication::clone(publication) };
     Ok((switch(world, service, Some(back), now), previous.clone()))
 }
 
@@ -79,7 +80,9 @@ fn chosen<'a>(world: &'a World, service: &ServiceName, id: Option<&UnikernelId>)
     }
     let newest = world.members(service).filter(|unikernel| ready(unikernel).is_ok()).max_by_key(|u| u.created_at);
     newest.ok_or_else(|| {
-        Error::NotReady(format!("no unikernel of service {service} is ready: deploy one, or look at its state and console"))
+        Error::NotReady(format!(
+            "no unikernel of service {service} is ready: deploy one, or look at its state and console"
+        ))
     })
 }
 
@@ -97,12 +100,7 @@ fn ready(unikernel: &Unikernel) -> Result<&Unikernel, Error> {
 
 /// The changes from what `service` publishes now to `publication`, with all that hangs on them: what was live becomes
 /// the previous one and drains, and its UDP flows are to be deleted.
-pub fn switch(
-    world: &World,
-    service: &ServiceName,
-    publication: Option<Publication>,
-    now: Timestamp,
-) -> Vec<Change> {
+pub fn switch(world: &World, service: &ServiceName, publication: Option<Publication>, now: Timestamp) -> Vec<Change> {
     let before = world.service(service).cloned().unwrap_or_else(|| Service {
         name: service.clone(),
         publication: None,
@@ -127,7 +125,8 @@ pub fn switch(
     if let Some(live) = &live {
         after.draining.retain(|(id, _)| id != live);
     }
-    changes.extend(stale_flows(service, before.publication.as_deref(), publication.as_ref()).map(Change::PutStaleFlows));
+    changes
+        .extend(stale_flows(service, before.publication.as_deref(), publication.as_ref()).map(Change::PutStaleFlows));
     after.publication = publication.map(Arc::new);
     changes.push(Change::PutService(Box::new(after)));
     changes

@@ -7,9 +7,11 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use albatross_deployer::bus::{self, AccessSettings, Bus, BusAddress, InitialViews};
+use albatross_deployer::bus::{self, AccessSettings, Bus, BusAddress};
 use albatross_deployer::domain::Event;
-use albatross_deployer::orchestrator::Orchestrator;
+use albatross_deployer::ledger::Ledger;
+use albatross_deployer::orchestrator::{self, InitialViews, Orchestrator, Parts};
+use albatross_deployer::{albatross, config, images};
 use tokio::sync::mpsc;
 
 /// The defaults of a system bus that matter here: nothing may be owned or called unless a service's policy allows it.
@@ -79,7 +81,7 @@ impl PrivateBus {
     pub async fn serve(&self, initial: InitialViews) -> (Bus, mpsc::Sender<Event>) {
         let (events, told) = mpsc::channel(1024);
         let access = AccessSettings { group: "albatross".into() };
-        let bus = bus::serve(&self.bus_address(), access, Orchestrator::unattended(), initial, told).await.unwrap();
+        let bus = bus::serve(&self.bus_address(), access, unattended(), initial, told).await.unwrap();
         (bus, events)
     }
 
@@ -90,4 +92,19 @@ impl PrivateBus {
             .await
             .unwrap()
     }
+}
+
+/// An orchestrator without an owner: every call fails.
+pub fn unattended() -> Orchestrator {
+    let directory = tempfile::tempdir().unwrap();
+    let (ledger, contents) = Ledger::open(&directory.path().join("state.redb")).unwrap();
+    let store = images::Store::open(&directory.path().join("images"), 1 << 20).unwrap();
+    let settings = albatross::Settings {
+        directory: directory.path().into(),
+        path: String::new(),
+        deadline: std::time::Duration::from_secs(1),
+    };
+    let albatross = albatross::Client::new(settings).unwrap();
+    let config = config::load(&directory.path().join("none.toml")).unwrap();
+    orchestrator::assemble(Parts { config, ledger, contents, store, albatross }).unwrap().orchestrator
 }
