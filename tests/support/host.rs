@@ -1,0 +1,301 @@
+//! A whole host for a test: a network namespace with a bridge, a bus with the policy that ships, the stand-in for
+//! Albatross, the service as its own process, and a client outside.
+#![allow(dead_code, reason = "each test takes of this module what it needs")]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use zbus::message::Body;
+use zbus::{OwnedObjectPath, OwnedVariant, Variant};
+
+use super::netns::{Namespace, sh};
+use super::private_bus::{PrivateBus, STRICT};
+use super::solo5_image::{self, Target};
+use super::stand_in_process::StandIn;
+
+pub const NAME: &str = "org.albatross.Deployer1";
+pub const ROOT: &str = "/org/albatross/Deployer1";
+pub const MANAGER: &str = "org.albatross.Deployer1.Manager";
+
+/// The host's address outside, where its clients connect.
+pub const HOST: &str = "192.0.2.1";
+/// The bridge's.
+pub const GATEWAY: &str = "10.0.0.1";
+
+/// What every unikernel of a test is started with.
+pub const ARGUMENTS: [&str; 2] = ["--ipv4={address}/{prefix-length}", "--ipv4-gateway={gateway}"];
+
+/// Longer than anything may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub type Options<'a> = HashMap<&'a str, Variant<'a>>;
+
+pub struct TestHost {
+    pub bus: PrivateBus,
+    pub albatross: StandIn,
+    pub client: Namespace,
+    pub directory: tempfile::TempDir,
+    /// Further flags and variables of the service.
+    pub environment: Vec<(String, String)>,
+    service: Option<Child>,
+}
+
+impl TestHost {
+    /// With the service running. `None`, with a word about it, where a part of it cannot be had here.
+    pub async fn start() -> Option<Self> {
+        let mut host = Self::without_service()?;
+        host.start_service().await;
+        Some(host)
+    }
+
+    /// Everything but the service. The calling thread is in a namespace of its own.
+    pub fn without_service() -> Option<Self> {
+        let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("dbus-policy/org.albatross.Deployer1.conf");
+        let bus = PrivateBus::start(STRICT, Some(&policy))?;
+        sh("ip link add br0 address 02:00:00:00:00:01 type bridge && ip address add 10.0.0.1/24 dev br0 && ip link set br0 up");
+        let client = Namespace::create().unwrap();
+        sh(&format!(
+            "ip link add outside type veth peer name eth0 netns {} && ip address add {HOST}/24 dev outside && \
+             ip link set outside up && echo 1 > /proc/sys/net/ipv4/ip_forward",
+            client.pid()
+        ));
+        client.sh("ip address add 192.0.2.2/24 dev eth0 && ip link set eth0 up && ip link set lo up");
+        let albatross = StandIn::start(&[]);
+        let directory = tempfile::tempdir().unwrap();
+        Some(Self { bus, albatross, client, directory, environment: Vec::new(), service: None })
+    }
+
+    /// Starts the service and waits until it is on the bus.
+    pub async fn start_service(&mut self) {
+        self.spawn_service();
+        let connection = self.bus.client().await;
+        let end = Instant::now() + PATIENCE;
+        while !name_has_owner(&connection).await {
+            let ended = self.service.as_mut().and_then(|service| service.try_wait().unwrap());
+            assert!(ended.is_none(), "the service ended: {ended:?}\n{}", self.log());
+            assert!(Instant::now() < end, "the service does not come to the bus\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Starts the service and does not wait.
+    pub fn spawn_service(&mut self) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
+        let service = Command::new(env!("CARGO_BIN_EXE_albatross-deployer"))
+            .args(["--bus", &self.bus.address])
+            .arg("--state-directory")
+            .arg(self.state())
+            .arg("--albatross-directory")
+            .arg(self.albatross.directory())
+            .arg("--config")
+            .arg(self.config())
+            .envs(self.environment.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.service = Some(service);
+    }
+
+    pub fn service_pid(&self) -> u32 {
+        self.service.as_ref().unwrap().id()
+    }
+
+    /// SIGKILL, as a power cut would end it.
+    pub fn kill_service(&mut self) {
+        if let Some(mut service) = self.service.take() {
+            let _ = service.kill();
+            let _ = service.wait();
+        }
+    }
+
+    /// SIGTERM; the service must end by itself.
+    pub fn stop_service(&mut self) {
+        let service = self.service.as_ref().unwrap();
+        let pid = rustix::process::Pid::from_child(service);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(self.wait_for_end().success(), "{}", self.log());
+    }
+
+    /// Waits until the service has ended by itself.
+    pub fn wait_for_end(&mut self) -> std::process::ExitStatus {
+        let mut service = self.service.take().unwrap();
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = service.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "the service does not end\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Whether the service runs.
+    pub fn is_running(&mut self) -> bool {
+        self.service.as_mut().is_some_and(|service| service.try_wait().unwrap().is_none())
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.directory.path().join("config.toml")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.path().join("service.log")
+    }
+
+    /// What the service said, for a failed test.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub async fn manager(&self) -> Manager {
+        Manager(self.bus.client().await)
+    }
+
+    /// An image that answers with `version`, and obeys `arguments` before those that it is given.
+    pub fn image(&self, version: &str, arguments: &[&str]) -> String {
+        let path = self.directory.path().join(format!("image-{version}"));
+        let mut image = solo5_image::Image::new(Target::Spt, version);
+        image.net_devices = vec!["service".into()];
+        image.built_in_arguments = arguments.iter().map(|argument| (*argument).to_string()).collect();
+        std::fs::write(&path, image.build()).unwrap();
+        path.display().to_string()
+    }
+
+    /// What the client outside gets from `PORT` of the host over HTTP; an error's text where it gets nothing.
+    pub fn get(&self, port: u16) -> Result<String, String> {
+        self.client.run(move || http_get(HOST, port))
+    }
+
+    /// Names of everything that Albatross runs.
+    pub fn running(&self) -> Vec<String> {
+        let dump = self.albatross.dump();
+        let mut names = dump["unikernels"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|unikernel| unikernel["name"].as_str().unwrap().trim_start_matches(':').to_string())
+            .collect::<Vec<_>>();
+        names.sort();
+        names
+    }
+
+    /// The elements of a map or set of the table, as `nft` prints them; empty where there is no table.
+    pub fn elements(&self, set: &str) -> Vec<Value> {
+        let listed = Command::new("nft").args(["-j", "list", "set", "inet", "albatross_deployer", set]).output().unwrap();
+        let listed = if listed.status.success() {
+            listed
+        } else {
+            Command::new("nft").args(["-j", "list", "map", "inet", "albatross_deployer", set]).output().unwrap()
+        };
+        let Ok(listed) = serde_json::from_slice::<Value>(&listed.stdout) else { return Vec::new() };
+        let objects = listed["nftables"].as_array().unwrap();
+        let object = objects.iter().find_map(|object| object.get("map").or_else(|| object.get("set"))).unwrap();
+        object["elem"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Digests of the images in the store.
+    pub fn stored_images(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.state().join("images")) else { return Vec::new() };
+        let mut names =
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect::<Vec<_>>();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for TestHost {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("the service said:\n{}", self.log());
+        }
+        self.kill_service();
+    }
+}
+
+/// Calls of the Manager as a client makes them.
+#[derive(Clone)]
+pub struct Manager(pub zbus::Connection);
+
+impl Manager {
+    pub async fn call<A: serde::Serialize + zbus::wire::DynamicType>(&self, member: &str, arguments: &A) -> zbus::Result<Body> {
+        let reply = self.0.call_method(Some(NAME), ROOT, Some(MANAGER), member, arguments).await?;
+        Ok(reply.body())
+    }
+
+    /// Id and address.
+    pub async fn deploy(&self, service: &str, image: &str, options: Options<'_>) -> zbus::Result<(String, String)> {
+        let body = self.call("Deploy", &(service, image, options)).await?;
+        let (_, id, address): (OwnedObjectPath, String, String) = body.deserialize()?;
+        Ok((id, address))
+    }
+
+    pub async fn publish(&self, service: &str, ports: &[(&str, u16, u16)], options: Options<'_>) -> zbus::Result<()> {
+        self.call("Publish", &(service, ports, options)).await.map(drop)
+    }
+
+    pub async fn collect(&self, options: Options<'_>) -> zbus::Result<Vec<(String, String)>> {
+        self.call("Collect", &(options,)).await?.deserialize()
+    }
+
+    pub async fn leases(&self) -> zbus::Result<Vec<(String, String, String, i64)>> {
+        self.call("ListLeases", &()).await?.deserialize()
+    }
+
+    pub async fn property<T: TryFrom<OwnedVariant>>(&self, path: &str, interface: &str, name: &str) -> Option<T> {
+        let properties = Some("org.freedesktop.DBus.Properties");
+        let reply = self.0.call_method(Some(NAME), path, properties, "Get", &(interface, name)).await.ok()?;
+        let value: OwnedVariant = reply.body().deserialize().ok()?;
+        value.try_into().ok()
+    }
+}
+
+/// The arguments that every unikernel needs, and `ready`.
+pub fn options<'a>(ready: &'a str) -> Options<'a> {
+    HashMap::from([("args", ARGUMENTS.to_vec().into()), ("ready", ready.into())])
+}
+
+/// The name behind `org.albatross.Deployer1.Error.`, and the message.
+pub fn error_of<T: std::fmt::Debug>(outcome: zbus::Result<T>) -> (String, String) {
+    match outcome {
+        Err(zbus::Error::MethodError(name, message, _)) => {
+            (name.trim_start_matches("org.albatross.Deployer1.Error.").to_string(), message.unwrap_or_default())
+        }
+        other => panic!("not an error of a method: {other:?}"),
+    }
+}
+
+/// Asks again until it is so.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn name_has_owner(connection: &zbus::Connection) -> bool {
+    let bus = Some("org.freedesktop.DBus");
+    let reply = connection.call_method(bus, "/org/freedesktop/DBus", bus, "NameHasOwner", &NAME).await.unwrap();
+    reply.body().deserialize().unwrap()
+}
+
+fn http_get(host: &str, port: u16) -> Result<String, String> {
+    use std::io::{Read, Write};
+    let target = format!("{host}:{port}").parse().unwrap();
+    let text = |error: std::io::Error| error.to_string();
+    let mut stream = std::net::TcpStream::connect_timeout(&target, Duration::from_secs(3)).map_err(text)?;
+    stream.set_read_timeout(Some(Duration::from_secs(3))).map_err(text)?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").map_err(text)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(text)?;
+    answer.split_once("\r\n\r\n").map(|(_, body)| body.trim().to_string()).ok_or_else(|| "no HTTP".to_string())
+}
