@@ -1,8 +1,8 @@
 //! What the host should look like, on disk: survives a crash at any instant.
 //!
-//! One thread of its own holds the database, because a commit waits for the disk. It takes lists of changes in order and
-//! writes each as one transaction: when [`Ledger::commit`] returns, the list is on disk, and when the process is killed
-//! before that, all of the list is there at the next start or nothing of it.
+//! One thread of its own holds the database, because a commit waits for the disk. It takes lists of changes in order,
+//! each as one transaction: when [`Ledger::commit`] returns, the list is on disk, and when the process is killed before
+//! that, all of the list is there at the next start or nothing of it.
 
 mod error;
 mod file;

@@ -74,7 +74,7 @@ fn a_full_disk_is_an_error_and_no_more() {
     let transactions = transactions();
     let states = states(&transactions);
     let mut refused = 0;
-    for operations in (0..60).chain((60..2000).step_by(11)) {
+    for operations in (0..40).chain((40..2000).step_by(13)) {
         let disk = Disk::formatted();
         let (ledger, _) = disk.open().unwrap();
         disk.state().operations_left = Some(operations);
@@ -104,7 +104,7 @@ fn a_full_disk_is_an_error_and_no_more() {
             break;
         }
     }
-    assert!(refused > 50, "the disk was full {refused} times");
+    assert!(refused > 40, "the disk was full {refused} times");
 }
 
 /// A sync fails although the disk has taken everything: the caller was told that the change is not there, so it must not

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use super::exclusions::Exclusions;
 use crate::domain::{AddressRange, Timestamp};
 
-/// Released addresses by number, with the oldest of every block of 256 beside them: a search looks at one entry for each
-/// block, and at single addresses only in a block whose oldest one cannot be had.
+/// Released addresses by number, with the oldest of every block of 256 beside them: a search looks at one entry for
+/// each block, and at single addresses only in a block whose oldest one cannot be had.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Released {
     since: BTreeMap<IpAddr, Timestamp>,
