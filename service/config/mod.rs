@@ -1,7 +1,7 @@
 //! The configuration file and its fragments, as validated settings.
 //!
-//! `config.toml` comes first, then `config.toml.d/*.toml` sorted by name; a key of a later file replaces the same key of
-//! an earlier one (a list as a whole, a network key by key). What is left out has its default. Anything that is not
+//! `config.toml` comes first, then `config.toml.d/*.toml` sorted by name; a key of a later file replaces the same key
+//! of an earlier one (a list as a whole, a network key by key). What is left out has its default. Anything that is not
 //! understood stops the start: a setting that is ignored in silence is worse than a service that says why it is down.
 
 mod networks;

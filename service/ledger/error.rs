@@ -20,16 +20,16 @@ pub enum Error {
     )]
     Newer { path: PathBuf, found: u64, known: u64 },
     #[error(
-        "the ledger {} is damaged or not a ledger ({what}); it is left as it is: put back a copy of it, or move it away \
-         to begin with an empty ledger",
+        "the ledger {} is damaged or not a ledger ({what}); it is left as it is: put back a copy of it, or \
+         move it away to begin with an empty ledger",
         path.display()
     )]
     Damaged { path: PathBuf, what: String },
     #[error("the ledger {} cannot be used: {source}: {}", path.display(), advice(source))]
     Io { path: PathBuf, source: Arc<io::Error> },
     #[error(
-        "the ledger {} is another file than the one that this process opened: restart albatross-deployer, so that it reads \
-         what is there now",
+        "the ledger {} is another file than the one that this process opened: restart albatross-deployer, so \
+         that it reads what is there now",
         path.display()
     )]
     Replaced { path: PathBuf },

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
 use redb::{Builder, Database};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::{Error, schema};
 
@@ -16,17 +15,21 @@ const CACHE: usize = 1024 * 1024;
 
 /// Opens the ledger, or creates it where there is no such file.
 pub(super) fn open(path: &Path) -> Result<Database, Error> {
-    match fs::metadata(path) {
-        Ok(metadata) => {
-            // It holds unikernels' arguments, and those can be secrets: a copy that was put back may be readable to all.
-            if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
-                fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(|error| Error::io(path, error))?;
-            }
-            builder().open(path).map_err(|error| Error::of(path, error))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => create(path),
+    match fs::exists(path) {
+        Ok(true) => reopen(path),
+        Ok(false) => create(path),
         Err(error) => Err(Error::io(path, error)),
     }
+}
+
+/// Opens the ledger, which has to be there.
+pub(super) fn reopen(path: &Path) -> Result<Database, Error> {
+    let metadata = fs::metadata(path).map_err(|error| Error::io(path, error))?;
+    // It holds unikernels' arguments, and those can be secrets: a copy that was put back may be readable to all.
+    if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
+        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(|error| Error::io(path, error))?;
+    }
+    builder().open(path).map_err(|error| Error::of(path, error))
 }
 
 pub(super) fn builder() -> Builder {
@@ -38,30 +41,23 @@ pub(super) fn builder() -> Builder {
 }
 
 /// Creates the file under another name and gives it its own when it is whole: redb does not open one whose creation was
-/// cut short. The lock that redb takes is on the file, not on its name, so it holds from before the first to the last.
+/// cut short. The lock that redb takes is on the file, not on its name, so it holds all the time.
 fn create(path: &Path) -> Result<Database, Error> {
     let unfinished = unfinished(path);
     // Left by a process with our id that was killed here.
     let _ = fs::remove_file(&unfinished);
     let created = initialize(&unfinished).and_then(|database| {
-        match renameat_with(CWD, &unfinished, CWD, path, RenameFlags::NOREPLACE) {
+        // A link and not a renaming: that would replace what another process may have created meanwhile.
+        match fs::hard_link(&unfinished, path) {
             Ok(()) => Ok(Some(database)),
-            // Another process was faster: the file is its.
-            Err(rustix::io::Errno::EXIST) => Ok(None),
-            Err(error) => Err(Error::io(path, error.into())),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(Error::io(path, error)),
         }
     });
-    match created {
-        Ok(Some(database)) => sync_folder(path).map(|()| database).map_err(|error| Error::io(path, error)),
-        Ok(None) => {
-            let _ = fs::remove_file(&unfinished);
-            builder().open(path).map_err(|error| Error::of(path, error))
-        }
-        Err(error) => {
-            let _ = fs::remove_file(&unfinished);
-            Err(error)
-        }
-    }
+    let _ = fs::remove_file(&unfinished);
+    let Some(database) = created? else { return reopen(path) };
+    sync_folder(path).map_err(|error| Error::io(path, error))?;
+    Ok(database)
 }
 
 fn initialize(path: &Path) -> Result<Database, Error> {

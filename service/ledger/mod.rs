@@ -1,8 +1,8 @@
 //! What the host should look like, on disk: survives a crash at any instant.
 //!
-//! One thread of its own holds the database, because a commit waits for the disk. It takes lists of changes in order and
-//! writes each as one transaction: when [`Ledger::commit`] returns, the list is on disk, and when the process is killed
-//! before that, all of the list is there at the next start or nothing of it.
+//! One thread of its own holds the database, because a commit waits for the disk. It takes lists of changes in order,
+//! each as one transaction: when [`Ledger::commit`] returns, the list is on disk, and when the process is killed before
+//! that, all of the list is there at the next start or nothing of it.
 
 mod error;
 mod file;
@@ -42,8 +42,11 @@ pub struct Ledger {
 impl Ledger {
     /// Opens the file, or creates it where there is none, and reads all of it. Blocks on the disk.
     pub fn open(path: &Path) -> Result<(Self, Contents), Error> {
-        let opened = path.to_owned();
-        Self::start(Storage { path: path.to_owned(), open: Box::new(move || file::open(&opened)) })
+        let file = path.to_owned();
+        // Creates only the first time: a file that vanishes later is to be told, not to be replaced by an empty one.
+        let mut open: fn(&Path) -> Result<redb::Database, Error> = file::open;
+        let open = move || std::mem::replace(&mut open, file::reopen)(&file);
+        Self::start(Storage { path: path.to_owned(), open: Box::new(open) })
     }
 
     /// Writes all of `changes` or none, and returns when they are on disk.

@@ -240,3 +240,11 @@ pub(super) fn set_version(database: &Database, version: u64) -> Result<(), Error
     transaction.open_table(META)?.insert(SCHEMA, version)?;
     Ok(transaction.commit()?)
 }
+
+/// For tests of what this version cannot read.
+#[cfg(test)]
+pub(super) fn set_raw(database: &Database, table: &'static str, key: &[u8], value: &[u8]) -> Result<(), Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(Table::new(table))?.insert(key, value)?;
+    Ok(transaction.commit()?)
+}

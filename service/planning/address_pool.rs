@@ -144,7 +144,7 @@ impl AddressPool {
     pub fn choose(&self, prefix: IpNet, excluded: &Exclusions) -> Result<IpAddr, Error> {
         let range = usable(prefix)?;
         self.lowest_never_used(range, excluded)
-            .or_else(|| self.longest_released(range, excluded))
+            .or_else(|| self.released.oldest_in(range, excluded))
             .ok_or(Error::Exhausted { prefix: prefix.trunc() })
     }
 
@@ -168,11 +168,6 @@ impl AddressPool {
 
     fn lowest_never_used(&self, range: AddressRange, excluded: &Exclusions) -> Option<IpAddr> {
         excluded.free(range).find_map(|free| self.ever_used.gaps(free).next()).map(|gap| gap.first)
-    }
-
-    fn longest_released(&self, range: AddressRange, excluded: &Exclusions) -> Option<IpAddr> {
-        let oldest = excluded.free(range).filter_map(|free| self.released.oldest_in(free)).min();
-        oldest.map(|(_, address)| address)
     }
 
     fn put_back(&mut self, address: IpAddr, at: Timestamp) {

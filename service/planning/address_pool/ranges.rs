@@ -7,7 +7,8 @@ use crate::domain::AddressRange;
 
 /// Ranges that never overlap; neighbours with the same value are one range.
 ///
-/// Both families fit in one map: `IpAddr` sorts every IPv4 address before every IPv6 address, and a range has one family.
+/// Both families fit in one map: `IpAddr` sorts every IPv4 address before every IPv6 address, and a range has one
+/// family.
 #[derive(Debug, Clone)]
 pub(super) struct Ranges<V> {
     by_first: BTreeMap<IpAddr, (IpAddr, V)>,

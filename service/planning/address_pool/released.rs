@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::ranges::next;
+use super::exclusions::Exclusions;
 use crate::domain::{AddressRange, Timestamp};
 
-/// Released addresses by number, with the oldest of every block of 256 beside them: a search looks at single addresses
-/// only in the blocks at the ends of its range, and at one entry for each block between.
+/// Released addresses by number, with the oldest of every block of 256 beside them: a search looks at one entry for
+/// each block, and at single addresses only in a block whose oldest one cannot be had.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Released {
     since: BTreeMap<IpAddr, Timestamp>,
@@ -33,21 +33,28 @@ impl Released {
         };
     }
 
-    /// The address of `range` that was released first, and when; of several at the same time, the lowest.
-    pub(super) fn oldest_in(&self, range: AddressRange) -> Option<(Timestamp, IpAddr)> {
-        let (head, tail) = (block(range.first), block(range.last));
-        if head == tail {
-            return self.oldest_of(range);
+    /// The address of `range` that was released first and is not excluded; of several at the same time, the lowest.
+    pub(super) fn oldest_in(&self, range: AddressRange, excluded: &Exclusions) -> Option<IpAddr> {
+        let mut best = None;
+        for (&first, &oldest) in self.oldest.range(block(range.first).first..=range.last) {
+            #[cfg(test)]
+            super::ranges::lookups::count();
+            if best.is_some_and(|best| best < oldest) {
+                continue;
+            }
+            let inside = AddressRange { first: first.max(range.first), last: block(first).last.min(range.last) };
+            let can_be_had = (inside.first..=inside.last).contains(&oldest.1) && !excluded.contains(oldest.1);
+            let candidate = if can_be_had {
+                Some(oldest)
+            } else {
+                excluded.free(inside).filter_map(|free| self.oldest_of(free)).min()
+            };
+            best = best.into_iter().chain(candidate).min();
         }
-        let between = next(head.last).map(|first| self.oldest.range(first..tail.first).map(|(_, &oldest)| oldest));
-        let ends = [
-            self.oldest_of(AddressRange { first: range.first, last: head.last }),
-            self.oldest_of(AddressRange { first: tail.first, last: range.last }),
-        ];
-        ends.into_iter().flatten().chain(between.into_iter().flatten()).min()
+        best.map(|(_, address)| address)
     }
 
-    /// As `oldest_in`, looking at every released address of the range.
+    /// Looks at every released address of the range.
     fn oldest_of(&self, range: AddressRange) -> Option<(Timestamp, IpAddr)> {
         self.since.range(range.first..=range.last).map(|(&address, &at)| (at, address)).min()
     }
@@ -71,7 +78,9 @@ fn block(address: IpAddr) -> AddressRange {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::exclusions::Reason;
     use super::*;
+    use crate::domain::Exclusion;
 
     fn address(number: u32) -> IpAddr {
         IpAddr::V4((0x0a00_0000 + number).into())
@@ -82,6 +91,7 @@ mod tests {
         fn as_a_search_through_all(
             steps in prop::collection::vec((0..2000_u32, prop::option::weighted(0.8, 0..50_i64)), 0..300),
             bounds in (0..2000_u32, 0..2000_u32),
+            excluded in prop::collection::vec((0..2000_u32, 0..600_u32), 0..4),
         ) {
             let mut released = Released::default();
             let mut naive = BTreeMap::new();
@@ -98,11 +108,16 @@ mod tests {
                 }
             }
             let (first, last) = (bounds.0.min(bounds.1), bounds.0.max(bounds.1));
-            let expected = naive.range(first..=last).map(|(&number, &at)| (at, number)).min();
-            prop_assert_eq!(
-                released.oldest_in(AddressRange { first: address(first), last: address(last) }),
-                expected.map(|(at, number)| (Timestamp(at), address(number)))
-            );
+            let mut exclusions = Exclusions::default();
+            for &(number, length) in &excluded {
+                let text = format!("{}-{}", address(number), address(number + length));
+                exclusions.add(text.parse::<Exclusion>().unwrap(), Reason::Request);
+            }
+            let free = |number: &u32| !excluded.iter().any(|(first, length)| (*first..=first + length).contains(number));
+            let expected = naive.range(first..=last).filter(|(number, _)| free(number));
+            let expected = expected.map(|(&number, &at)| (at, number)).min();
+            let found = released.oldest_in(AddressRange { first: address(first), last: address(last) }, &exclusions);
+            prop_assert_eq!(found, expected.map(|(_, number)| address(number)));
         }
     }
 }

@@ -145,6 +145,18 @@ fn a_choice_costs_the_same_with_many_leases() {
     assert!(few <= 8 && many <= few + 4, "{few} searches with 10 leases, {many} with 60,000");
 }
 
+/// The same for a prefix whose addresses all have been leased once: a step a block of 256 addresses, whatever is released.
+#[test]
+fn a_choice_among_many_released_addresses_looks_at_few() {
+    let exclusions = excluding("10.0.0.1 10.0.0.100-10.0.0.199 10.0.250.0/24 10.0.7.9");
+    let released = (0x0a00_0001..=0x0a00_fffe).map(|number| (IpAddr::V4(number.into()), Timestamp(number.into())));
+    let pool = AddressPool::new(vec![], released.collect());
+    let lookups = ranges::lookups::during(|| {
+        assert_eq!(pool.choose(net("10.0.0.0/16"), &exclusions), Ok(ip("10.0.0.2")));
+    });
+    assert!(lookups < 300, "{lookups} searches");
+}
+
 /// What the pool promises, written the plain way.
 #[derive(Default)]
 struct Naive {
