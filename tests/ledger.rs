@@ -41,14 +41,14 @@ fn service(name: &str, ports: u16) -> Service {
     let name: ServiceName = name.parse().unwrap();
     let mapping = |port| PortMapping { protocol: PortProtocol::Tcp, host: port, unikernel: port };
     Service {
-        publication: Some(Publication {
+        publication: Some(std::sync::Arc::new(Publication {
             unikernel: UnikernelId::new(&name, &[1; 32]),
             target: Ipv4Addr::new(10, 0, 0, 2).into(),
             ports: (1..=ports).map(mapping).collect(),
             addresses: Default::default(),
             sources: vec![],
             drain: 30_000,
-        }),
+        })),
         name,
         previous: None,
         draining: vec![],

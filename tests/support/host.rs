@@ -55,7 +55,9 @@ impl TestHost {
     pub fn without_service() -> Option<Self> {
         let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("dbus-policy/org.albatross.Deployer1.conf");
         let bus = PrivateBus::start(STRICT, Some(&policy))?;
-        sh("ip link add br0 address 02:00:00:00:00:01 type bridge && ip address add 10.0.0.1/24 dev br0 && ip link set br0 up");
+        sh(
+            "ip link add br0 address 02:00:00:00:00:01 type bridge && ip address add 10.0.0.1/24 dev br0 && ip link set br0 up",
+        );
         let client = Namespace::create().unwrap();
         sh(&format!(
             "ip link add outside type veth peer name eth0 netns {} && ip address add {HOST}/24 dev outside && \
@@ -190,7 +192,8 @@ impl TestHost {
 
     /// The elements of a map or set of the table, as `nft` prints them; empty where there is no table.
     pub fn elements(&self, set: &str) -> Vec<Value> {
-        let listed = Command::new("nft").args(["-j", "list", "set", "inet", "albatross_deployer", set]).output().unwrap();
+        let listed =
+            Command::new("nft").args(["-j", "list", "set", "inet", "albatross_deployer", set]).output().unwrap();
         let listed = if listed.status.success() {
             listed
         } else {
@@ -226,7 +229,11 @@ impl Drop for TestHost {
 pub struct Manager(pub zbus::Connection);
 
 impl Manager {
-    pub async fn call<A: serde::Serialize + zbus::wire::DynamicType>(&self, member: &str, arguments: &A) -> zbus::Result<Body> {
+    pub async fn call<A: serde::Serialize + zbus::wire::DynamicType>(
+        &self,
+        member: &str,
+        arguments: &A,
+    ) -> zbus::Result<Body> {
         let reply = self.0.call_method(Some(NAME), ROOT, Some(MANAGER), member, arguments).await?;
         Ok(reply.body())
     }
