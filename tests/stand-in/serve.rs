@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -94,7 +94,7 @@ async fn vmmd(daemon: Rc<Daemon>, mut stream: UnixStream) -> io::Result<()> {
         tokio::time::sleep(fault.delay).await;
         let next = match fault.refuse {
             Some(text) => Next::End(Payload::Failure(text)),
-            None => paced(&daemon, kind, || daemon.handle(&request)),
+            None => daemon.handle(&request),
         };
         let (payload, goes_on) = match next {
             Next::Loop(payload) => (payload, true),
@@ -119,22 +119,11 @@ fn after_exit(daemon: &Rc<Daemon>, after: After) -> Payload {
     daemon.dump_state();
     match after {
         After::Destroyed => Payload::success("destroyed unikernel"),
-        After::Create(name, config) => match paced(daemon, "create", || daemon.create(&name, config, true)) {
+        After::Create(name, config) => match daemon.create(&name, config, true) {
             Ok(()) => Payload::success("created unikernel"),
             Err(error) => Payload::Failure(error),
         },
     }
-}
-
-/// The real daemon runs `ip` several times for each tap, and the world waits for it.
-fn paced<T>(daemon: &Daemon, kind: &str, act: impl FnOnce() -> T) -> T {
-    let start = Instant::now();
-    let creates = daemon.state.borrow().creates;
-    let result = act();
-    if matches!(kind, "create" | "force-create") && daemon.state.borrow().creates > creates {
-        std::thread::sleep(daemon.options.pace.saturating_sub(start.elapsed()));
-    }
-    result
 }
 
 async fn console(daemon: Rc<Daemon>, mut stream: UnixStream) -> io::Result<()> {
