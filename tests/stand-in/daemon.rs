@@ -33,7 +33,7 @@ pub enum Next {
 /// What follows an exit that somebody waits for.
 pub enum After {
     Destroyed,
-    Create(Name, Config),
+    Create(Box<(Name, Config)>),
 }
 
 /// Everything that changes.
@@ -183,7 +183,7 @@ impl Daemon {
         }
         if let Some(unikernel) = state.resources.unikernels.get(name) {
             unikernel.terminate();
-            return Next::AfterExit(state.register(name), After::Create(name.clone(), config.clone()));
+            return Next::AfterExit(state.register(name), After::Create(Box::new((name.clone(), config.clone()))));
         }
         let _ = state.stop_create(name);
         drop(state);
@@ -209,7 +209,7 @@ impl Daemon {
             return failure(error);
         }
         unikernel.terminate();
-        Next::AfterExit(state.register(name), After::Create(name.clone(), config))
+        Next::AfterExit(state.register(name), After::Create(Box::new((name.clone(), config))))
     }
 
     /// Starts a unikernel, and watches it.

@@ -154,12 +154,12 @@ async fn live(options: Rc<GuestOptions>, hvt: bool) -> Result<(), Failure> {
     if let Some(rate) = options.print_rate {
         spawn_local(print_on(rate));
     }
+    spawn_local(announce());
     tokio::time::sleep(options.listen_after).await;
     let address = (Ipv4Addr::UNSPECIFIED, options.port);
     let (listener, udp) = (TcpListener::bind(address).await?, UdpSocket::bind(address).await?);
     let own = options.ipv4.map_or_else(|| "none".to_owned(), |(address, _)| address.to_string());
     say(&format!("version={} address={own} listening on {}", options.version, options.port));
-    spawn_local(announce());
     spawn_local(echo(udp, options.version.clone(), own.clone()));
     guest_http::serve(listener, options, own).await
 }

@@ -91,7 +91,9 @@ async fn vmmd(daemon: Rc<Daemon>, mut stream: UnixStream) -> io::Result<()> {
         if fault.close_before {
             return Ok(());
         }
-        tokio::time::sleep(fault.delay).await;
+        if !fault.delay.is_zero() {
+            tokio::time::sleep(fault.delay).await;
+        }
         let next = match fault.refuse {
             Some(text) => Next::End(Payload::Failure(text)),
             None => daemon.handle(&request),
@@ -119,7 +121,7 @@ fn after_exit(daemon: &Rc<Daemon>, after: After) -> Payload {
     daemon.dump_state();
     match after {
         After::Destroyed => Payload::success("destroyed unikernel"),
-        After::Create(name, config) => match daemon.create(&name, config, true) {
+        After::Create(wanted) => match daemon.create(&wanted.0, wanted.1, true) {
             Ok(()) => Payload::success("created unikernel"),
             Err(error) => Payload::Failure(error),
         },
@@ -127,31 +129,28 @@ fn after_exit(daemon: &Rc<Daemon>, after: After) -> Payload {
 }
 
 async fn console(daemon: Rc<Daemon>, mut stream: UnixStream) -> io::Result<()> {
-    while let Some(request) = read(&daemon, &mut stream).await? {
-        let Payload::Command(Command::Console(command)) = &request.payload else { return Ok(()) };
-        let reply = match (command, &request.name.label) {
-            (ConsoleCommand::ListInactive, None) => Payload::Success(Success::Consoles(daemon.consoles.inactive())),
-            (ConsoleCommand::ListInactive, Some(_)) => Payload::Failure("name used".into()),
-            (_, None) => Payload::Failure("path used instead of name".into()),
-            (ConsoleCommand::Add(_), Some(_)) => Payload::Failure("opening".into()),
-            (ConsoleCommand::Count(count), Some(_)) if *count < 0 => {
-                // The real one would eat all memory now.
-                daemon.misbehaviour.borrow_mut().misuses += 1;
-                return Ok(());
-            }
-            (_, Some(_)) => {
-                let (mut reader, writer) = stream.into_split();
-                let subscriber = daemon.consoles.subscribe(&request, command, writer).await;
-                // Whatever comes, and the end, ends the subscription.
-                let _ = reader.read(&mut [0]).await;
-                daemon.consoles.unsubscribe(&request.name, &subscriber);
-                return Ok(());
-            }
-        };
-        stream.write_all(&request.reply(reply).frame()).await?;
-        return Ok(());
-    }
-    Ok(())
+    let Some(request) = read(&daemon, &mut stream).await? else { return Ok(()) };
+    let Payload::Command(Command::Console(command)) = &request.payload else { return Ok(()) };
+    let reply = match (command, &request.name.label) {
+        (ConsoleCommand::ListInactive, None) => Payload::Success(Success::Consoles(daemon.consoles.inactive())),
+        (ConsoleCommand::ListInactive, Some(_)) => Payload::Failure("name used".into()),
+        (_, None) => Payload::Failure("path used instead of name".into()),
+        (ConsoleCommand::Add(_), Some(_)) => Payload::Failure("opening".into()),
+        (ConsoleCommand::Count(count), Some(_)) if *count < 0 => {
+            // The real one would eat all memory now.
+            daemon.misbehaviour.borrow_mut().misuses += 1;
+            return Ok(());
+        }
+        (_, Some(_)) => {
+            let (mut reader, writer) = stream.into_split();
+            let subscriber = daemon.consoles.subscribe(&request, command, writer).await;
+            // Whatever comes, and the end, ends the subscription.
+            let _ = reader.read(&mut [0]).await;
+            daemon.consoles.unsubscribe(&request.name, &subscriber);
+            return Ok(());
+        }
+    };
+    stream.write_all(&request.reply(reply).frame()).await
 }
 
 async fn statistics(daemon: Rc<Daemon>, mut stream: UnixStream) -> io::Result<()> {

@@ -15,6 +15,7 @@ pub struct Wire {
     pub payload: Payload,
 }
 
+#[allow(clippy::large_enum_variant, reason = "one message at a time")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload {
     Command(Command),
