@@ -3,6 +3,8 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 #![allow(dead_code, reason = "the stand-in's modules are whole here, not all of them used")]
 
+#[path = "stand-in/command.rs"]
+mod command;
 #[path = "stand-in/config.rs"]
 mod config;
 #[path = "stand-in/der.rs"]
@@ -11,6 +13,8 @@ mod der;
 mod elf;
 #[path = "stand-in/guest_options.rs"]
 mod guest_options;
+#[path = "stand-in/info.rs"]
+mod info;
 #[path = "stand-in/name.rs"]
 mod name;
 #[path = "support/namespace.rs"]
@@ -24,6 +28,7 @@ mod time;
 #[path = "stand-in/wire.rs"]
 mod wire;
 
+use command::{Command, ConsoleCommand, UnikernelCommand};
 use config::{Arguments, Block, Bridge, Config, Dialect, FailBehaviour, Typ};
 use name::Name;
 use solo5_image::{Image, Target};
@@ -31,7 +36,7 @@ use stand_in_process::{Connection, StandIn, frame, http_get, udp_ask};
 use std::collections::BTreeSet;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
-use wire::{Command, ConsoleCommand, Data, Payload, Success, UnikernelCommand, Wire};
+use wire::{Data, Payload, Success, Wire};
 
 fn decode(frame: &[u8]) -> Wire {
     Wire::decode(&frame[4..], Dialect::V2_7).expect("a message")
@@ -83,7 +88,7 @@ fn restart(name: &str, arguments: Option<Arguments>) -> Wire {
     command(name, UnikernelCommand::Restart(arguments.map(|arguments| (Dialect::V2_7, arguments))))
 }
 
-fn info(name: &str) -> Wire {
+fn ask_info(name: &str) -> Wire {
     command(name, UnikernelCommand::Info(Dialect::V2_7))
 }
 
@@ -119,8 +124,8 @@ impl StandIn {
         }
     }
 
-    fn listed(&self, name: &str) -> Vec<(Name, config::Info)> {
-        match self.ask(&info(name)).payload {
+    fn listed(&self, name: &str) -> Vec<(Name, info::Info)> {
+        match self.ask(&ask_info(name)).payload {
             Payload::Success(Success::Infos(Dialect::V2_7, infos)) => infos,
             other => panic!("no infos: {other:?}"),
         }
@@ -371,12 +376,15 @@ fn it_restarts_as_the_exit_code_says() {
     ] {
         let arguments = Arguments { fail_behaviour: behaviour, ..with(&[words]) };
         assert_eq!(daemon.words(&create(name, arguments)), "created unikernel");
-        std::thread::sleep(Duration::from_millis(200));
-        assert_eq!(restarts(&format!(":{name}")) > 0, expected, "{name} with {words}");
-        let gone = daemon.words(&destroy(name));
+        let name = format!(":{name}");
+        match expected {
+            true => daemon.wait_for(&format!("a restart of {name}"), |_| restarts(&name) > 0),
+            false => std::thread::sleep(Duration::from_millis(200)),
+        }
+        assert_eq!(restarts(&name) > 0, expected, "{name} with {words}");
+        let gone = daemon.words(&destroy(&name));
         assert_eq!(gone.starts_with("destroyed"), expected, "{name}: {gone}");
     }
-    println!("restarts in 200 ms: {}", restarts(":loop"));
     let signalled = Arguments { fail_behaviour: any, ..arguments() };
     daemon.words(&create("signal", signalled));
     assert_eq!(daemon.control("kill signal"), "ok");
@@ -412,7 +420,12 @@ fn consoles_keep_and_deliver_lines() {
     let words = [&format!("--print={long}")[..], "--print=last", "--print-invalid", "--exit=0"];
     daemon.words(&create("c", with(&words)));
     assert_eq!(line(&mut early), "            |      ___|");
-    daemon.wait_for("its end", |dump| dump["unikernels"].as_array().unwrap().is_empty());
+    let ended = vec![Name::parse(":c").unwrap()];
+    let inactive = || {
+        let answer = daemon.exchange_with("console.sock", &console(":", ConsoleCommand::ListInactive).frame());
+        decode(&answer.expect("an answer")).payload
+    };
+    daemon.wait_for("the end of its console", |_| inactive() == Payload::Success(Success::Consoles(ended.clone())));
     drop(early); // one that does not read would stop what comes
     let mut late = subscribe(4);
     assert_eq!(text(&mut late), "subscribed");
@@ -421,12 +434,6 @@ fn consoles_keep_and_deliver_lines() {
     let odd = late.frame().unwrap();
     assert!(odd.ends_with(b"caf\xc3\xa9 \xff\xfe\0bin"));
     assert_eq!(line(&mut late), "Solo5: solo5_exit(0) called");
-    let inactive = daemon.exchange_with("console.sock", &console(":", ConsoleCommand::ListInactive).frame());
-    assert_eq!(
-        decode(&inactive.unwrap()).payload,
-        Payload::Success(Success::Consoles(vec![Name::parse(":c").unwrap()]))
-    );
-
     daemon.words(&create("c", with(&["--print-rate=0"])));
     drop(late);
     let mut fast = subscribe(1);
@@ -491,11 +498,11 @@ fn it_hangs_and_misbehaves_when_told() {
     assert!(second.frame().is_some(), "the second is answered");
     assert_eq!(first.frame(), None, "the first never");
 
-    let ask = || daemon.exchange(&info(":").frame());
+    let ask = || daemon.exchange(&ask_info(":").frame());
     let good = ask();
     for (command, expected) in [("close-without-answer", Some(0)), ("close-mid-frame", None), ("garbage", Some(12))] {
         daemon.control(command);
-        let bytes = daemon.raw(&info(":").frame());
+        let bytes = daemon.raw(&ask_info(":").frame());
         assert!(expected.is_none_or(|length| bytes.len() == length), "{command}: {bytes:?}");
         assert_ne!(Some(bytes), good, "{command}");
         assert_eq!(ask(), good, "{command} ends by itself");
@@ -516,7 +523,7 @@ fn it_hangs_and_misbehaves_when_told() {
     assert!(start.elapsed() >= Duration::from_millis(100));
     assert!(daemon.control("nonsense").starts_with("error"));
     assert_eq!(daemon.raw(b"\0\0\0\x03abc"), b"", "what cannot be decoded is not answered");
-    let mut partial = Connection::raw(&daemon.socket("vmmd.sock"), &info(":").frame()[..10]);
+    let mut partial = Connection::raw(&daemon.socket("vmmd.sock"), &ask_info(":").frame()[..10]);
     partial.set_timeout(Duration::from_millis(200));
     assert_eq!(partial.frame(), None);
 }

@@ -1,6 +1,7 @@
 //! The command line, and the root policy that follows from it and from the host.
 
-use crate::config::{Dialect, Policy};
+use crate::config::Dialect;
+use crate::info::Policy;
 use crate::network::Link;
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -1,9 +1,10 @@
 //! The sockets: framing, one command a connection, and what misbehaves on the way.
 
+use crate::command::{Command, ConsoleCommand, StatsCommand};
 use crate::control;
 use crate::daemon::{After, Daemon, Next};
 use crate::options::Options;
-use crate::wire::{Command, ConsoleCommand, Data, Payload, StatsCommand, Success, Wire};
+use crate::wire::{Data, Payload, Success, Wire};
 use std::future::Future;
 use std::io;
 use std::path::Path;
