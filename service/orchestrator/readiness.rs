@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::albatross::Client;
 use crate::domain::{Readiness, Unikernel};
@@ -18,6 +18,10 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_m
 
 /// How long one probe may take: a target that accepts and says nothing is not ready.
 const ONE_PROBE: Duration = Duration::from_secs(5);
+
+/// How long one connection may take to come about. A SYN that arrives before the guest listens to its device is lost, and
+/// the kernel sends the next one only after a second.
+const CONNECT: Duration = Duration::from_millis(200);
 
 /// What is read of an HTTP answer: the status stands in its first bytes.
 const STATUS_LINE: usize = 64;
@@ -77,12 +81,19 @@ async fn still_there(albatross: &Client, unikernel: &Unikernel) -> Result<(), St
 }
 
 async fn accepts(target: SocketAddr) -> Result<(), String> {
-    TcpStream::connect(target).await.map(drop).map_err(|error| format!("{target}: {error}"))
+    connect(target).await.map(drop)
+}
+
+async fn connect(target: SocketAddr) -> Result<TcpStream, String> {
+    match timeout(CONNECT, TcpStream::connect(target)).await {
+        Ok(stream) => stream.map_err(|error| format!("{target}: {error}")),
+        Err(_) => Err(format!("{target} does not answer")),
+    }
 }
 
 async fn answers(target: SocketAddr, path: &str) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{target}: {error}");
-    let mut stream = TcpStream::connect(target).await.map_err(failed)?;
+    let mut stream = connect(target).await?;
     let host = host_header(target);
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
