@@ -57,6 +57,7 @@ impl Table {
             let batch = match repair(found.as_ref().map(|(skeleton, elements)| (skeleton, elements)), wanted) {
                 RulesetChange::Nothing => return Ok(false),
                 RulesetChange::Elements(change) => Batch::change(&change),
+                RulesetChange::Chains { there, wanted, elements } => Batch::replace_chains(there, wanted, &elements),
                 RulesetChange::Rebuild(ruleset) => Batch::rebuild(ruleset),
             };
             match self.send(batch, &mut channel).await {
