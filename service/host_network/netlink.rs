@@ -20,6 +20,9 @@ use super::{Errno, Error};
 /// How long one exchange may take. The kernel answers within microseconds, unless somebody holds its locks.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// What a large batch gets besides.
+const PER_MEBIBYTE: Duration = Duration::from_secs(1);
+
 /// The kernel sends at most this much in one datagram (it sizes dumps by the reader's buffer, up to 32 KiB; bundled
 /// notifications are smaller).
 const DATAGRAM: usize = 64 * 1024;
@@ -229,7 +232,8 @@ impl Channel {
     ) -> Result<(Vec<u8>, Vec<Verdict>), Error> {
         self.renew()?;
         self.unfinished = true;
-        let answer = timeout(DEADLINE, async {
+        let deadline = DEADLINE + PER_MEBIBYTE * u32::try_from(messages.len() >> 20).unwrap_or(u32::MAX);
+        let answer = timeout(deadline, async {
             // All of the kernel's work on a batch is done inside of this call, and it waits for whoever else changes
             // the ruleset: not on the thread that everything else runs on.
             let socket = self.socket.clone();
@@ -241,7 +245,7 @@ impl Channel {
             result.map_err(|error| Error::io(object, &error))?;
             Ok((messages, self.verdicts(object, sequences).await?))
         });
-        let answer = answer.await.map_err(|_| Error::Timeout { object: object.into(), after: DEADLINE })?;
+        let answer = answer.await.map_err(|_| Error::Timeout { object: object.into(), after: deadline })?;
         self.unfinished = answer.is_err();
         answer
     }

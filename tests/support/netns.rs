@@ -44,7 +44,8 @@ fn in_user_namespace(test: &str) {
     if !unshare(&["true"]).status().is_ok_and(|status| status.success()) {
         return println!("SKIPPED: {test}: neither root nor user namespaces");
     }
-    let status = unshare(&["/proc/self/exe"]).args(["--exact", test, "--nocapture"]).status();
+    let this = std::env::current_exe().unwrap();
+    let status = unshare(&[]).arg(this).args(["--exact", test, "--nocapture"]).status();
     assert!(status.unwrap().success(), "{test} failed inside of a user namespace");
 }
 
