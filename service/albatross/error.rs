@@ -34,3 +34,10 @@ pub enum Error {
     #[error(transparent)]
     Unsayable(#[from] Unsayable),
 }
+
+impl Error {
+    /// Whether what was asked for is not done, and will not be.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Image(_) | Self::Unsayable(_))
+    }
+}

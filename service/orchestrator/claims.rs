@@ -17,7 +17,12 @@ pub struct Claims {
 struct Inner {
     unikernels: BTreeSet<UnikernelId>,
     images: BTreeMap<ImageDigest, usize>,
+    late: BTreeSet<UnikernelId>,
 }
+
+/// How many are looked for at most that Albatross may create late; a daemon that is silent so often is not expected back
+/// with all of them.
+const LATE: usize = 1024;
 
 /// A unikernel that one call works on, until this is dropped.
 #[derive(Debug)]
@@ -57,6 +62,24 @@ impl Claims {
     pub fn pin(self: &Arc<Self>, digest: ImageDigest) -> Pin {
         *self.lock().images.entry(digest).or_default() += 1;
         Pin { claims: Arc::clone(self), digest }
+    }
+
+    /// Albatross was asked to create it and was silent: it can do so after the call has been undone.
+    pub fn may_come_late(&self, id: &UnikernelId) {
+        let mut inner = self.lock();
+        if inner.late.len() < LATE {
+            inner.late.insert(id.clone());
+        }
+    }
+
+    /// Those that may come late.
+    pub fn late(&self) -> BTreeSet<UnikernelId> {
+        self.lock().late.clone()
+    }
+
+    /// It has come, and is gone or wanted again.
+    pub fn not_late(&self, id: &UnikernelId) {
+        self.lock().late.remove(id);
     }
 
     pub fn busy(&self) -> BTreeSet<UnikernelId> {

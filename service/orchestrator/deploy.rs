@@ -28,7 +28,7 @@ pub const DEPLOY: &[Step<Deploy>] = &[
     Step { name: "claiming", perform: Deploy::claim, undo: nothing, cancellable: true },
     Step { name: "reserving", perform: Deploy::reserve, undo: Deploy::release, cancellable: false },
     Step { name: "probing", perform: Deploy::probe, undo: nothing, cancellable: true },
-    Step { name: "creating", perform: Deploy::create, undo: Deploy::destroy, cancellable: true },
+    Step { name: "creating", perform: Deploy::create, undo: Deploy::destroy, cancellable: false },
     Step { name: "recording", perform: Deploy::record_running, undo: nothing, cancellable: false },
     Step { name: "starting", perform: Deploy::wait_until_ready, undo: nothing, cancellable: true },
     Step { name: "finishing", perform: Deploy::record_ready, undo: nothing, cancellable: false },
@@ -260,7 +260,12 @@ impl Deploy {
                     Ok(Flow::Next)
                 }
                 Ok(None) => Err(self.context.not_ready(&unikernel, "it exited at once".into()).await),
-                Err(error) => Err(error.into()),
+                Err(error) => {
+                    if !error.is_final() {
+                        self.context.claims.may_come_late(&unikernel.id);
+                    }
+                    Err(error.into())
+                }
             }
         }
         .boxed()

@@ -10,7 +10,7 @@ use super::context::Context;
 use super::error::Error;
 use super::remove::{REMOVE, Remove};
 use super::workflow;
-use crate::domain::{Change, JobKind, Timestamp, UnikernelId};
+use crate::domain::{Change, Inventory, JobKind, Timestamp, UnikernelId};
 use crate::planning::reconcile::{self, HalfDone};
 
 /// Everything that no call works on and that is not at rest. What fails is tried again at the next look.
@@ -28,9 +28,31 @@ pub async fn finish_half_done(context: &Arc<Context>) {
     }
 }
 
+/// Ends those that Albatross has created after their deployment was undone: nobody waits for them, and their address may
+/// be another's by now.
+pub async fn end_late_ones(context: &Context, inventory: &Inventory) {
+    let late = context.claims.late();
+    for running in inventory.unikernels.iter().filter(|running| late.contains(&running.id)) {
+        let id = &running.id;
+        let Some(_claim) = context.claims.claim(id) else { continue };
+        let wanted = id.clone();
+        let known = context.owner.look(move |state| state.world.unikernel(&wanted).is_some()).await;
+        let ended = match known {
+            Ok(false) => context.albatross.destroy(id).await,
+            _ => Ok(()),
+        };
+        match ended {
+            Ok(()) => context.claims.not_late(id),
+            Err(error) => warn!(%id, %error, "came after its deployment was undone, and cannot be ended yet"),
+        }
+    }
+}
+
 async fn undo_deploy(context: &Arc<Context>, id: &UnikernelId) -> Result<(), Error> {
     let Some(_claim) = context.claims.claim(id) else { return Ok(()) };
     context.albatross.destroy(id).await?;
+    // The service may have ended while Albatross was reading the create.
+    context.claims.may_come_late(id);
     let id = id.clone();
     let brought = context
         .owner

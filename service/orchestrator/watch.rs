@@ -57,6 +57,7 @@ async fn look_at_albatross(context: &Arc<Context>) -> bool {
     if let Some(dialect) = context.albatross.understood() {
         context.owner.albatross_version(dialect.to_string()).await;
     }
+    recover::end_late_ones(context, &inventory).await;
     match take_in(context, inventory).await {
         Ok(()) => recover::finish_half_done(context).await,
         Err(error) => debug!(%error, "not taken in"),

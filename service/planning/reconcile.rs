@@ -71,15 +71,16 @@ fn seen(unikernel: &Unikernel, running: &Running) -> Option<Unikernel> {
 }
 
 /// Takes a deployment back that did not come to its end. `doomed`: Albatross may still have the unikernel, so the
-/// record stays, with its lease, as the intent to remove it. One that was live before keeps its place for a rollback.
+/// record stays, with its lease, as the intent to remove it. One that is live, or was before, keeps its place: should
+/// Albatross have it after all, it runs again.
 pub fn undo_deploy(world: &World, id: &UnikernelId, doomed: bool, now: Timestamp) -> Vec<Change> {
     let Some(unikernel) = world.unikernel(id) else { return Vec::new() };
-    if doomed {
-        return vec![Change::PutUnikernel(Box::new(Unikernel { removing: true, ..unikernel.clone() }))];
-    }
     if unikernel.last_live.is_some() || world.is_live(id) {
         let ended = Unikernel { phase: Phase::Exited, exit_reason: NOT_STARTED.into(), ..unikernel.clone() };
         return vec![Change::PutUnikernel(Box::new(ended))];
+    }
+    if doomed {
+        return vec![Change::PutUnikernel(Box::new(Unikernel { removing: true, ..unikernel.clone() }))];
     }
     removal::forget(world, id, now)
 }

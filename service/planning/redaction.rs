@@ -16,10 +16,13 @@ pub fn without_arguments(lines: Vec<String>, arguments: &Arguments) -> Vec<Strin
 }
 
 fn pieces(argument: &str) -> impl Iterator<Item = &str> {
-    let fixed = argument.split(['{', '}', '"', '\'']).filter(|piece| piece.len() >= SHORTEST);
-    let values = argument.split_once('=').map(|(_, value)| value).into_iter();
-    let values = values.flat_map(|value| value.split(['{', '}', '"', '\''])).filter(|piece| piece.len() >= SHORTEST);
-    fixed.chain(values)
+    let value = argument.split_once('=').map(|(_, value)| value);
+    let texts = [Some(argument), value].into_iter().flatten();
+    // A console shows a line at a time, and a guest that quotes what it prints escapes all but plain letters.
+    let whole = texts.clone().flat_map(|text| text.split(['{', '}', '"', '\'', '\\', '\n', '\r']));
+    let plain = texts
+        .flat_map(|text| text.split(|c: char| !c.is_ascii_graphic() || matches!(c, '{' | '}' | '"' | '\'' | '\\')));
+    whole.chain(plain).filter(|piece| piece.len() >= SHORTEST)
 }
 
 #[cfg(test)]
@@ -32,5 +35,13 @@ mod tests {
         let lines = vec!["Command line is: '--password=hunter22 -v'".into(), "bad password hunter22".into()];
         let shown = without_arguments(lines, &arguments);
         assert_eq!(shown, ["Command line is: '[argument] -v'", "bad password [argument]"]);
+    }
+
+    #[test]
+    fn neither_do_lines_and_quotes_of_it() {
+        let arguments = Arguments(vec!["--key=BEGIN-KEY\nMIIEvQIBADAN secret\npässwörtlich\nEND-OF-KEY".into()]);
+        let lines = ["MIIEvQIBADAN secret", r"BEGIN-KEY\nMIIEvQIBADAN", r"p\195\164ssw\195\182rtlich", "END-OF-KEY"];
+        let shown = without_arguments(lines.map(str::to_string).to_vec(), &arguments);
+        assert_eq!(shown, ["[argument]", r"[argument]\n[argument]", r"p\195\164ssw\195\182[argument]", "[argument]"]);
     }
 }
