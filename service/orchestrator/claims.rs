@@ -18,6 +18,7 @@ struct Inner {
     unikernels: BTreeSet<UnikernelId>,
     images: BTreeMap<ImageDigest, usize>,
     late: BTreeSet<UnikernelId>,
+    touched: BTreeSet<UnikernelId>,
 }
 
 /// How many are looked for at most that Albatross may create late; a daemon that is silent so often is not expected back
@@ -41,7 +42,12 @@ pub struct Pin {
 impl Claims {
     /// `None` while another call has it.
     pub fn claim(self: &Arc<Self>, id: &UnikernelId) -> Option<Claim> {
-        let free = self.lock().unikernels.insert(id.clone());
+        let mut inner = self.lock();
+        let free = inner.unikernels.insert(id.clone());
+        if free {
+            inner.touched.insert(id.clone());
+        }
+        drop(inner);
         free.then(|| Claim { claims: Arc::clone(self), id: id.clone() })
     }
 
@@ -62,6 +68,17 @@ impl Claims {
     pub fn pin(self: &Arc<Self>, digest: ImageDigest) -> Pin {
         *self.lock().images.entry(digest).or_default() += 1;
         Pin { claims: Arc::clone(self), digest }
+    }
+
+    /// Albatross is about to be asked what it runs: from here on, what a call works on may be other than it says.
+    pub fn look_begins(&self) {
+        let mut inner = self.lock();
+        inner.touched = inner.unikernels.clone();
+    }
+
+    /// Those that a call has worked on at any time since the look began.
+    pub fn touched(&self) -> BTreeSet<UnikernelId> {
+        self.lock().touched.clone()
     }
 
     /// Albatross was asked to create it and was silent: it can do so after the call has been undone.

@@ -21,6 +21,9 @@ use crate::images;
 use crate::planning::admission::{self, Admitted, Deployment};
 use crate::planning::{self, reconcile, template};
 
+/// How often an image may be removed from the store while it is read.
+const IMPORT_ATTEMPTS: usize = 3;
+
 /// The way of a deployment, and back.
 pub const DEPLOY: &[Step<Deploy>] = &[
     Step { name: "queued", perform: Deploy::wait_for_slot, undo: nothing, cancellable: true },
@@ -117,8 +120,21 @@ impl Deploy {
         Ok((known.ok_or(images::Error::NotStored(digest))?, pin))
     }
 
-    /// Copies the image into the store, and pins it before Collect can look at it again.
+    /// Copies the image into the store. Whoever removes it at this moment had not seen that it is wanted again: a file is
+    /// read once more then, a pipe cannot be.
     async fn receive(&mut self, file: std::fs::File, job: &Job) -> Result<(ImageRecord, Pin), Error> {
+        for _ in 0..IMPORT_ATTEMPTS {
+            let Ok(again) = file.try_clone() else { break };
+            match self.receive_once(again, job).await {
+                Err(Error::ImageGone(_)) if file.metadata().is_ok_and(|kind| kind.is_file()) => {}
+                outcome => return outcome,
+            }
+        }
+        self.receive_once(file, job).await
+    }
+
+    /// Pins what it copied before Collect can look at it again.
+    async fn receive_once(&mut self, file: std::fs::File, job: &Job) -> Result<(ImageRecord, Pin), Error> {
         let progress = job.progress();
         let counted = move |bytes: u64, total: Option<u64>| {
             if let Some(total) = total.filter(|&total| total > 0) {

@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use super::claims::Claims;
 use super::error::Error;
 use super::fault;
-use crate::domain::{Change, Event, ManagerView, Publication, ServiceName, UnikernelId};
+use crate::domain::{Change, Event, Inventory, ManagerView, Publication, ServiceName, UnikernelId};
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
 use crate::planning::facts::Facts;
@@ -57,8 +57,10 @@ enum Message {
         done: oneshot::Sender<Result<(), Error>>,
     },
     Look(Look),
-    Observe {
-        observe: Observe,
+    Observe(Observe),
+    /// What Albatross runs, and the consoles' last lines of unikernels that are gone.
+    Inventory {
+        inventory: Inventory,
         last_words: BTreeMap<UnikernelId, String>,
     },
     Trouble {
@@ -105,13 +107,18 @@ impl OwnerHandle {
         value.await.map_err(|_| Error::Stopping)
     }
 
-    /// Takes in what was observed. `last_words`: the consoles' last lines of unikernels that are gone.
-    pub async fn observe(
+    /// Takes in what was observed of the host.
+    pub async fn observe(&self, observe: impl FnOnce(&mut Facts) + Send + 'static) -> Result<(), Error> {
+        self.send(Message::Observe(Box::new(observe))).await
+    }
+
+    /// Takes in what Albatross runs. `last_words`: the consoles' last lines of unikernels that are gone.
+    pub async fn inventory(
         &self,
+        inventory: Inventory,
         last_words: BTreeMap<UnikernelId, String>,
-        observe: impl FnOnce(&mut Facts) + Send + 'static,
     ) -> Result<(), Error> {
-        self.send(Message::Observe { observe: Box::new(observe), last_words }).await
+        self.send(Message::Inventory { inventory, last_words }).await
     }
 
     /// Says what does not work and what to do about it, or that it works again.
@@ -191,7 +198,8 @@ impl Owner {
                 self.refresh_claims();
                 look(&self.state);
             }
-            Message::Observe { observe, last_words } => self.observe(observe, &last_words).await,
+            Message::Observe(observe) => self.observe(observe).await,
+            Message::Inventory { inventory, last_words } => self.take_in(inventory, &last_words).await,
             Message::Trouble { subject, note } => self.note(subject, note),
             Message::AlbatrossVersion(version) => self.albatross_version = version,
             Message::RepairTable => self.install_table().await,
@@ -279,13 +287,18 @@ impl Owner {
         self.note(Trouble::Kernel, note);
     }
 
-    async fn observe(&mut self, observe: Observe, last_words: &BTreeMap<UnikernelId, String>) {
+    async fn observe(&mut self, observe: Observe) {
         let networks = self.state.facts.networks.clone();
         observe(&mut self.state.facts);
-        self.refresh_claims();
         if networks != self.state.facts.networks {
             self.install_table().await;
         }
+    }
+
+    async fn take_in(&mut self, inventory: Inventory, last_words: &BTreeMap<UnikernelId, String>) {
+        self.state.facts.inventory = inventory;
+        // The answer is of before now: what a call has worked on since it was asked for is not compared with it.
+        self.state.facts.busy = self.claims.touched();
         let changes = reconcile::observe(&self.state.world, &self.state.facts, last_words);
         if let Err(error) = self.write(changes).await {
             warn!(%error, "what Albatross runs could not be written down");

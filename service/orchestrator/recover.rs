@@ -10,7 +10,7 @@ use super::context::Context;
 use super::error::Error;
 use super::remove::{REMOVE, Remove};
 use super::workflow;
-use crate::domain::{Change, Inventory, JobKind, Timestamp, UnikernelId};
+use crate::domain::{Change, Inventory, JobKind, Phase, Timestamp, UnikernelId};
 use crate::planning::reconcile::{self, HalfDone};
 
 /// Everything that no call works on and that is not at rest. What fails is tried again at the next look.
@@ -69,11 +69,27 @@ async fn undo_deploy(context: &Arc<Context>, id: &UnikernelId) -> Result<(), Err
 }
 
 async fn finish_removal(context: &Arc<Context>, id: &UnikernelId) -> Result<(), Error> {
+    let wanted = id.clone();
+    let brought = context.owner.look(move |state| {
+        // One that became ready is being destroyed; the image of one that did not goes as its deployment does.
+        let undone = state.world.unikernel(&wanted).filter(|unikernel| is_half_made(unikernel.phase))?;
+        undone.brought_image.then_some(undone.spec.image)
+    });
+    let brought = brought.await?;
     let job = context.jobs.begin(JobKind::Destroy, id.to_string()).await;
     let mut remove = Remove::half_done(Arc::clone(context), id.clone());
     let outcome = workflow::run(REMOVE, &mut remove, &job).await;
     job.end(outcome.as_ref().err()).await;
-    outcome
+    drop(remove);
+    outcome?;
+    if let Some(digest) = brought {
+        collect::drop_unused_image(context, digest).await?;
+    }
+    Ok(())
+}
+
+fn is_half_made(phase: Phase) -> bool {
+    matches!(phase, Phase::Creating | Phase::Starting | Phase::Running)
 }
 
 /// The store and the ledger hold the same images: a file without a record was half-stored or half-removed, and a record

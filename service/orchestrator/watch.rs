@@ -45,6 +45,7 @@ pub async fn follow_albatross(context: Arc<Context>) {
 }
 
 async fn look_at_albatross(context: &Arc<Context>) -> bool {
+    context.claims.look_begins();
     let inventory = match context.albatross.inventory().await {
         Ok(running) => inventory(running),
         Err(error) => {
@@ -103,13 +104,8 @@ async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
         reconcile::vanished(&state.world, &facts)
     });
     let last_words = last_words(context, gone.await?).await?;
-    context
-        .owner
-        .observe(last_words, move |facts| {
-            facts.inventory = inventory;
-            facts.policy = policy.or(facts.policy.take());
-        })
-        .await
+    context.owner.observe(move |facts| facts.policy = policy.or(facts.policy.take())).await?;
+    context.owner.inventory(inventory, last_words).await
 }
 
 /// The last line of the consoles of those that are gone: with Solo5 it names the exit code.
@@ -189,7 +185,7 @@ pub async fn look_at_host(context: &Context, configured: &[Network]) {
             .to_string()
     });
     context.owner.trouble(Trouble::Forwarding, note).await;
-    let observed = context.owner.observe(BTreeMap::new(), move |facts| {
+    let observed = context.owner.observe(move |facts| {
         facts.networks = networks;
         facts.host_addresses = addresses;
     });
