@@ -19,7 +19,7 @@ use crate::albatross::{Creation, Running};
 use crate::domain::{Change, ImageDigest, ImageRecord, Phase, Timestamp, Unikernel, UnikernelId, UnikernelSpec};
 use crate::images;
 use crate::planning::admission::{self, Admitted, Deployment};
-use crate::planning::{self, reconcile, template};
+use crate::planning::{self, reconcile, removal, template};
 
 /// How often an image may be removed from the store while it is read.
 const IMPORT_ATTEMPTS: usize = 3;
@@ -196,6 +196,7 @@ impl Deploy {
     fn reserve<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             let deployment = self.deployment()?.clone();
+            self.finish_removal(&deployment).await?;
             let admitted = self
                 .context
                 .owner
@@ -214,6 +215,25 @@ impl Deploy {
             }
         }
         .boxed()
+    }
+
+    /// The claim is ours, so a removal that is in the ledger is one that could not be finished: it is now, or there is no
+    /// use in asking Albatross for more.
+    async fn finish_removal(&self, deployment: &Deployment) -> Result<(), Error> {
+        let id = deployment.spec.id(&deployment.service);
+        let wanted = id.clone();
+        let removing = self
+            .context
+            .owner
+            .look(move |state| state.world.unikernel(&wanted).is_some_and(|unikernel| unikernel.removing));
+        if removing.await? {
+            self.context.albatross.destroy(&id).await?;
+            self.context
+                .owner
+                .decide(move |state| Ok((removal::forget(&state.world, &id, Timestamp::now()), ())))
+                .await?;
+        }
+        Ok(())
     }
 
     /// Takes the lease and the intent back, or leaves the intent to remove what Albatross may still have.
@@ -277,7 +297,8 @@ impl Deploy {
                 }
                 Ok(None) => Err(self.context.not_ready(&unikernel, "it exited at once".into()).await),
                 Err(error) => {
-                    if !error.is_final() {
+                    self.maybe_created = !error.is_final();
+                    if self.maybe_created {
                         self.context.claims.may_come_late(&unikernel.id);
                     }
                     Err(error.into())
