@@ -240,11 +240,11 @@ impl Deploy {
     fn release(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
             let Some(unikernel) = self.unikernel.clone() else { return Ok(()) };
-            let doomed = self.maybe_created;
+            let (doomed, revived) = (self.maybe_created, self.revived);
             self.context
                 .owner
                 .decide(move |state| {
-                    Ok((reconcile::undo_deploy(&state.world, &unikernel.id, doomed, Timestamp::now()), ()))
+                    Ok((reconcile::undo_deploy(&state.world, &unikernel.id, doomed, revived, Timestamp::now()), ()))
                 })
                 .await
         }

@@ -59,7 +59,7 @@ async fn undo_deploy(context: &Arc<Context>, id: &UnikernelId) -> Result<(), Err
         .decide(move |state| {
             let brought = state.world.unikernel(&id).filter(|unikernel| unikernel.brought_image);
             let brought = brought.map(|unikernel| unikernel.spec.image);
-            Ok((reconcile::undo_deploy(&state.world, &id, false, Timestamp::now()), brought))
+            Ok((reconcile::undo_deploy(&state.world, &id, false, false, Timestamp::now()), brought))
         })
         .await?;
     if let Some(digest) = brought {

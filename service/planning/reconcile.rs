@@ -71,11 +71,11 @@ fn seen(unikernel: &Unikernel, running: &Running) -> Option<Unikernel> {
 }
 
 /// Takes a deployment back that did not come to its end. `doomed`: Albatross may still have the unikernel, so the
-/// record stays, with its lease, as the intent to remove it. One that is live, or was before, keeps its place: should
-/// Albatross have it after all, it runs again.
-pub fn undo_deploy(world: &World, id: &UnikernelId, doomed: bool, now: Timestamp) -> Vec<Change> {
+/// record stays, with its lease, as the intent to remove it. One that is live, or was before, or that was `revived`,
+/// keeps its place: should Albatross have it after all, it runs again.
+pub fn undo_deploy(world: &World, id: &UnikernelId, doomed: bool, revived: bool, now: Timestamp) -> Vec<Change> {
     let Some(unikernel) = world.unikernel(id) else { return Vec::new() };
-    if unikernel.last_live.is_some() || world.is_live(id) {
+    if revived || unikernel.last_live.is_some() || world.is_live(id) {
         let ended = Unikernel { phase: Phase::Exited, exit_reason: NOT_STARTED.into(), ..unikernel.clone() };
         return vec![Change::PutUnikernel(Box::new(ended))];
     }
