@@ -4,7 +4,6 @@
 #[path = "support/host.rs"]
 mod host;
 #[path = "support/netns.rs"]
-#[allow(dead_code, reason = "each test takes of this module what it needs")]
 mod netns;
 mod private_bus;
 #[path = "support/solo5_image.rs"]
