@@ -1,6 +1,7 @@
 //! Network namespaces for tests: each test has its own host, and clients and unikernels as further namespaces.
 //!
 //! A namespace lives as long as a sleeping process that holds it; threads move into it.
+#![allow(dead_code, reason = "each test takes of this module what it needs")]
 
 use std::fs::File;
 use std::future::Future;
