@@ -16,6 +16,8 @@ pub struct Claims {
 #[derive(Debug, Default)]
 struct Inner {
     unikernels: BTreeSet<UnikernelId>,
+    /// Those that a call has worked on at any time since the last look began.
+    touched: BTreeSet<UnikernelId>,
     images: BTreeMap<ImageDigest, usize>,
 }
 
@@ -36,7 +38,11 @@ pub struct Pin {
 impl Claims {
     /// `None` while another call has it.
     pub fn claim(self: &Arc<Self>, id: &UnikernelId) -> Option<Claim> {
-        let free = self.lock().unikernels.insert(id.clone());
+        let free = {
+            let mut inner = self.lock();
+            inner.touched.insert(id.clone());
+            inner.unikernels.insert(id.clone())
+        };
         free.then(|| Claim { claims: Arc::clone(self), id: id.clone() })
     }
 
@@ -61,6 +67,18 @@ impl Claims {
 
     pub fn busy(&self) -> BTreeSet<UnikernelId> {
         self.lock().unikernels.clone()
+    }
+
+    /// A look at Albatross begins. What is seen of a unikernel that a call works on meanwhile can be older than what the
+    /// call has written: see [`Claims::touched`].
+    pub fn begin_look(&self) {
+        let mut inner = self.lock();
+        inner.touched = inner.unikernels.clone();
+    }
+
+    /// What calls work on, or have worked on since the look began.
+    pub fn touched(&self) -> BTreeSet<UnikernelId> {
+        self.lock().touched.clone()
     }
 
     pub fn pinned(&self) -> BTreeMap<ImageDigest, usize> {
