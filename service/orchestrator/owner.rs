@@ -10,10 +10,10 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-use super::claims::Claims;
+use super::claims::{Claims, Observation};
 use super::error::Error;
 use super::fault;
-use crate::domain::{Change, Event, ManagerView, Publication, ServiceName, UnikernelId};
+use crate::domain::{Change, Event, Inventory, ManagerView, Policy, Publication, ServiceName, UnikernelId};
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
 use crate::planning::facts::Facts;
@@ -51,16 +51,26 @@ type Decide = Box<dyn FnOnce(&State) -> Result<Vec<Change>, Error> + Send>;
 type Look = Box<dyn FnOnce(&State) + Send>;
 type Observe = Box<dyn FnOnce(&mut Facts) + Send>;
 
+/// What a look at Albatross has found.
+#[derive(Debug)]
+pub struct Found {
+    pub inventory: Inventory,
+    /// `None`: it is not known now, and stays what it was.
+    pub policy: Option<Policy>,
+    /// The consoles' last lines of unikernels that are gone.
+    pub last_words: BTreeMap<UnikernelId, String>,
+    /// Begun before Albatross was asked.
+    pub observation: Observation,
+}
+
 enum Message {
     Decide {
         decide: Decide,
         done: oneshot::Sender<Result<(), Error>>,
     },
     Look(Look),
-    Observe {
-        observe: Observe,
-        last_words: BTreeMap<UnikernelId, String>,
-    },
+    Observe(Observe),
+    TakeIn(Box<Found>),
     Trouble {
         subject: Trouble,
         note: Option<String>,
@@ -105,13 +115,14 @@ impl OwnerHandle {
         value.await.map_err(|_| Error::Stopping)
     }
 
-    /// Takes in what was observed. `last_words`: the consoles' last lines of unikernels that are gone.
-    pub async fn observe(
-        &self,
-        last_words: BTreeMap<UnikernelId, String>,
-        observe: impl FnOnce(&mut Facts) + Send + 'static,
-    ) -> Result<(), Error> {
-        self.send(Message::Observe { observe: Box::new(observe), last_words }).await
+    /// Takes in what was observed of the host.
+    pub async fn observe(&self, observe: impl FnOnce(&mut Facts) + Send + 'static) -> Result<(), Error> {
+        self.send(Message::Observe(Box::new(observe))).await
+    }
+
+    /// Takes in what Albatross runs.
+    pub async fn take_in(&self, found: Found) -> Result<(), Error> {
+        self.send(Message::TakeIn(Box::new(found))).await
     }
 
     /// Says what does not work and what to do about it, or that it works again.
@@ -191,7 +202,8 @@ impl Owner {
                 self.refresh_claims();
                 look(&self.state);
             }
-            Message::Observe { observe, last_words } => self.observe(observe, &last_words).await,
+            Message::Observe(observe) => self.observe(observe).await,
+            Message::TakeIn(found) => self.take_in(*found).await,
             Message::Trouble { subject, note } => self.note(subject, note),
             Message::AlbatrossVersion(version) => self.albatross_version = version,
             Message::RepairTable => self.install_table().await,
@@ -279,14 +291,22 @@ impl Owner {
         self.note(Trouble::Kernel, note);
     }
 
-    async fn observe(&mut self, observe: Observe, last_words: &BTreeMap<UnikernelId, String>) {
+    async fn observe(&mut self, observe: Observe) {
         let networks = self.state.facts.networks.clone();
         observe(&mut self.state.facts);
-        self.refresh_claims();
         if networks != self.state.facts.networks {
             self.install_table().await;
         }
-        let changes = reconcile::observe(&self.state.world, &self.state.facts, last_words);
+    }
+
+    async fn take_in(&mut self, found: Found) {
+        let facts = &mut self.state.facts;
+        facts.inventory = found.inventory;
+        facts.policy = found.policy.or(facts.policy.take());
+        self.refresh_claims();
+        // Albatross may have been asked before one of them was created, and it may be ready by now.
+        self.state.facts.busy.extend(found.observation.touched());
+        let changes = reconcile::observe(&self.state.world, &self.state.facts, &found.last_words);
         if let Err(error) = self.write(changes).await {
             warn!(%error, "what Albatross runs could not be written down");
         }

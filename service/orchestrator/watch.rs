@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::claims::Observation;
 use super::context::Context;
 use super::error::Error;
-use super::owner::Trouble;
+use super::owner::{Found, Trouble};
 use super::{publish, recover};
 use crate::albatross;
 use crate::domain::{Inventory, Network, NetworkName, Policy, Running, UnikernelId};
@@ -38,13 +39,21 @@ pub async fn follow_albatross(context: Arc<Context>) {
     loop {
         let answers = look_at_albatross(&context).await;
         let pause = if answers { LOOK } else { LOOK_WHILE_AWAY };
-        if timeout(pause, context.look.notified()).await.is_ok() {
+        let news = async {
+            tokio::select! {
+                () = context.look.notified() => {}
+                // What happened to the unikernel while a call worked on it was left to that call.
+                () = context.claims.ended() => {}
+            }
+        };
+        if timeout(pause, news).await.is_ok() {
             sleep(SETTLE).await;
         }
     }
 }
 
 async fn look_at_albatross(context: &Arc<Context>) -> bool {
+    let observation = context.claims.observe();
     let inventory = match context.albatross.inventory().await {
         Ok(running) => inventory(running),
         Err(error) => {
@@ -57,7 +66,7 @@ async fn look_at_albatross(context: &Arc<Context>) -> bool {
     if let Some(dialect) = context.albatross.understood() {
         context.owner.albatross_version(dialect.to_string()).await;
     }
-    match take_in(context, inventory).await {
+    match take_in(context, inventory, observation).await {
         Ok(()) => recover::finish_half_done(context).await,
         Err(error) => debug!(%error, "not taken in"),
     }
@@ -85,7 +94,7 @@ fn inventory(running: Vec<albatross::Running>) -> Inventory {
     inventory
 }
 
-async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
+async fn take_in(context: &Context, inventory: Inventory, observation: Observation) -> Result<(), Error> {
     let policy = match context.albatross.policy().await {
         Ok(policy) => {
             Some(Policy { cpus: policy.cpuids.into_iter().collect(), networks: policy.bridges.into_iter().collect() })
@@ -95,20 +104,15 @@ async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
             None
         }
     };
-    let seen = inventory.clone();
+    let (seen, touched) = (inventory.clone(), observation.touched());
     let gone = context.owner.look(move |state| {
         let mut facts = state.facts.clone();
         facts.inventory = seen;
+        facts.busy.extend(touched);
         reconcile::vanished(&state.world, &facts)
     });
     let last_words = last_words(context, gone.await?).await?;
-    context
-        .owner
-        .observe(last_words, move |facts| {
-            facts.inventory = inventory;
-            facts.policy = policy.or(facts.policy.take());
-        })
-        .await
+    context.owner.take_in(Found { inventory, policy, last_words, observation }).await
 }
 
 /// The last line of the consoles of those that are gone: with Solo5 it names the exit code.
@@ -188,7 +192,7 @@ pub async fn look_at_host(context: &Context, configured: &[Network]) {
             .to_string()
     });
     context.owner.trouble(Trouble::Forwarding, note).await;
-    let observed = context.owner.observe(BTreeMap::new(), move |facts| {
+    let observed = context.owner.observe(move |facts| {
         facts.networks = networks;
         facts.host_addresses = addresses;
     });
