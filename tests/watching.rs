@@ -128,3 +128,23 @@ fn one_that_exits_is_not_waited_for() {
         assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     });
 }
+
+#[test]
+fn a_deployment_without_albatross_leaves_nothing_behind() {
+    isolated("a_deployment_without_albatross_leaves_nothing_behind", |_| async {
+        let Some(mut host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        let mut signals = state_changes(&manager.0).await;
+        host.albatross.terminate();
+        for _ in 0..2 {
+            let (name, message) = error_of(manager.deploy("website", &host.image("1", &[]), options("http:80/")).await);
+            assert_eq!(name, "AlbatrossUnavailable", "{message}");
+            assert!(message.contains("systemctl status albatross_daemon"), "{message}");
+            assert!(manager.leases().await.unwrap().is_empty() && host.stored_images().is_empty());
+        }
+        host.albatross.again();
+        manager.deploy("website", &host.image("1", &[]), options("http:80/")).await.unwrap();
+        let told = states_told(&mut signals).await;
+        assert_eq!(told[told.len() - 3..], SUCCESS, "{told:?}");
+    });
+}

@@ -57,7 +57,7 @@ async fn look_at_albatross(context: &Arc<Context>) -> bool {
     let inventory = match context.albatross.inventory().await {
         Ok(running) => inventory(running),
         Err(error) => {
-            let note = format!("Albatross does not answer: {error}. What is published stays; deployments wait for it");
+            let note = format!("{error}. What is published stays, and nothing can be deployed until it answers");
             context.owner.trouble(Trouble::Albatross, Some(note)).await;
             return false;
         }
