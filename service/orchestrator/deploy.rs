@@ -15,7 +15,7 @@ use super::jobs::Job;
 use super::request::{DeployRequest, ImageSource};
 use super::workflow::{Flow, Step, nothing};
 use super::{collect, leases, readiness};
-use crate::albatross::{Creation, Running};
+use crate::albatross::{self, Creation, Running};
 use crate::domain::{Change, ImageDigest, ImageRecord, Phase, Timestamp, Unikernel, UnikernelId, UnikernelSpec};
 use crate::images;
 use crate::planning::admission::{self, Admitted, Deployment};
@@ -269,7 +269,10 @@ impl Deploy {
                     Ok(Flow::Next)
                 }
                 Ok(None) => Err(self.context.not_ready(&unikernel, "it exited at once".into()).await),
-                Err(error) => Err(error.into()),
+                Err(error) => {
+                    self.maybe_created = !matches!(error, albatross::Error::NotBegun(_));
+                    Err(error.into())
+                }
             }
         }
         .boxed()

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::claims::Observation;
 use super::context::Context;
 use super::error::Error;
 use super::owner::{Seen, Trouble};
@@ -39,7 +40,14 @@ pub async fn follow_albatross(context: Arc<Context>) {
     loop {
         let answers = look_at_albatross(&context).await;
         let pause = if answers { LOOK } else { LOOK_WHILE_AWAY };
-        if timeout(pause, context.look.notified()).await.is_ok() {
+        let news = async {
+            tokio::select! {
+                () = context.look.notified() => {}
+                // What happened to the unikernel while a call worked on it was left to that call.
+                () = context.claims.ended() => {}
+            }
+        };
+        if timeout(pause, news).await.is_ok() {
             sleep(SETTLE).await;
         }
     }
@@ -50,7 +58,7 @@ async fn look_at_albatross(context: &Arc<Context>) -> bool {
     let inventory = match context.albatross.inventory().await {
         Ok(running) => inventory(running),
         Err(error) => {
-            let note = format!("Albatross does not answer: {error}. What is published stays; deployments wait for it");
+            let note = format!("{error}. What is published stays, and nothing can be deployed until it answers");
             context.owner.trouble(Trouble::Albatross, Some(note)).await;
             return false;
         }
@@ -87,7 +95,7 @@ fn inventory(running: Vec<albatross::Running>) -> Inventory {
     inventory
 }
 
-async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
+async fn take_in(context: &Context, inventory: Inventory, observation: Observation) -> Result<(), Error> {
     let policy = match context.albatross.policy().await {
         Ok(policy) => {
             Some(Policy { cpus: policy.cpuids.into_iter().collect(), networks: policy.bridges.into_iter().collect() })
@@ -97,10 +105,11 @@ async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
             None
         }
     };
-    let seen = inventory.clone();
+    let (seen, touched) = (inventory.clone(), observation.touched());
     let gone = context.owner.look(move |state| {
         let mut facts = state.facts.clone();
         facts.inventory = seen;
+        facts.busy.extend(touched);
         reconcile::vanished(&state.world, &facts)
     });
     let last_words = last_words(context, gone.await?).await?;
