@@ -1,7 +1,8 @@
 //! Sockets of netlink.
 //!
-//! rtnetlink is asked through its crate; nf_tables and conntrack, which have none, through [`Channel`]. All
-//! notifications come by [`Subscription`], which keeps no more than the socket holds and says when that was too little.
+//! rtnetlink is asked through its crate; nf_tables and conntrack, which have none, through [`Channel`]. Notifications of
+//! all three come by [`Subscription`], which keeps no more than the socket holds and says when that was too little; the
+//! crate would keep them without a bound, and would pass over what it cannot read.
 
 mod channel;
 mod frame;
