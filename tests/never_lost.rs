@@ -15,7 +15,6 @@ mod kernel;
 #[path = "never_lost/ledger.rs"]
 mod ledger;
 #[path = "support/netns.rs"]
-#[allow(dead_code)]
 mod netns;
 mod private_bus;
 #[path = "never_lost/scene.rs"]
