@@ -1,8 +1,9 @@
 //! Albatross is away, hangs, says nothing, or runs something else than the service thinks.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use zbus::OwnedObjectPath;
+use zbus::{OwnedObjectPath, OwnedVariant};
 
 use crate::asking::Asking;
 use crate::host::{Manager, Options, PATIENCE, ROOT, TestHost, error_of, eventually, options};
@@ -11,6 +12,8 @@ use crate::scene::{Deed, Scene};
 
 /// Like the service's own, only sooner.
 const CONFIG: &str = "[albatross]\ndeadline = 700\n";
+
+type StateChanged = (OwnedObjectPath, String, String, String, HashMap<String, OwnedVariant>);
 
 async fn scene() -> Option<Scene> {
     let mut scene = Scene::new().await?;
@@ -125,17 +128,7 @@ fn a_death_is_told_at_once() {
         let told = tokio::time::timeout(PATIENCE, futures_util::StreamExt::next(&mut signals)).await;
         let elapsed = died.elapsed();
         let body = told.unwrap().unwrap().unwrap().body();
-        let (_, id, before, after, _): (OwnedObjectPath, String, String, String, zbus::Variant<'_>) =
-            body.deserialize().unwrap_or_else(|_| {
-                let (path, id, before, after, _): (
-                    OwnedObjectPath,
-                    String,
-                    String,
-                    String,
-                    std::collections::HashMap<String, zbus::OwnedVariant>,
-                ) = body.deserialize().unwrap();
-                (path, id, before, after, zbus::Variant::from(0u8))
-            });
+        let (_, id, before, after, _): StateChanged = body.deserialize().unwrap();
         assert_eq!((id, before.as_str(), after.as_str()), (first, "live", "exited"));
         println!("a death was told after {elapsed:?}");
         assert!(elapsed < Duration::from_secs(1), "{elapsed:?}");

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::asking::Asking;
-use crate::host::{TestHost, error_of};
+use crate::host::{ARGUMENTS, MANAGER, Options, ROOT, TestHost, error_of, options};
 use crate::netns::{isolated, try_sh};
 use crate::scene::{Deed, Scene};
 
@@ -106,29 +106,29 @@ fn a_full_disk_leaves_nothing_half_made() {
         let (name, message) = error_of(scene.deploy("website", "2").await);
         println!("Deploy on a full disk: {name}: {message}");
         scene.until("nothing half-made", |account| *account == before).await;
-        disk.make_room();
-        scene.prepare(Deed::Publish).await;
-        let (before, known) = (scene.settled().await, scene.known(Deed::Publish).await);
-        disk.fill();
-        let mut published = 0;
-        // There is room in the ledger's own file for some.
-        let refused = loop {
-            if let Err(error) =
-                scene.perform(if published % 2 == 0 { Deed::Publish } else { Deed::Rollback }, &known).await
-            {
-                break Some(error);
-            }
-            published += 1;
-            if published == 400 {
-                break None;
-            }
-        };
-        println!("{published} switches on a full disk, then {refused:?}");
-        let now = scene.settled().await;
-        assert_eq!(now.published.len(), before.published.len());
-        disk.make_room();
-        scene.prepare(Deed::Publish).await;
+        // The image is there already: now it is the ledger that has no room for what is long.
+        let image = scene.host.stored_images().remove(0).replace("sha256-", "sha256:");
+        let long = format!("--print={}", "x".repeat(7000));
+        let mut wanted = options("http:80/");
+        wanted.insert("args", [&ARGUMENTS[..], &[&long]].concat().into());
+        let (name, message) = error_of(scene.manager.deploy("website", &image, wanted.clone()).await);
+        println!("Deploy with a full ledger: {name}: {message}");
+        assert!(name == "Internal" && message.contains("free space"), "{name}: {message}");
+        scene.until("nothing half-made", |account| *account == before).await;
+        let sources = (0..2000).map(|n| format!("203.{}.{}.0/24", n / 256, n % 256)).collect::<Vec<_>>();
+        let narrow = Options::from([("sources", sources.into())]);
+        let (name, message) = error_of(scene.manager.publish("website", &[("tcp", 8080, 80)], narrow.clone()).await);
+        println!("Publish with a full ledger: {name}: {message}");
+        assert!(name == "Internal" && message.contains("free space"), "{name}: {message}");
         assert_eq!(scene.settled().await, before);
+        let degraded = scene.manager.property::<Vec<String>>(ROOT, MANAGER, "Degraded").await.unwrap();
+        assert!(degraded.iter().any(|note| note.contains("free space")), "{degraded:?}");
+        disk.make_room();
+        scene.manager.deploy("website", &image, wanted).await.unwrap();
+        scene.prepare(Deed::Deploy).await;
+        assert_eq!(scene.settled().await, before);
+        let degraded = scene.manager.property::<Vec<String>>(ROOT, MANAGER, "Degraded").await.unwrap();
+        assert!(!degraded.iter().any(|note| note.contains("free space")), "{degraded:?}");
         asking.nothing_lost();
         drop(scene);
     });
