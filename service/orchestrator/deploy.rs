@@ -207,7 +207,10 @@ impl Deploy {
             let Some(unikernel) = self.unikernel.clone().filter(|_| !self.maybe_created) else { return Ok(()) };
             self.context
                 .owner
-                .decide(move |state| Ok((reconcile::undo_deploy(&state.world, &unikernel.id, Timestamp::now()), ())))
+                .decide(move |state| {
+                    let reason = &unikernel.exit_reason;
+                    Ok((reconcile::undo_deploy(&state.world, &unikernel.id, reason, Timestamp::now()), ()))
+                })
                 .await
         }
         .boxed()
@@ -322,7 +325,6 @@ impl Deploy {
             if phase == Phase::Ready {
                 unikernel.exit_reason.clear();
             }
-            self.unikernel = Some(unikernel.clone());
             let id = unikernel.id.clone();
             let put = Change::PutUnikernel(Box::new(unikernel));
             self.context.owner.decide(move |_| Ok((vec![put], ()))).await?;

@@ -63,9 +63,9 @@ async fn undo_deploy(context: &Arc<Context>, id: &UnikernelId) -> Result<(), Err
     let brought = context
         .owner
         .decide(move |state| {
-            let brought = state.world.unikernel(&id).filter(|unikernel| unikernel.brought_image);
-            let brought = brought.map(|unikernel| unikernel.spec.image);
-            Ok((reconcile::undo_deploy(&state.world, &id, Timestamp::now()), brought))
+            let Some(unikernel) = state.world.unikernel(&id) else { return Ok((Vec::new(), None)) };
+            let brought = unikernel.brought_image.then_some(unikernel.spec.image);
+            Ok((reconcile::undo_deploy(&state.world, &id, &unikernel.exit_reason, Timestamp::now()), brought))
         })
         .await?;
     if let Some(digest) = brought {

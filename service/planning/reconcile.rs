@@ -76,12 +76,13 @@ fn seen(unikernel: &Unikernel, running: &Running) -> Option<Unikernel> {
 }
 
 /// Takes a deployment back that did not come to its end, once Albatross does not have the unikernel: until then the
-/// record stays half-made, with its lease. One that has run before is what it was, ended, and keeps its lease.
-pub fn undo_deploy(world: &World, id: &UnikernelId, now: Timestamp) -> Vec<Change> {
+/// record stays half-made, with its lease. One that has run before is what it was, ended, and keeps its lease; `reason`:
+/// why it had ended, when the deployment began.
+pub fn undo_deploy(world: &World, id: &UnikernelId, reason: &str, now: Timestamp) -> Vec<Change> {
     let Some(unikernel) = world.unikernel(id) else { return Vec::new() };
-    let ended_before = !unikernel.exit_reason.is_empty();
+    let ended_before = !reason.is_empty();
     if ended_before || unikernel.last_live.is_some() || world.is_live(id) {
-        let exit_reason = if ended_before { unikernel.exit_reason.clone() } else { NOT_STARTED.into() };
+        let exit_reason = if ended_before { reason } else { NOT_STARTED }.to_string();
         let ended = Unikernel { phase: Phase::Exited, exit_reason, brought_image: false, ..unikernel.clone() };
         return vec![Change::PutUnikernel(Box::new(ended))];
     }

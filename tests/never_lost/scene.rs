@@ -35,14 +35,18 @@ fn at_once() -> Options<'static> {
 }
 
 impl Scene {
-    /// With `website` version 1 live on 8080 and `other` on 9090.
+    /// With `website` version 1 live on 8080.
     pub async fn new() -> Option<Self> {
-        let host = TestHost::start().await?;
+        Some(Self::on(TestHost::start().await?).await)
+    }
+
+    /// The same on a host that is there already.
+    pub async fn on(host: TestHost) -> Self {
         let manager = host.manager().await;
         let scene = Self { host, manager };
         scene.deploy("website", "1").await.unwrap();
         scene.publish("website", &PORTS, None).await.unwrap();
-        Some(scene)
+        scene
     }
 
     /// Starts the service anew; `fault` goes with it.
