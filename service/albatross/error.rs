@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::wire::Unsayable;
 
-/// After all but `NotBegun`, `Refused`, `Image` and `Unsayable` of a command that changes something, it may still be done later:
+/// After all but those that are [final](Error::is_final) of a command that changes something, it may still be done later:
 /// Albatross goes on with a create whose client has left.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -16,9 +16,6 @@ pub enum Error {
          journal", socket.display()
     )]
     Unavailable { socket: PathBuf, reason: String },
-    /// Albatross was not reached, so nothing of a create was done.
-    #[error(transparent)]
-    NotBegun(Box<Error>),
     /// Albatross's own words.
     #[error("{0}")]
     Refused(String),
@@ -36,14 +33,18 @@ pub enum Error {
     Image(#[source] io::Error),
     #[error(transparent)]
     Unsayable(#[from] Unsayable),
+    /// One of the others, before the command was sent.
+    #[error("{0}")]
+    NotSent(Box<Self>),
 }
 
 impl Error {
-    /// Of a command before any of it was sent.
-    pub(super) fn before_it_began(self) -> Self {
-        match self {
-            unavailable @ Self::Unavailable { .. } => Self::NotBegun(Box::new(unavailable)),
-            other => other,
-        }
+    pub(super) fn not_sent(self) -> Self {
+        if self.is_final() { self } else { Self::NotSent(Box::new(self)) }
+    }
+
+    /// Whether what was asked for is not done, and will not be.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Image(_) | Self::Unsayable(_) | Self::NotSent(_))
     }
 }

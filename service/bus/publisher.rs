@@ -61,13 +61,16 @@ impl Publisher {
     pub async fn run(mut self, mut events: mpsc::Receiver<Event>, mut barriers: mpsc::Receiver<Barrier>) {
         loop {
             tokio::select! {
-                // In this order: a barrier is reached only when no event that was told before it is left.
-                biased;
                 event = events.recv() => match event {
                     Some(event) => self.publish(event).await,
                     None => return,
                 },
                 Some(barrier) = barriers.recv() => {
+                    // What was told before it is in the queue now; what comes later does not hold it up.
+                    for _ in 0..events.len() {
+                        let Some(event) = events.recv().await else { return };
+                        self.publish(event).await;
+                    }
                     // Whoever asked may have gone away.
                     let _ = barrier.send(());
                 }

@@ -21,7 +21,12 @@ struct Inner {
     /// Those that a call has worked on at any time since the last look began.
     touched: BTreeSet<UnikernelId>,
     images: BTreeMap<ImageDigest, usize>,
+    late: BTreeSet<UnikernelId>,
 }
+
+/// How many are looked for at most that Albatross may create late; a daemon that is silent so often is not expected back
+/// with all of them.
+const LATE: usize = 1024;
 
 /// A unikernel that one call works on, until this is dropped.
 #[derive(Debug)]
@@ -40,11 +45,12 @@ pub struct Pin {
 impl Claims {
     /// `None` while another call has it.
     pub fn claim(self: &Arc<Self>, id: &UnikernelId) -> Option<Claim> {
-        let free = {
-            let mut inner = self.lock();
+        let mut inner = self.lock();
+        let free = inner.unikernels.insert(id.clone());
+        if free {
             inner.touched.insert(id.clone());
-            inner.unikernels.insert(id.clone())
-        };
+        }
+        drop(inner);
         free.then(|| Claim { claims: Arc::clone(self), id: id.clone() })
     }
 
@@ -70,6 +76,24 @@ impl Claims {
     pub fn pin(self: &Arc<Self>, digest: ImageDigest) -> Pin {
         *self.lock().images.entry(digest).or_default() += 1;
         Pin { claims: Arc::clone(self), digest }
+    }
+
+    /// Albatross was asked to create it and was silent: it can do so after the call has been undone.
+    pub fn may_come_late(&self, id: &UnikernelId) {
+        let mut inner = self.lock();
+        if inner.late.len() < LATE {
+            inner.late.insert(id.clone());
+        }
+    }
+
+    /// Those that may come late.
+    pub fn late(&self) -> BTreeSet<UnikernelId> {
+        self.lock().late.clone()
+    }
+
+    /// It has come, and is gone or wanted again.
+    pub fn not_late(&self, id: &UnikernelId) {
+        self.lock().late.remove(id);
     }
 
     pub fn busy(&self) -> BTreeSet<UnikernelId> {

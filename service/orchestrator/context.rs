@@ -44,8 +44,8 @@ pub struct Context {
     pub store_gate: tokio::sync::Mutex<()>,
 }
 
-/// Console lines that an error shows.
-const LAST_LINES: u32 = 8;
+/// Console lines that an error shows: those of Solo5's banner, when Albatross has started it again, and those before.
+const LAST_LINES: u32 = 24;
 /// How long the console daemon may take to give them: an error must not wait for a second one.
 const CONSOLE_WAIT: Duration = Duration::from_millis(500);
 

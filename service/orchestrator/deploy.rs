@@ -15,11 +15,14 @@ use super::jobs::Job;
 use super::request::{DeployRequest, ImageSource};
 use super::workflow::{Flow, Step, nothing};
 use super::{collect, leases, readiness};
-use crate::albatross::{self, Creation, Running};
+use crate::albatross::{Creation, Running};
 use crate::domain::{Change, ImageDigest, ImageRecord, Phase, Timestamp, Unikernel, UnikernelId, UnikernelSpec};
 use crate::images;
 use crate::planning::admission::{self, Admitted, Deployment};
-use crate::planning::{self, reconcile, template};
+use crate::planning::{self, reconcile, removal, template};
+
+/// How often an image may be removed from the store while it is read.
+const IMPORT_ATTEMPTS: usize = 3;
 
 /// The way of a deployment, and back.
 pub const DEPLOY: &[Step<Deploy>] = &[
@@ -29,7 +32,7 @@ pub const DEPLOY: &[Step<Deploy>] = &[
     Step { name: "reserving", perform: Deploy::reserve, undo: Deploy::release, cancellable: false },
     Step { name: "clearing", perform: Deploy::clear, undo: Deploy::destroy, cancellable: false },
     Step { name: "probing", perform: Deploy::probe, undo: nothing, cancellable: true },
-    Step { name: "creating", perform: Deploy::create, undo: Deploy::destroy, cancellable: true },
+    Step { name: "creating", perform: Deploy::create, undo: Deploy::destroy, cancellable: false },
     Step { name: "recording", perform: Deploy::record_running, undo: nothing, cancellable: false },
     Step { name: "starting", perform: Deploy::wait_until_ready, undo: nothing, cancellable: true },
     Step { name: "finishing", perform: Deploy::record_ready, undo: nothing, cancellable: false },
@@ -118,8 +121,21 @@ impl Deploy {
         Ok((known.ok_or(images::Error::NotStored(digest))?, pin))
     }
 
-    /// Copies the image into the store, and pins it before Collect can look at it again.
+    /// Copies the image into the store. Whoever removes it at this moment had not seen that it is wanted again: a file is
+    /// read once more then, a pipe cannot be.
     async fn receive(&mut self, file: std::fs::File, job: &Job) -> Result<(ImageRecord, Pin), Error> {
+        for _ in 0..IMPORT_ATTEMPTS {
+            let Ok(again) = file.try_clone() else { break };
+            match self.receive_once(again, job).await {
+                Err(Error::ImageGone(_)) if file.metadata().is_ok_and(|kind| kind.is_file()) => {}
+                outcome => return outcome,
+            }
+        }
+        self.receive_once(file, job).await
+    }
+
+    /// Pins what it copied before Collect can look at it again.
+    async fn receive_once(&mut self, file: std::fs::File, job: &Job) -> Result<(ImageRecord, Pin), Error> {
         let progress = job.progress();
         let counted = move |bytes: u64, total: Option<u64>| {
             if let Some(total) = total.filter(|&total| total > 0) {
@@ -181,6 +197,7 @@ impl Deploy {
     fn reserve<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             let deployment = self.deployment()?.clone();
+            self.finish_removal(&deployment).await?;
             let admitted = self
                 .context
                 .owner
@@ -199,6 +216,25 @@ impl Deploy {
             }
         }
         .boxed()
+    }
+
+    /// The claim is ours, so a removal that is in the ledger is one that could not be finished: it is now, or there is no
+    /// use in asking Albatross for more.
+    async fn finish_removal(&self, deployment: &Deployment) -> Result<(), Error> {
+        let id = deployment.spec.id(&deployment.service);
+        let wanted = id.clone();
+        let removing = self
+            .context
+            .owner
+            .look(move |state| state.world.unikernel(&wanted).is_some_and(|unikernel| unikernel.removing));
+        if removing.await? {
+            self.context.albatross.destroy(&id).await?;
+            self.context
+                .owner
+                .decide(move |state| Ok((removal::forget(&state.world, &id, Timestamp::now()), ())))
+                .await?;
+        }
+        Ok(())
     }
 
     /// Takes the lease and the intent back; where Albatross may still have the unikernel, leaves both until it has not.
@@ -273,7 +309,10 @@ impl Deploy {
                 }
                 Ok(None) => Err(self.context.not_ready(&unikernel, "it exited at once".into()).await),
                 Err(error) => {
-                    self.maybe_created = !matches!(error, albatross::Error::NotBegun(_));
+                    self.maybe_created = !error.is_final();
+                    if self.maybe_created {
+                        self.context.claims.may_come_late(&unikernel.id);
+                    }
                     Err(error.into())
                 }
             }

@@ -1,11 +1,11 @@
 //! Waits for the connections of what was live before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
@@ -13,35 +13,44 @@ use super::context::Context;
 use super::error::Error;
 use crate::domain::{Change, Service, Timestamp, UnikernelId};
 
+/// Until the end of a drain is written once more.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
 /// Keeps one wait for each that drains. Never ends.
 pub async fn run(context: Arc<Context>) {
-    let mut waiting = BTreeSet::new();
+    let mut waiting = BTreeMap::<Drain, AbortHandle>::new();
     let mut waits = JoinSet::new();
     loop {
-        for drain in draining(&context).await.unwrap_or_default() {
-            if waiting.insert(drain.id.clone()) {
-                waits.spawn(wait(Arc::clone(&context), drain));
+        let draining = draining(&context).await.unwrap_or_default();
+        // One that is live again may drain anew, with less time.
+        waiting.retain(|drain, wait| {
+            draining.contains(drain) || {
+                wait.abort();
+                false
             }
+        });
+        for drain in draining {
+            waiting.entry(drain).or_insert_with_key(|drain| waits.spawn(wait(Arc::clone(&context), drain.clone())));
         }
         tokio::select! {
             () = context.drains.notified() => {}
             Some(ended) = waits.join_next() => {
-                if let Ok(id) = ended {
-                    waiting.remove(&id);
+                if let Ok(drain) = ended {
+                    waiting.remove(&drain);
                 }
             }
         }
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Drain {
     id: UnikernelId,
     address: IpAddr,
     until: Timestamp,
 }
 
-async fn draining(context: &Context) -> Result<Vec<Drain>, Error> {
+async fn draining(context: &Context) -> Result<BTreeSet<Drain>, Error> {
     context
         .owner
         .look(|state| {
@@ -55,8 +64,8 @@ async fn draining(context: &Context) -> Result<Vec<Drain>, Error> {
         .await
 }
 
-/// Ends when no connection to it is left, its time is up, or it is live again.
-async fn wait(context: Arc<Context>, drain: Drain) -> UnikernelId {
+/// Ends when no connection to it is left, or its time is up.
+async fn wait(context: Arc<Context>, drain: Drain) -> Drain {
     let left = u64::try_from(drain.until.0.saturating_sub(Timestamp::now().0)).unwrap_or(0);
     let until = Instant::now() + Duration::from_micros(left);
     if let Err(error) = context.flows.drained(drain.address, until).await {
@@ -65,9 +74,12 @@ async fn wait(context: Arc<Context>, drain: Drain) -> UnikernelId {
     }
     match end(&context, &drain).await {
         Ok(()) => info!(id = %drain.id, "drained"),
-        Err(error) => debug!(id = %drain.id, %error, "drained, but that could not be written"),
+        Err(error) => {
+            debug!(id = %drain.id, %error, "drained, but that could not be written yet");
+            tokio::time::sleep(TRY_AGAIN).await;
+        }
     }
-    drain.id
+    drain
 }
 
 async fn end(context: &Context, drain: &Drain) -> Result<(), Error> {

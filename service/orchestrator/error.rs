@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::domain::{ImageDigest, JobNumber, UnikernelId};
-use crate::planning::address_pool;
+use crate::planning::address_pool::{self, Why};
 use crate::{albatross, host_network, images, ledger, planning};
 
 /// The contract's errors.
@@ -95,6 +95,10 @@ fn refused_kind(error: &planning::Error) -> ErrorKind {
         Refused::InUse(_) => ErrorKind::InUse,
         Refused::Address(error) => match error {
             address_pool::Error::Exhausted { .. } => ErrorKind::AddressPoolExhausted,
+            // Nobody can have these, and nobody can free them.
+            address_pool::Error::InUse { why: Why::Network(_) | Why::Broadcast(_) | Why::Outside(_), .. } => {
+                ErrorKind::InvalidArgument
+            }
             address_pool::Error::InUse { .. } => ErrorKind::AddressInUse,
             _ => ErrorKind::InvalidArgument,
         },

@@ -8,6 +8,7 @@ use tracing::{debug, info};
 
 use super::context::Context;
 use super::error::Error;
+use super::owner::State;
 use crate::domain::{Change, Exclusion, LeaseTag, NetworkName, Timestamp};
 use crate::planning::{self, admission};
 
@@ -27,7 +28,7 @@ pub async fn answers(context: &Context, network: &NetworkName, address: IpAddr) 
         Ok(Some(mac)) => {
             info!(%address, %network, %mac, "the address answers although nobody leased it");
             let noted = context.owner.observe(move |facts| {
-                facts.answering.insert(address);
+                facts.answering.insert(address, Timestamp::now());
             });
             noted.await.is_ok()
         }
@@ -56,6 +57,12 @@ pub async fn allocate(
                 let held = state.world.pool().lease(&wanted);
                 let is_new = held != Some(&lease);
                 let mut changes = Vec::new();
+                if is_new && is_of_unikernel(&wanted, state) {
+                    return Err(planning::Error::InUse(format!(
+                        "{wanted} is a unikernel, and its address stays as long as it does: choose another tag"
+                    ))
+                    .into());
+                }
                 if is_new {
                     changes.extend(held.map(|_| Change::ReleaseLease { tag: wanted.clone(), at: now }));
                     changes.push(Change::PutLease(lease.clone()));
@@ -83,14 +90,18 @@ async fn give_back(context: &Context, tag: LeaseTag) -> Result<(), Error> {
     context.owner.decide(move |_| Ok((vec![Change::ReleaseLease { tag, at: Timestamp::now() }], ()))).await
 }
 
+/// A unikernel's id is the tag of its lease.
+fn is_of_unikernel(tag: &LeaseTag, state: &State) -> bool {
+    tag.as_str().parse().is_ok_and(|id| state.world.unikernel(&id).is_some())
+}
+
 /// Frees the address of `tag`; that of a unikernel goes with the unikernel alone.
 pub async fn release(context: &Context, tag: LeaseTag) -> Result<IpAddr, Error> {
     context
         .owner
         .decide(move |state| {
             let lease = state.world.pool().lease(&tag).ok_or_else(|| planning::Error::NoSuchLease(tag.clone()))?;
-            let held = tag.as_str().parse().is_ok_and(|id| state.world.unikernel(&id).is_some());
-            if held {
+            if is_of_unikernel(&tag, state) {
                 return Err(planning::Error::InUse(format!(
                     "{tag} is a unikernel: Destroy it, and its lease goes too"
                 ))

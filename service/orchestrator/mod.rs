@@ -230,8 +230,13 @@ impl Orchestrator {
 }
 
 async fn deploy(context: Arc<Context>, request: DeployRequest, job: &Job) -> Result<(UnikernelId, IpAddr), Error> {
-    let mut deploy = Deploy::new(context, request);
-    workflow::run(DEPLOY, &mut deploy, job).await?;
+    let mut deploy = Deploy::new(Arc::clone(&context), request);
+    if let Err(error) = workflow::run(DEPLOY, &mut deploy, job).await {
+        drop(deploy);
+        // What could not be undone is when Albatross answers.
+        context.look.notify_one();
+        return Err(error);
+    }
     deploy.outcome()
 }
 

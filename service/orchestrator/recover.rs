@@ -13,7 +13,7 @@ use super::context::Context;
 use super::error::Error;
 use super::remove::{REMOVE, Remove};
 use super::workflow;
-use crate::domain::{Change, JobKind, Timestamp, UnikernelId};
+use crate::domain::{Change, Inventory, JobKind, Timestamp, UnikernelId};
 use crate::planning::reconcile::{self, HalfDone};
 
 /// Between two attempts at what could not be finished: from the first to the second, and at once after a look at Albatross.
@@ -50,6 +50,26 @@ async fn finish_half_done(context: &Arc<Context>) -> bool {
     join_all(attempts).await.into_iter().all(|finished| finished)
 }
 
+/// Ends those that Albatross has created after their deployment was undone: nobody waits for them, and their address may
+/// be another's by now.
+pub async fn end_late_ones(context: &Context, inventory: &Inventory) {
+    let late = context.claims.late();
+    for running in inventory.unikernels.iter().filter(|running| late.contains(&running.id)) {
+        let id = &running.id;
+        let Some(_claim) = context.claims.claim(id) else { continue };
+        let wanted = id.clone();
+        let known = context.owner.look(move |state| state.world.unikernel(&wanted).is_some()).await;
+        let ended = match known {
+            Ok(false) => context.albatross.destroy(id).await,
+            _ => Ok(()),
+        };
+        match ended {
+            Ok(()) => context.claims.not_late(id),
+            Err(error) => warn!(%id, %error, "came after its deployment was undone, and cannot be ended yet"),
+        }
+    }
+}
+
 async fn undo_deploy(context: &Arc<Context>, id: &UnikernelId) -> Result<(), Error> {
     let Some(_claim) = context.claims.claim(id) else { return Ok(()) };
     // Only now nobody else works on it: a call may have made it whole since it was found.
@@ -59,6 +79,8 @@ async fn undo_deploy(context: &Arc<Context>, id: &UnikernelId) -> Result<(), Err
         return Ok(());
     }
     context.albatross.destroy(id).await?;
+    // The service may have ended while Albatross was reading the create.
+    context.claims.may_come_late(id);
     let id = id.clone();
     let brought = context
         .owner
@@ -75,11 +97,23 @@ async fn undo_deploy(context: &Arc<Context>, id: &UnikernelId) -> Result<(), Err
 }
 
 async fn finish_removal(context: &Arc<Context>, id: &UnikernelId) -> Result<(), Error> {
+    let wanted = id.clone();
+    let brought = context.owner.look(move |state| {
+        // One that became ready is being destroyed; the image of one that did not goes as its deployment does.
+        let undone = state.world.unikernel(&wanted).filter(|unikernel| reconcile::is_half_made(unikernel))?;
+        undone.brought_image.then_some(undone.spec.image)
+    });
+    let brought = brought.await?;
     let job = context.jobs.begin(JobKind::Destroy, id.to_string()).await;
     let mut remove = Remove::half_done(Arc::clone(context), id.clone());
     let outcome = workflow::run(REMOVE, &mut remove, &job).await;
     job.end(outcome.as_ref().err()).await;
-    outcome
+    drop(remove);
+    outcome?;
+    if let Some(digest) = brought {
+        collect::drop_unused_image(context, digest).await?;
+    }
+    Ok(())
 }
 
 /// The store and the ledger hold the same images: a file without a record was half-stored or half-removed, and a record

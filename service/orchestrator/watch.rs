@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::context::Context;
 use super::error::Error;
 use super::owner::{Seen, Trouble};
-use super::publish;
+use super::{publish, recover};
 use crate::albatross;
 use crate::domain::{Inventory, Network, NetworkName, Policy, Running, UnikernelId};
 use crate::host_network::nftables::{ForeignChanges, Table};
@@ -66,6 +66,7 @@ async fn look_at_albatross(context: &Arc<Context>) -> bool {
     if let Some(dialect) = context.albatross.understood() {
         context.owner.albatross_version(dialect.to_string()).await;
     }
+    recover::end_late_ones(context, &inventory).await;
     if let Err(error) = take_in(context, inventory).await {
         debug!(%error, "not taken in");
     }

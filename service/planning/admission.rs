@@ -136,13 +136,12 @@ pub fn lease(
             return Ok(held.clone());
         }
     }
-    let excluded = facts.exclusions(prefix, exclude);
     let address = match address {
         Some(address) => {
-            world.pool().check(address, prefix, &excluded)?;
+            world.pool().check(address, prefix, &facts.exclusions(prefix, exclude))?;
             address
         }
-        None => world.pool().choose(prefix, &excluded)?,
+        None => world.pool().choose(prefix, &facts.exclusions_of_any(prefix, exclude, now))?,
     };
     Ok(Lease { tag: tag.clone(), address, prefix, since: now })
 }
@@ -157,7 +156,7 @@ pub fn move_lease(
 ) -> Result<(Vec<Change>, Unikernel), Error> {
     let tag = unikernel.id.tag();
     let held = world.pool().lease(&tag).ok_or_else(|| Error::NoSuchLease(tag.clone()))?;
-    let address = world.pool().choose(held.prefix, &facts.exclusions(held.prefix, exclude))?;
+    let address = world.pool().choose(held.prefix, &facts.exclusions_of_any(held.prefix, exclude, now))?;
     let lease = Lease { tag: tag.clone(), address, prefix: held.prefix, since: now };
     let moved = Unikernel { address, ..unikernel.clone() };
     let changes = vec![

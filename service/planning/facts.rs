@@ -2,13 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::address_pool::{Exclusions, Reason};
 use super::error::Error;
 use super::world::World;
-use crate::domain::{Exclusion, ImageDigest, Inventory, Network, NetworkName, Policy, UnikernelId};
+use crate::domain::{Exclusion, ImageDigest, Inventory, Network, NetworkName, Policy, Timestamp, UnikernelId};
+
+/// How long an address that answered is passed over.
+const ANSWER_HOLDS: Duration = Duration::from_secs(10 * 60);
 
 /// A bridge of the host and the addresses that the host has on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +28,8 @@ pub struct Facts {
     pub default_network: Option<NetworkName>,
     /// The host's own, on all its devices.
     pub host_addresses: BTreeSet<IpAddr>,
-    /// Addresses that answered on a network although nobody leased them.
-    pub answering: BTreeSet<IpAddr>,
+    /// Addresses that answered on a network although nobody leased them, and when they did last.
+    pub answering: BTreeMap<IpAddr, Timestamp>,
     pub inventory: Inventory,
     pub policy: Option<Policy>,
     /// Unikernels that a call is working on: reconciliation leaves them alone.
@@ -69,12 +73,21 @@ impl Facts {
         if names.is_empty() { "none".into() } else { names }
     }
 
-    /// Everything that is not leased in `prefix`; `asked`: what the caller excludes besides.
+    /// What is not leased in `prefix` to anybody; `asked`: what the caller excludes besides.
     pub fn exclusions(&self, prefix: IpNet, asked: &[Exclusion]) -> Exclusions {
         let mut exclusions = self.network_of(prefix).map(Exclusions::of).unwrap_or_default();
         exclusions.add_all(self.host_addresses.iter().copied(), Reason::Host);
-        exclusions.add_all(self.answering.iter().copied(), Reason::Answers);
         exclusions.add_all(asked.iter().copied(), Reason::Request);
+        exclusions
+    }
+
+    /// The same, and what answered lately: where any address will do, those come last. Who wants one of them by name may
+    /// have freed it since: it is probed then.
+    pub fn exclusions_of_any(&self, prefix: IpNet, asked: &[Exclusion], now: Timestamp) -> Exclusions {
+        let mut exclusions = self.exclusions(prefix, asked);
+        let lately = |at: &Timestamp| at.after(ANSWER_HOLDS) > now;
+        let answering = self.answering.iter().filter(|(_, at)| lately(at)).map(|(&address, _)| address);
+        exclusions.add_all(answering, Reason::Answers);
         exclusions
     }
 

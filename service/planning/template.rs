@@ -19,10 +19,8 @@ pub struct Values<'a> {
     pub service: &'a ServiceName,
 }
 
-/// What may stand between braces.
-pub const NAMES: [&str; 6] = ["address", "prefix-length", "gateway", "network", "id", "service"];
-
-const PLACEHOLDERS: &str = "{address}, {prefix-length}, {gateway}, {network}, {id}, {service}";
+/// Their names.
+pub const PLACEHOLDERS: [&str; 6] = ["address", "prefix-length", "gateway", "network", "id", "service"];
 
 /// Refuses what [`expand`] could not fill in, before anything else happens.
 ///
@@ -32,10 +30,7 @@ pub fn check(arguments: &Arguments) -> Result<(), Error> {
         if argument.contains('\0') {
             return Err(invalid(index, argument.find('\0'), "holds a NUL byte"));
         }
-        parts(argument, index, |name| {
-            let known = NAMES.contains(&name);
-            known.then(String::new)
-        })?;
+        parts(argument, index, |name| PLACEHOLDERS.contains(&name).then(String::new))?;
     }
     Ok(())
 }
@@ -85,7 +80,8 @@ fn parts(text: &str, index: usize, mut value: impl FnMut(&str) -> Option<String>
             rest = &brace[2..];
         } else if let Some((name, after)) = brace.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
             let filled = value(name).ok_or_else(|| {
-                invalid(index, Some(offset), &format!("has a placeholder that is none of {PLACEHOLDERS}"))
+                let known = PLACEHOLDERS.map(|name| format!("{{{name}}}")).join(", ");
+                invalid(index, Some(offset), &format!("has a placeholder that is none of {known}"))
             })?;
             out.push_str(&filled);
             rest = after;

@@ -54,7 +54,12 @@ impl TestHost {
     /// Everything but the service. The calling thread is in a namespace of its own.
     pub fn without_service() -> Option<Self> {
         let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("dbus-policy/org.albatross.Deployer1.conf");
-        let bus = PrivateBus::start(STRICT, Some(&policy))?;
+        Self::without_service_on(STRICT, Some(&policy))
+    }
+
+    /// The same on a bus with another policy.
+    pub fn without_service_on(policy: &str, include: Option<&Path>) -> Option<Self> {
+        let bus = PrivateBus::start(policy, include)?;
         sh(
             "ip link add br0 address 02:00:00:00:00:01 type bridge && ip address add 10.0.0.1/24 dev br0 && ip link set br0 up",
         );

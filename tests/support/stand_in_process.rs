@@ -103,6 +103,11 @@ impl StandIn {
         }
     }
 
+    /// E.g. SIGSTOP.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&self.process), signal);
+    }
+
     /// SIGKILL: its unikernels stay.
     pub fn kill(&mut self) {
         let unikernels = self.dump()["unikernels"].as_array().cloned().unwrap_or_default();

@@ -66,7 +66,7 @@ pub fn image(text: &str, caller: Caller) -> Result<ImageSource, InvalidArgument>
 pub fn deploy(name: &str, image: ImageSource, values: RawOptions) -> Result<DeployRequest, InvalidArgument> {
     let service = service(name)?;
     for (key, forms) in OTHER_FORMS {
-        if values.contains_key(*key) {
+        if values.has(key) {
             return Err(InvalidArgument(format!("option {key} of Deploy goes with {forms} only")));
         }
     }

@@ -109,18 +109,13 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use zbus::{OwnedVariant, Variant};
 
     use super::*;
 
     /// Options as a caller would send them.
     pub(super) fn sent<const N: usize>(entries: [(&str, Variant<'static>); N]) -> RawOptions {
-        entries
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), OwnedVariant::try_from(value).unwrap()))
-            .collect::<BTreeMap<_, _>>()
+        entries.into_iter().map(|(key, value)| (key.to_owned(), OwnedVariant::try_from(value).unwrap())).collect()
     }
 
     #[test]

@@ -1,25 +1,80 @@
 //! The `a{sv}` of a call: which keys there are, and the type of each.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use zbus::OwnedVariant;
+use zbus::wire::{Signature, Type};
 
 use super::{InvalidArgument, shortened};
 
-/// Options as they come off the bus. Sorted, so that of several mistakes the same one is always named.
-pub type RawOptions = BTreeMap<String, OwnedVariant>;
+/// Options as they come off the bus.
+#[derive(Debug, Default)]
+pub struct RawOptions {
+    /// Sorted, so that of several mistakes the same one is always named.
+    values: BTreeMap<String, OwnedVariant>,
+    /// A key that came more than once. The bus lets it pass, and to take either value would ignore the other.
+    twice: Option<String>,
+}
+
+impl RawOptions {
+    pub fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+}
+
+impl FromIterator<(String, OwnedVariant)> for RawOptions {
+    fn from_iter<I: IntoIterator<Item = (String, OwnedVariant)>>(entries: I) -> Self {
+        let mut options = Self::default();
+        for (key, value) in entries {
+            if let Some(former) = options.values.insert(key.clone(), value) {
+                drop(former);
+                options.twice.get_or_insert(key);
+            }
+        }
+        options
+    }
+}
+
+impl Type for RawOptions {
+    const SIGNATURE: &'static Signature = <BTreeMap<String, OwnedVariant>>::SIGNATURE;
+}
+
+impl<'de> Deserialize<'de> for RawOptions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+struct Entries;
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = RawOptions;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("options by their keys")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawOptions, A::Error> {
+        std::iter::from_fn(|| map.next_entry().transpose()).collect()
+    }
+}
 
 /// An option's key and the D-Bus signature that its value must have.
 pub type Known = (&'static str, &'static str);
 
 /// Options of which every key is known and every value has its type.
 #[derive(Debug)]
-pub struct Options(RawOptions);
+pub struct Options(BTreeMap<String, OwnedVariant>);
 
 impl Options {
     /// Refuses the first key that `method` does not know, and the first value of another type.
     pub fn check(method: &str, values: RawOptions, known: &[Known]) -> Result<Self, InvalidArgument> {
-        for (key, value) in &values {
+        if let Some(key) = &values.twice {
+            return Err(InvalidArgument(format!("option {:?} of {method} is there twice", shortened(key))));
+        }
+        for (key, value) in &values.values {
             let Some((_, expected)) = known.iter().find(|(name, _)| name == key) else {
                 let keys = known.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
                 let key = shortened(key);
@@ -31,7 +86,7 @@ impl Options {
                 return Err(InvalidArgument(format!("option {key} of {method} has type {is}, it must be {must}")));
             }
         }
-        Ok(Self(values))
+        Ok(Self(values.values))
     }
 
     /// The value of `key`, `None` where the caller did not give it.
@@ -79,6 +134,13 @@ mod tests {
             "option memory of Deploy has type u (an unsigned number of 32 bits), it must be t (an unsigned number of 64 \
              bits)"
         );
+    }
+
+    #[test]
+    fn refuses_what_is_there_twice() {
+        let twice = sent([("memory", 1u64.into()), ("memory", 2u64.into())]);
+        let message = Options::check("Deploy", twice, KNOWN).unwrap_err().to_string();
+        assert_eq!(message, "option \"memory\" of Deploy is there twice");
     }
 
     #[test]

@@ -1,0 +1,167 @@
+//! Every script of `busctl-examples/` does on a real bus what it says.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+#[path = "support/host.rs"]
+mod host;
+#[path = "support/netns.rs"]
+#[allow(dead_code, reason = "each test takes of this module what it needs")]
+mod netns;
+mod private_bus;
+#[path = "support/solo5_image.rs"]
+mod solo5_image;
+#[path = "support/stand_in_process.rs"]
+mod stand_in_process;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use host::{MANAGER, Options, TestHost, eventually, options};
+use netns::{isolated, sh_with_input};
+
+/// Those that a test below runs; one more in the folder is one without a test.
+const TESTED: [&str; 14] = [
+    "cancel",
+    "collect",
+    "deploy",
+    "destroy",
+    "introspect",
+    "leases",
+    "publish",
+    "restart",
+    "rollback",
+    "ruleset",
+    "status",
+    "unpublish",
+    "update",
+    "watch",
+];
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("busctl-examples")
+}
+
+fn command(host: &TestHost, line: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-ec", line]).current_dir(folder());
+    command.env("BUSCTL", format!("busctl --address={}", host.bus.address));
+    command
+}
+
+/// Runs a command line in the folder; what it prints.
+async fn run(host: &TestHost, line: &str) -> Result<String, String> {
+    let mut command = command(host, line);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+#[test]
+fn each_script_has_a_test() {
+    let scripts = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(scripts.collect::<BTreeSet<_>>(), TESTED.map(String::from).into());
+}
+
+#[test]
+fn a_website_with_the_scripts_alone() {
+    isolated("a_website_with_the_scripts_alone", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let (one, two) = (host.image("1", &[]), host.image("2", &[]));
+        let arguments = "--ipv4='{address}/24' --ipv4-gateway='{gateway}'";
+        let deployed = run(&host, &format!("READY=http:80/ ./deploy website {one} {arguments}")).await.unwrap();
+        let first = host.running().remove(0);
+        assert!(deployed.contains("oss \"/org/albatross/Deployer1/unikernel/website_2e"), "{deployed}");
+        assert!(deployed.contains(&first) && deployed.contains("10.0.0.2"), "{deployed}");
+        run(&host, "./publish website 8080 80 tcp").await.unwrap();
+        assert!(host.get(8080).unwrap().starts_with("version=1 "));
+
+        let other = format!("NETWORK=br0 MEMORY=64 READY=http:80/ ./deploy website {two} {arguments}");
+        let deployed = run(&host, &other).await.unwrap();
+        let second = deployed.split('"').nth(3).unwrap().to_string();
+        run(&host, "./publish website").await.unwrap();
+        assert!(host.get(8080).unwrap().starts_with("version=2 "));
+        let rolled_back = run(&host, "./rollback website").await.unwrap();
+        assert!(rolled_back.contains("website_2e") && host.get(8080).unwrap().starts_with("version=1 "));
+        run(&host, &format!("./restart {second}")).await.unwrap();
+
+        let status = run(&host, "./status").await.unwrap();
+        for part in [env!("CARGO_PKG_VERSION"), "as 0", "u 2", "/service/website", "\"tcp\" \"\" 8080", "deploy"] {
+            assert!(status.contains(part), "no {part} in {status}");
+        }
+        let shown = run(&host, &format!("./introspect unikernel {first}")).await.unwrap();
+        assert!(shown.contains("\"live\"") && shown.contains(".ImageDigest"), "{shown}");
+        let shown = run(&host, "./introspect service website; ./introspect").await.unwrap();
+        assert!(shown.contains("1 \"tcp\" 8080 80") && shown.contains("AllocateAddress"), "{shown}");
+        let shown = run(&host, "XML=--xml-interface ./introspect").await.unwrap();
+        assert!(shown.contains("Redirects ports of the host"), "{shown}");
+
+        let leases = run(&host, "./leases mine 10.0.0.0/24 10.0.0.4 10.0.0.5-10.0.0.9").await.unwrap();
+        assert!(leases.contains("\"mine\" \"10.0.0.10\" \"10.0.0.0/24\""), "{leases}");
+        assert_eq!(leases.matches("s \"10.0.0.10\"").count(), 2, "{leases}");
+
+        let ruleset = run(&host, "./ruleset").await.unwrap();
+        let namespace = netns::Namespace::create().unwrap();
+        let loaded = namespace.run(move || sh_with_input("nft -j -f - && nft list ruleset", &ruleset));
+        assert!(loaded.contains("10.0.0.2") && loaded.contains("8080"), "{loaded}");
+
+        let planned = run(&host, "DRY_RUN=true ./collect").await.unwrap();
+        assert_eq!(planned.trim(), "a(ss) 0", "the previous one stays");
+        run(&host, "./unpublish website").await.unwrap();
+        assert!(host.get(8080).is_err() && host.running().len() == 2);
+        run(&host, &format!("./destroy {second}")).await.unwrap();
+        assert_eq!(host.running(), [first.as_str()]);
+        run(&host, &format!("./publish website; FORCE=true ./destroy {first}")).await.unwrap();
+        assert!(host.running().is_empty());
+        let gone = run(&host, "./collect website").await.unwrap();
+        assert!(gone.contains("\"image\" \"sha256:"), "{gone}");
+        assert!(run(&host, "./rollback website").await.unwrap_err().contains("no service website"));
+    });
+}
+
+#[test]
+fn update_watch_and_cancel() {
+    isolated("update_watch_and_cancel", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        // Those that the example deploys have no address of their own: the images bring it along.
+        let one = host.image("1", &["--ipv4=10.0.0.2/24", "--ipv4-gateway=10.0.0.1"]);
+        let two = host.image("2", &["--ipv4=10.0.0.3/24", "--ipv4-gateway=10.0.0.1"]);
+        let mut watch = command(&host, "exec ./watch").stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(watch.stdout.take().unwrap());
+        let watched = std::thread::spawn(move || {
+            lines
+                .lines()
+                .map_while(Result::ok)
+                .take_while(|line| !line.contains("ServiceCount"))
+                .collect::<Vec<_>>()
+                .len();
+        });
+        run(&host, &format!("DRAIN=100 ./update website {one} 8080 80")).await.unwrap();
+        eventually("version 1", async || host.get(8080).is_ok_and(|answer| answer.starts_with("version=1 "))).await;
+        run(&host, &format!("DRAIN=100 ./update website {two}")).await.unwrap();
+        eventually("version 2", async || host.get(8080).is_ok_and(|answer| answer.starts_with("version=2 "))).await;
+        assert!(run(&host, "./update website /nonexistent").await.is_err());
+        assert!(host.get(8080).unwrap().starts_with("version=2 "));
+        watched.join().unwrap();
+        watch.kill().unwrap();
+        watch.wait().unwrap();
+
+        let late = host.image("late", &["--listen-after=60000"]);
+        let calling = {
+            let manager = manager.clone();
+            tokio::spawn(async move { manager.deploy("late", &late, options("tcp:80")).await })
+        };
+        eventually("the job", async || {
+            let status = run(&host, "./status").await.unwrap();
+            let job = status.split("job/_").find(|part| part.contains("\"deploy\" \"late\" \"running\""));
+            let Some(number) = job.and_then(|job| job.split('"').next()) else { return false };
+            run(&host, &format!("./cancel {number}")).await.unwrap();
+            true
+        })
+        .await;
+        assert_eq!(host::error_of(calling.await.unwrap()).0, "Cancelled");
+        assert_eq!(manager.property::<u32>(host::ROOT, MANAGER, "ServiceCount").await, Some(1));
+        manager.collect(Options::new()).await.unwrap();
+    });
+}
