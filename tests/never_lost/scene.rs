@@ -72,8 +72,8 @@ impl Scene {
     async fn second(&self) -> String {
         let first = self.live("website").await;
         let running = self.host.running();
-        let others = running.iter().filter(|id| id.starts_with("website.") && **id != first);
-        others.last().cloned().expect("version 2 was prepared")
+        let mut others = running.iter().filter(|id| id.starts_with("website.") && **id != first);
+        others.next_back().cloned().expect("version 2 was prepared")
     }
 
     pub async fn live(&self, service: &str) -> String {
