@@ -18,6 +18,7 @@ mod ledger;
 mod netns;
 mod private_bus;
 #[path = "never_lost/scene.rs"]
+#[cfg_attr(not(feature = "fault-injection"), allow(dead_code, reason = "the steps take most of it"))]
 mod scene;
 #[path = "support/solo5_image.rs"]
 mod solo5_image;

@@ -79,6 +79,25 @@ fn what_runs_is_never_called_exited_at_a_start() {
 }
 
 #[test]
+fn what_was_deployed_since_a_look_is_not_judged_by_it() {
+    isolated("albatross::what_was_deployed_since_a_look_is_not_judged_by_it", |_| async {
+        let Some(scene) = scene().await else { return };
+        // A look begins at a new tap; it has asked what runs, and waits for the policy.
+        scene.host.albatross.control("delay 500 policy");
+        scene.host.albatross.control("foreign foreign br0");
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        let second = scene.deploy("website", "2").await.unwrap();
+        // And something else is observed, with what ran then still in mind.
+        crate::netns::sh("ip address add 10.0.0.200/24 dev br0");
+        let end = Instant::now() + Duration::from_millis(1200);
+        while Instant::now() < end {
+            assert_eq!(state(&scene.manager, &second).await, "ready");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
+
+#[test]
 fn what_albatross_starts_again_comes_back() {
     isolated("albatross::what_albatross_starts_again_comes_back", |_| async {
         let Some(scene) = scene().await else { return };

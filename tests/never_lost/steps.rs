@@ -1,11 +1,11 @@
 //! Every step of every workflow fails in turn, fails when it has done its work in turn, and is followed by SIGKILL in
 //! turn, while a client outside asks what is published.
 
-use crate::netns::isolated;
 #[cfg(feature = "fault-injection")]
 use crate::{
     account::Account,
     asking::Asking,
+    netns::isolated,
     scene::{Deed, Known, Scene},
 };
 #[cfg(feature = "fault-injection")]
@@ -19,9 +19,7 @@ macro_rules! every_step {
             #[cfg(feature = "fault-injection")]
             isolated(concat!("steps::", stringify!($test)), |_| fail_every_step(Deed::$deed, &$workflows));
             #[cfg(not(feature = "fault-injection"))]
-            {
-                println!("SKIPPED: {}: built without the feature fault-injection", stringify!($test));
-            }
+            println!("SKIPPED: {}: built without the feature fault-injection", stringify!($test));
         })*
 
         #[cfg(feature = "fault-injection")]
