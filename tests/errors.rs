@@ -505,7 +505,7 @@ fn what_albatross_says_and_what_does_not_become_ready() {
         }
         eventually("the note", async || {
             let notes: Vec<String> = manager.property(ROOT, MANAGER, "Degraded").await.unwrap();
-            notes.iter().any(|note| note.contains("Albatross does not answer"))
+            notes.iter().any(|note| note.contains("Albatross gives no answer"))
         })
         .await;
         host.albatross.again();
@@ -538,6 +538,42 @@ fn what_is_live_is_not_destroyed() {
         assert!(host.get(80).is_err());
         manager.collect(Options::new()).await.unwrap();
         assert_nothing_left(&host, &manager).await;
+    });
+}
+
+#[test]
+fn a_restart_that_fails_leaves_what_was_there() {
+    isolated("a_restart_that_fails_leaves_what_was_there", |_| async {
+        let Some(mut host) = TestHost::without_service() else { return };
+        std::fs::write(host.config(), "[albatross]\ndeadline = 500\n").unwrap();
+        host.start_service().await;
+        let (manager, image) = (host.manager().await, host.image("1", &[]));
+        let (id, address) = manager.deploy("website", &image, options("tcp:80")).await.unwrap();
+        let path = format!("{ROOT}/unikernel/{}", id.replace('.', "_2e"));
+        let state = async || manager.property::<String>(&path, "org.albatross.Deployer1.Unikernel", "State").await;
+        let exited = async || state().await.as_deref() == Some("exited");
+        host.albatross.control(&format!("lose {id}"));
+        eventually("it has exited", exited).await;
+        host.albatross.control("refuse create 1 not now");
+        assert_refused(manager.call("Restart", &(&*id,)).await, "AlbatrossRefused", &["not now"]);
+        assert!(exited().await, "{:?}", state().await);
+        manager.call("Restart", &(&*id,)).await.unwrap();
+
+        // The same with one that is live, and with an Albatross that says nothing.
+        manager.publish("website", &[("tcp", 80, 80)], Options::new()).await.unwrap();
+        host.albatross.control(&format!("lose {id}"));
+        eventually("it has exited", exited).await;
+        host.albatross.signal(rustix::process::Signal::STOP);
+        assert_refused(manager.call("Restart", &(&*id,)).await, "AlbatrossUnavailable", &["vmmd.sock"]);
+        assert!(exited().await, "{:?}", state().await);
+        assert_eq!(manager.leases().await.unwrap()[0].1, address);
+        host.albatross.signal(rustix::process::Signal::CONT);
+        eventually("it can be started", async || {
+            state().await.as_deref() == Some("live") || manager.call("Restart", &(&*id,)).await.is_ok()
+        })
+        .await;
+        eventually("it answers", async || host.get(80).is_ok()).await;
+        assert_eq!(host.running(), [id.as_str()]);
     });
 }
 

@@ -55,9 +55,8 @@ pub fn rollback(world: &World, service: &ServiceName, now: Timestamp) -> Result<
     known(world, service)?;
     let nothing = || Error::NothingBefore(service.clone());
     let record = world.service(service).ok_or_else(nothing)?;
-    let publication = record.publication.as_ref().ok_or_else(|| {
-        Error::InvalidArgument(format!("service {service} is not published: use Publish, which says on which ports"))
-    })?;
+    // One that is not published has no ports to go back on: Publish says which.
+    let publication = record.publication.as_ref().ok_or_else(nothing)?;
     let previous = record.previous.as_ref().ok_or_else(nothing)?;
     let unikernel = ready(world.unikernel(previous).ok_or_else(nothing)?)?;
     let back =
