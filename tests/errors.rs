@@ -506,7 +506,7 @@ fn what_albatross_says_and_what_does_not_become_ready() {
         }
         eventually("the note", async || {
             let notes: Vec<String> = manager.property(ROOT, MANAGER, "Degraded").await.unwrap();
-            notes.iter().any(|note| note.contains("Albatross does not answer"))
+            notes.iter().any(|note| note.contains("Albatross gives no answer"))
         })
         .await;
         host.albatross.again();

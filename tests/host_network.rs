@@ -495,7 +495,7 @@ fn addresses_and_sources_decide_who_gets_where() {
 #[test]
 fn nobody_reaches_localhost_from_the_bridge() {
     isolated("nobody_reaches_localhost_from_the_bridge", |host| async {
-        let Field { host, one, .. } = field(host);
+        let Field { host, one, client: _client, two: _two } = field(host);
         let (table, _changes) = Table::open().unwrap();
         serve(&host, "host", 9999);
         Host::open().unwrap().allow_loopback_routing(&br0()).await.unwrap();
@@ -617,11 +617,80 @@ fn who_answers_for_an_address() {
         assert_eq!(sh("ip neigh show dev br0 | grep -v fe80 || true"), "", "no trace is left");
         let error = host.answers(&"nope".parse().unwrap(), "10.0.0.2".parse().unwrap(), wait).await.unwrap_err();
         assert!(error.to_string().contains("bridge nope: ENODEV"), "{error}");
+        // What is known from before, and may be of another unikernel, is no answer: the kernel would not even ask.
+        for address in ["10.0.0.2", "10.0.0.77"] {
+            sh(&format!("ip neigh replace {address} lladdr 02:00:00:00:00:09 dev br0 nud reachable"));
+            let answer = host.answers(&br0(), address.parse().unwrap(), wait).await.unwrap();
+            assert_eq!(answer.is_some_and(|answer| mac.contains(&answer.to_string())), address == "10.0.0.2");
+        }
+        assert_eq!(sh("ip neigh show dev br0 | grep -v fe80 || true"), "", "no trace is left");
         sh("ping -c1 -W1 10.0.0.2 >/dev/null 2>&1 || ip neigh add 10.0.0.2 lladdr 02:00:00:00:00:09 dev br0");
         assert_ne!(sh("ip neigh show dev br0 | grep -v fe80 || true"), "");
         host.flush_neighbour(&br0(), "10.0.0.2".parse().unwrap()).await.unwrap();
         host.flush_neighbour(&br0(), "10.0.0.2".parse().unwrap()).await.unwrap();
         assert_eq!(sh("ip neigh show dev br0 | grep -v fe80 || true"), "");
+    });
+}
+
+#[test]
+fn asking_costs_little_besides_the_wait() {
+    isolated("asking_costs_little_besides_the_wait", |host| async {
+        let _field = field(host);
+        // A host with many links: none but the bridge is looked at.
+        sh("for i in $(seq 100); do echo tuntap add dev tap1$i mode tap; done | ip -batch -");
+        let host = Host::open().unwrap();
+        let mut took = Vec::new();
+        for _ in 0..100 {
+            let begin = Instant::now();
+            let answer = host.answers(&br0(), "10.0.0.2".parse().unwrap(), Duration::from_secs(1)).await.unwrap();
+            took.push(begin.elapsed());
+            assert!(answer.is_some());
+        }
+        took.sort();
+        println!("asking for an address that answers at once: {:?}, at most {:?}", took[50], took[99]);
+        assert!(took[50] < Duration::from_millis(5), "{:?}", took[50]);
+    });
+}
+
+#[test]
+fn the_connection_sleeps_and_ends_with_its_last_user() {
+    isolated("the_connection_sleeps_and_ends_with_its_last_user", |_host| async {
+        let metrics = tokio::runtime::Handle::current().metrics();
+        let first = Host::open().unwrap();
+        let second = first.clone();
+        first.addresses().await.unwrap();
+        assert_eq!(metrics.num_alive_tasks(), 1);
+        // A timer would wake the runtime more than once by itself.
+        let parked = metrics.worker_park_count(0);
+        tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(500))).await.unwrap();
+        let woken = metrics.worker_park_count(0) - parked;
+        assert!(woken <= 2, "woken {woken} times");
+        drop(first);
+        second.addresses().await.unwrap();
+        drop(second);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(metrics.num_alive_tasks(), 0);
+    });
+}
+
+#[test]
+fn a_broken_connection_is_opened_anew() {
+    isolated("a_broken_connection_is_opened_anew", |_host| async {
+        // Its task ends with the runtime that it was opened in.
+        let open = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { Host::open().unwrap() })
+        };
+        let namespace = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        let elsewhere = std::thread::spawn(move || {
+            use std::os::fd::AsFd;
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), None).unwrap();
+            open()
+        });
+        let host = elsewhere.join().unwrap();
+        for _ in 0..2 {
+            assert!(host.addresses().await.unwrap().contains(&"127.0.0.1".parse().unwrap()));
+        }
     });
 }
 
@@ -684,6 +753,48 @@ fn a_dead_unikernel_is_news() {
             matches!(event, LinkEvent::Vanished { .. } | LinkEvent::Changed { master: None, .. })
         });
         assert!(matches!(event.await, LinkEvent::Changed { .. }));
+    });
+}
+
+#[test]
+fn links_of_all_kinds_can_be_read() {
+    isolated("links_of_all_kinds_can_be_read", |_host| async {
+        let mut events = LinkEvents::open().unwrap();
+        sh("ip link add base type veth peer name base1; ip link set base up");
+        let kinds = [
+            "vlan0 link base type vlan id 5",
+            "macvlan0 link base type macvlan mode bridge",
+            "ipvlan0 link base type ipvlan",
+            "vxlan0 type vxlan id 7 dstport 4789 dev base",
+            "bond0 type bond",
+            "team0 type team",
+            "gre0 type gretap local 192.0.2.1 remote 192.0.2.2",
+            "sit9 type sit local 192.0.2.1 remote 192.0.2.2",
+            "wg0 type wireguard",
+            "vrf0 type vrf table 10",
+            "veth0 type veth peer name veth1",
+            "br9 type bridge stp_state 1",
+        ];
+        let (made, refused): (Vec<_>, Vec<_>) =
+            kinds.into_iter().partition(|kind| try_sh(&format!("ip link add {kind}")).0);
+        println!("not known to this kernel: {refused:?}");
+        sh("ip tuntap add dev tap0 mode tap; ip link set tap0 master br9 up; ip link set veth0 master br9 up
+            bridge link set dev tap0 cost 9; ip link set base mtu 1400; ip link set base alias other");
+        try_sh("ip link set br9 type bridge vlan_filtering 1; bridge vlan add dev tap0 vid 7");
+        sh("ip link delete tap0; ip link delete veth0; ip link delete base");
+        let mut seen = BTreeSet::new();
+        while let Ok(event) = timeout(Duration::from_millis(200), events.next()).await {
+            match event.unwrap() {
+                LinkEvent::Lost => panic!("unreadable after {seen:?}"),
+                LinkEvent::Changed { name, .. } => drop(seen.insert(name)),
+                _ => {}
+            }
+        }
+        for kind in made {
+            assert!(seen.contains(kind.split(' ').next().unwrap()), "{kind} is not in {seen:?}");
+        }
+        let bridges = Host::open().unwrap().bridges().await.unwrap();
+        assert_eq!(bridges.iter().map(|bridge| bridge.name.as_str()).collect::<Vec<_>>(), ["br9"]);
     });
 }
 

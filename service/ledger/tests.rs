@@ -255,7 +255,7 @@ fn values_keep_their_form() {
     holds(
         unikernel("website", 1, "--x=1"),
         &format!(
-            r#"{{"id":"website.0101010101","spec":{{"image":"sha256:{digest}","arguments":["--x=1"],"memory":32,"network":"br0","cpu":null,"block_devices":[],"restart":{{"on-failure":[2]}},"address":{{"prefix":null,"address":"10.0.0.2"}}}},"readiness":{{"http":{{"port":80,"path":"/"}}}},"timeout":{{"secs":30,"nanos":0}},"phase":"ready","address":"10.0.0.2","mac":[2,0,0,0,0,1],"cpu":1,"created_at":5,"started_at":null,"restarts":0,"exit_reason":"","last_live":null}}"#
+            r#"{{"id":"website.0101010101","spec":{{"image":"sha256:{digest}","arguments":["--x=1"],"memory":32,"network":"br0","cpu":null,"block_devices":[],"restart":{{"on-failure":[2]}},"address":{{"prefix":null,"address":"10.0.0.2"}}}},"readiness":{{"http":{{"port":80,"path":"/"}}}},"timeout":{{"secs":30,"nanos":0}},"phase":"ready","brought_image":true,"removing":false,"address":"10.0.0.2","mac":[2,0,0,0,0,1],"cpu":1,"created_at":5,"started_at":null,"restarts":0,"exit_reason":"","last_live":null}}"#
         ),
     );
     holds(

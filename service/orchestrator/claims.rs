@@ -11,14 +11,17 @@ use crate::domain::{ImageDigest, UnikernelId};
 pub struct Claims {
     inner: Mutex<Inner>,
     released: Notify,
+    /// As `released`, and remembered for one who does not wait at this moment.
+    ended: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     unikernels: BTreeSet<UnikernelId>,
+    /// Those that a call has worked on at any time since the last look began.
+    touched: BTreeSet<UnikernelId>,
     images: BTreeMap<ImageDigest, usize>,
     late: BTreeSet<UnikernelId>,
-    touched: BTreeSet<UnikernelId>,
 }
 
 /// How many are looked for at most that Albatross may create late; a daemon that is silent so often is not expected back
@@ -51,6 +54,11 @@ impl Claims {
         free.then(|| Claim { claims: Arc::clone(self), id: id.clone() })
     }
 
+    /// Waits until a call has let go of a unikernel, or returns at once when one has since the last time.
+    pub async fn ended(&self) {
+        self.ended.notified().await;
+    }
+
     /// Waits for the call that has it. The caller sets the limit: a job's cancellation, or a time.
     pub async fn claim_in_turn(self: &Arc<Self>, id: &UnikernelId) -> Claim {
         loop {
@@ -68,17 +76,6 @@ impl Claims {
     pub fn pin(self: &Arc<Self>, digest: ImageDigest) -> Pin {
         *self.lock().images.entry(digest).or_default() += 1;
         Pin { claims: Arc::clone(self), digest }
-    }
-
-    /// Albatross is about to be asked what it runs: from here on, what a call works on may be other than it says.
-    pub fn look_begins(&self) {
-        let mut inner = self.lock();
-        inner.touched = inner.unikernels.clone();
-    }
-
-    /// Those that a call has worked on at any time since the look began.
-    pub fn touched(&self) -> BTreeSet<UnikernelId> {
-        self.lock().touched.clone()
     }
 
     /// Albatross was asked to create it and was silent: it can do so after the call has been undone.
@@ -103,6 +100,18 @@ impl Claims {
         self.lock().unikernels.clone()
     }
 
+    /// A look at Albatross begins. What is seen of a unikernel that a call works on meanwhile can be older than what the
+    /// call has written: see [`Claims::touched`].
+    pub fn begin_look(&self) {
+        let mut inner = self.lock();
+        inner.touched = inner.unikernels.clone();
+    }
+
+    /// What calls work on, or have worked on since the look began.
+    pub fn touched(&self) -> BTreeSet<UnikernelId> {
+        self.lock().touched.clone()
+    }
+
     pub fn pinned(&self) -> BTreeMap<ImageDigest, usize> {
         self.lock().images.clone()
     }
@@ -116,6 +125,7 @@ impl Drop for Claim {
     fn drop(&mut self) {
         self.claims.lock().unikernels.remove(&self.id);
         self.claims.released.notify_waiters();
+        self.claims.ended.notify_one();
     }
 }
 
@@ -128,5 +138,23 @@ impl Drop for Pin {
                 inner.images.remove(&self.digest);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_knows_of_every_unikernel_that_a_call_worked_on_meanwhile() {
+        let claims = Arc::new(Claims::default());
+        let id = |service: &str| UnikernelId::new(&service.parse().unwrap(), &[0; 32]);
+        drop(claims.claim(&id("before")));
+        let held = claims.claim(&id("held"));
+        claims.begin_look();
+        drop(held);
+        drop(claims.claim(&id("meanwhile")));
+        assert_eq!(claims.touched(), [id("held"), id("meanwhile")].into());
+        assert!(claims.busy().is_empty());
     }
 }

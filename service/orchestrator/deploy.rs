@@ -30,6 +30,7 @@ pub const DEPLOY: &[Step<Deploy>] = &[
     Step { name: "importing", perform: Deploy::import, undo: Deploy::drop_image, cancellable: true },
     Step { name: "claiming", perform: Deploy::claim, undo: nothing, cancellable: true },
     Step { name: "reserving", perform: Deploy::reserve, undo: Deploy::release, cancellable: false },
+    Step { name: "clearing", perform: Deploy::clear, undo: Deploy::destroy, cancellable: false },
     Step { name: "probing", perform: Deploy::probe, undo: nothing, cancellable: true },
     Step { name: "creating", perform: Deploy::create, undo: Deploy::destroy, cancellable: false },
     Step { name: "recording", perform: Deploy::record_running, undo: nothing, cancellable: false },
@@ -236,17 +237,28 @@ impl Deploy {
         Ok(())
     }
 
-    /// Takes the lease and the intent back, or leaves the intent to remove what Albatross may still have.
+    /// Takes the lease and the intent back; where Albatross may still have the unikernel, leaves both until it has not.
     fn release(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
-            let Some(unikernel) = self.unikernel.clone() else { return Ok(()) };
-            let (doomed, revived) = (self.maybe_created, self.revived);
+            let Some(unikernel) = self.unikernel.clone().filter(|_| !self.maybe_created) else { return Ok(()) };
             self.context
                 .owner
                 .decide(move |state| {
-                    Ok((reconcile::undo_deploy(&state.world, &unikernel.id, doomed, revived, Timestamp::now()), ()))
+                    let reason = &unikernel.exit_reason;
+                    Ok((reconcile::undo_deploy(&state.world, &unikernel.id, reason, Timestamp::now()), ()))
                 })
                 .await
+        }
+        .boxed()
+    }
+
+    /// What was there before under the same name, half-made or about to be started again by Albatross, would refuse its
+    /// place to the new one, and answer on its address.
+    fn clear<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            self.maybe_created = self.revived;
+            self.destroy().await?;
+            Ok(Flow::Next)
         }
         .boxed()
     }
@@ -348,8 +360,10 @@ impl Deploy {
 
     fn record(&mut self, phase: Phase) -> BoxFuture<'_, Result<Flow, Error>> {
         async move {
-            let unikernel = Unikernel { phase, ..self.unikernel()?.clone() };
-            self.unikernel = Some(unikernel.clone());
+            let mut unikernel = Unikernel { phase, ..self.unikernel()?.clone() };
+            if phase == Phase::Ready {
+                unikernel.exit_reason.clear();
+            }
             let id = unikernel.id.clone();
             let put = Change::PutUnikernel(Box::new(unikernel));
             self.context.owner.decide(move |_| Ok((vec![put], ()))).await?;

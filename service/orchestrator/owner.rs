@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use super::claims::Claims;
 use super::error::Error;
 use super::fault;
-use crate::domain::{Change, Event, Inventory, ManagerView, Publication, ServiceName, UnikernelId};
+use crate::domain::{Change, Event, Inventory, ManagerView, Policy, Publication, ServiceName, UnikernelId};
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
 use crate::planning::facts::Facts;
@@ -47,6 +47,15 @@ pub enum Trouble {
     HostNetwork,
 }
 
+/// What a look at Albatross brought.
+#[derive(Debug)]
+pub struct Seen {
+    pub inventory: Inventory,
+    pub policy: Option<Policy>,
+    /// The consoles' last lines of those that are gone.
+    pub last_words: BTreeMap<UnikernelId, String>,
+}
+
 type Decide = Box<dyn FnOnce(&State) -> Result<Vec<Change>, Error> + Send>;
 type Look = Box<dyn FnOnce(&State) + Send>;
 type Observe = Box<dyn FnOnce(&mut Facts) + Send>;
@@ -58,18 +67,14 @@ enum Message {
     },
     Look(Look),
     Observe(Observe),
-    /// What Albatross runs, and the consoles' last lines of unikernels that are gone.
-    Inventory {
-        inventory: Inventory,
-        last_words: BTreeMap<UnikernelId, String>,
-    },
+    Seen(Seen),
     Trouble {
         subject: Trouble,
         note: Option<String>,
     },
     AlbatrossVersion(String),
-    /// The table may not be what it should be.
-    RepairTable,
+    /// The table may not be what it should be. Answers whether it is now.
+    RepairTable(oneshot::Sender<bool>),
 }
 
 /// Messages that may wait for the owner: callers beyond that wait to send.
@@ -112,13 +117,9 @@ impl OwnerHandle {
         self.send(Message::Observe(Box::new(observe))).await
     }
 
-    /// Takes in what Albatross runs. `last_words`: the consoles' last lines of unikernels that are gone.
-    pub async fn inventory(
-        &self,
-        inventory: Inventory,
-        last_words: BTreeMap<UnikernelId, String>,
-    ) -> Result<(), Error> {
-        self.send(Message::Inventory { inventory, last_words }).await
+    /// Takes in what Albatross runs, in a look that [`Claims::begin_look`] has begun.
+    pub async fn seen(&self, seen: Seen) -> Result<(), Error> {
+        self.send(Message::Seen(seen)).await
     }
 
     /// Says what does not work and what to do about it, or that it works again.
@@ -130,8 +131,11 @@ impl OwnerHandle {
         let _ = self.send(Message::AlbatrossVersion(version)).await;
     }
 
-    pub async fn repair_table(&self) {
-        let _ = self.send(Message::RepairTable).await;
+    /// Makes the kernel's table what it should be. Whether it is.
+    pub async fn repair_table(&self) -> Result<bool, Error> {
+        let (sender, repaired) = oneshot::channel();
+        self.send(Message::RepairTable(sender)).await?;
+        repaired.await.map_err(|_| Error::Stopping)
     }
 
     async fn send(&self, message: Message) -> Result<(), Error> {
@@ -151,6 +155,8 @@ pub struct Owner {
     /// As told last.
     manager: ManagerView,
     troubles: BTreeMap<Trouble, String>,
+    /// What takes back from the ledger what the kernel refused, where the ledger did not take that at once.
+    owed: Vec<Change>,
     mailbox: mpsc::Receiver<Message>,
 }
 
@@ -173,14 +179,25 @@ impl Owner {
         let manager = ManagerView::default();
         let troubles = BTreeMap::new();
         let albatross_version = String::new();
-        let owner =
-            Self { state, ledger, table, settings, claims, events, albatross_version, manager, troubles, mailbox };
+        let owner = Self {
+            state,
+            ledger,
+            table,
+            settings,
+            claims,
+            events,
+            albatross_version,
+            manager,
+            troubles,
+            owed: Vec::new(),
+            mailbox,
+        };
         (owner, OwnerHandle(sender))
     }
 
-    /// Puts the table into the kernel, then serves until every handle is gone.
+    /// Serves until every handle is gone. The kernel keeps what it has until the host's networks are known, or somebody
+    /// asks for a repair: the table without them would be another one.
     pub async fn run(mut self) {
-        self.install_table().await;
         self.tell_manager().await;
         while let Some(message) = self.mailbox.recv().await {
             self.handle(message).await;
@@ -199,10 +216,12 @@ impl Owner {
                 look(&self.state);
             }
             Message::Observe(observe) => self.observe(observe).await,
-            Message::Inventory { inventory, last_words } => self.take_in(inventory, &last_words).await,
+            Message::Seen(seen) => self.take_in(seen).await,
             Message::Trouble { subject, note } => self.note(subject, note),
             Message::AlbatrossVersion(version) => self.albatross_version = version,
-            Message::RepairTable => self.install_table().await,
+            Message::RepairTable(done) => {
+                let _ = done.send(self.install_table().await);
+            }
         }
     }
 
@@ -219,14 +238,15 @@ impl Owner {
         }
         let (before, after) = self.elements_around(&changes);
         let back = self.state.world.inverse(&changes);
-        let written = self.ledger.commit(changes.clone()).await;
+        let written = self.ledger.commit(self.owed.iter().chain(&changes).cloned().collect()).await;
         self.note(Trouble::Ledger, written.as_ref().err().map(|error| error.to_string()));
         written?;
-        let followed = match fault::after("written") {
+        self.owed.clear();
+        let followed = match fault::at(fault::WRITTEN) {
             Ok(()) => self.kernel_follows(&before, &after).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = followed.and_then(|()| fault::after("in-kernel")) {
+        if let Err(error) = followed.and_then(|()| fault::at(fault::IN_KERNEL)) {
             self.take_back(back, &before, &after).await;
             return Err(error);
         }
@@ -237,8 +257,9 @@ impl Owner {
     }
 
     async fn take_back(&mut self, back: Vec<Change>, before: &Elements, after: &Elements) {
-        if let Err(error) = self.ledger.commit(back).await {
-            error!(%error, "a change that the kernel refused stays in the ledger until the next start");
+        if let Err(error) = self.ledger.commit(back.clone()).await {
+            error!(%error, "a change that the kernel refused stays in the ledger until the next change");
+            self.owed = back;
         }
         // Where the batch itself was refused this finds nothing to do, or fails the same way.
         if self.kernel_follows(after, before).await.is_err() {
@@ -276,7 +297,8 @@ impl Owner {
         (elements_of(before), elements_of(after.into_values().flatten()))
     }
 
-    async fn install_table(&mut self) {
+    /// Whether the table is in the kernel as it should be.
+    async fn install_table(&mut self) -> bool {
         let outcome = self.table.install(&self.state.ruleset(self.settings)).await;
         match &outcome {
             Ok(true) => info!("the table was put into the kernel"),
@@ -284,7 +306,9 @@ impl Owner {
             Err(error) => warn!(%error, "the table could not be put into the kernel"),
         }
         let note = outcome.err().map(|error| format!("publications are not in the kernel: {error}"));
+        let installed = note.is_none();
         self.note(Trouble::Kernel, note);
+        installed
     }
 
     async fn observe(&mut self, observe: Observe) {
@@ -295,11 +319,12 @@ impl Owner {
         }
     }
 
-    async fn take_in(&mut self, inventory: Inventory, last_words: &BTreeMap<UnikernelId, String>) {
-        self.state.facts.inventory = inventory;
-        // The answer is of before now: what a call has worked on since it was asked for is not compared with it.
-        self.state.facts.busy = self.claims.touched();
-        let changes = reconcile::observe(&self.state.world, &self.state.facts, last_words);
+    async fn take_in(&mut self, seen: Seen) {
+        let facts = &mut self.state.facts;
+        facts.inventory = seen.inventory;
+        facts.policy = seen.policy.or(facts.policy.take());
+        facts.busy = self.claims.touched();
+        let changes = reconcile::observe(&self.state.world, facts, &seen.last_words);
         if let Err(error) = self.write(changes).await {
             warn!(%error, "what Albatross runs could not be written down");
         }

@@ -17,4 +17,7 @@ pub mod states;
 pub mod template;
 pub mod world;
 
+#[cfg(test)]
+mod properties;
+
 pub use error::Error;

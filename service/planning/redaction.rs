@@ -71,6 +71,13 @@ mod tests {
     }
 
     #[test]
+    fn names_of_placeholders_stay() {
+        let arguments = Arguments(vec!["--ipv4={address}/24".into(), "--ipv4-gateway={gateway}".into()]);
+        let lines = vec!["Solo5: Memory map: 32 MB addressable:".to_string(), "no gateway".to_string()];
+        assert_eq!(without_arguments(lines.clone(), &arguments), lines);
+    }
+
+    #[test]
     fn nor_does_a_part_of_a_line_that_was_cut() {
         let secret = "0123456789abcdef".repeat(400);
         let arguments = Arguments(vec![format!("--key={secret}"), "--ipv4={address}/24".into()]);

@@ -187,8 +187,9 @@ impl World {
                 None => Change::RemoveImage(image.digest),
             },
             Change::RemoveImage(digest) => Change::PutImage(self.images.get(digest)?.clone()),
+            Change::PutStaleFlows(flows) if self.stale_flows.contains(flows) => return None,
             Change::PutStaleFlows(flows) => Change::RemoveStaleFlows(flows.clone()),
-            Change::RemoveStaleFlows(flows) => Change::PutStaleFlows(flows.clone()),
+            Change::RemoveStaleFlows(flows) => Change::PutStaleFlows(self.stale_flows.get(flows)?.clone()),
         })
     }
 

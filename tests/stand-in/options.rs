@@ -51,7 +51,8 @@ impl Options {
             cpuids: self.policy_cpus.clone().unwrap_or_else(|| (0..cores).collect()),
             unikernels: i64::MAX >> 1, // OCaml's largest integer
             memory: self.policy_memory.unwrap_or_else(memory),
-            block: Some(((disk.f_bavail * disk.f_frsize) >> 20) as i64),
+            // All of the disk, not what is free of it.
+            block: Some(((disk.f_blocks * disk.f_frsize) >> 20) as i64),
             bridges,
         })
     }
