@@ -1,4 +1,63 @@
 //! albatross-deployer: deploys unikernels on Albatross and publishes them, as a D-Bus system service.
+//!
+//! # The map
+//!
+//! What the host should look like is written down in one place, the **ledger**. What the kernel and Albatross look like
+//! is observed. A pure **plan** is the difference, and running it makes them the same. A call, a restart, a dead
+//! unikernel and a foreign `nft flush ruleset` all go the same way, from left to right:
+//!
+//! ```text
+//!                  domain/  the words of the field as types, used by everybody
+//!
+//!   clients                 who asks                 who decides            who does
+//!  ─────────► bus/ ──────► orchestrator/ ──────────► planning/              albatross/     ──► albatrossd
+//!   D-Bus     arguments    workflows: tables of      admission              images/        ──► image store
+//!             access       steps and their undo      address_pool           host_network/  ──► kernel (netlink)
+//!             objects      owner: the one task that  publishing, removal    ledger/        ──► state.redb
+//!             errors       holds the state           collecting, reconcile
+//!                ▲                │                  ruleset
+//!                └── events ◄─────┘
+//! ```
+//!
+//! | room | what it is for | what it must not do |
+//! | --- | --- | --- |
+//! | [`domain`] | names, addresses, publications, phases, changes, events | any I/O |
+//! | [`planning`] | every decision: from what is known to [`domain::Change`]s | import tokio, zbus, redb, netlink |
+//! | [`orchestrator`] | order: who works on what, which step follows, what undoes it | decide |
+//! | [`bus`] | D-Bus: arguments in, objects and signals out, who may | know how anything is done |
+//! | [`albatross`] | Albatross's wire format and its oddities | know of leases or ports |
+//! | [`images`] | opening as the caller, checking, storing | know of services |
+//! | [`host_network`] | nftables, conntrack, links, addresses, neighbours | choose an address or a port |
+//! | [`ledger`] | changes to disk, all or none | interpret them |
+//! | [`config`], [`privilege`] | the configuration file; the capabilities that are kept | |
+//!
+//! # A Deploy, from door to door
+//!
+//! `bus::manager` parses and admits the caller → `orchestrator::deploy` goes through its table: *queued, importing,
+//! claiming, reserving, probing, creating, recording, starting, finishing*. The image is copied, hashed and checked;
+//! `planning::admission` decides on id, lease and core, and the owner writes them down before Albatross hears of it;
+//! Albatross creates, and is asked whether it really did; the readiness rule is waited for. A step that fails is undone
+//! with all above it, and a crash leaves the intent in the ledger, from which the next start does the same.
+//!
+//! # A Publish
+//!
+//! One decision (`planning::publishing`), one durable transaction, one nfnetlink batch with the elements that differ,
+//! events. UDP flows to the unikernel before are deleted; TCP flows stay until they have drained.
+//!
+//! # States of a unikernel
+//!
+//! ```text
+//!   Deploy                                        Publish                 another is published
+//!  ───────► creating ─► starting ─► running ─► ready ─────────► live ──────────────────────► draining
+//!              │            │          │         ▲ ▲              │ ▲                           │ no connection
+//!              │ undone     │          │         │ │ Restart      │ └───── Rollback ──────┐    │ left, or its
+//!              ▼            ▼          ▼         │ │              ▼                       │    ▼ time is up
+//!           (gone)        failed     exited ◄────┼─┴─────────  exited                  retired ─────► (collected)
+//!                                      └─────────┘ Albatross started it again
+//! ```
+//!
+//! The ledger keeps how far it has come ([`domain::Phase`]); whether it is live, draining or retired follows from its
+//! service ([`planning::states`]).
 
 pub mod albatross;
 pub mod bus;

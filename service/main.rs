@@ -128,7 +128,7 @@ fn start_log() {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 async fn serve(flags: Flags, config: Config) -> Result<(), Failure> {
-    privilege::keep_what_is_needed();
+    privilege::keep_what_is_useful();
     let access = AccessSettings { group: config.access.group.clone() };
     let parts = open(&flags, config)?;
     let Assembled { orchestrator, initial, events, runner } = orchestrator::assemble(parts)?;

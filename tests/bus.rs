@@ -14,7 +14,6 @@ use std::time::Duration;
 use albatross_deployer::bus::{self, AccessSettings};
 use albatross_deployer::domain::{Event, JobNumber, JobResult, UnikernelState, UnikernelView};
 use albatross_deployer::orchestrator::InitialViews;
-use albatross_deployer::orchestrator::Orchestrator;
 use futures_util::StreamExt;
 use private_bus::{OPEN, PrivateBus, STRICT, views};
 use zbus::message::Type;

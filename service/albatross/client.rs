@@ -78,7 +78,7 @@ impl Client {
     /// Creates a unikernel from the first `image_length` bytes of `image`. `None`: it was created and has exited.
     ///
     /// # Errors
-    /// `Refused`, `Image` and `Unsayable` say that it was not created. After any other error it may come yet.
+    /// `NotBegun`, `Refused`, `Image` and `Unsayable` say that it was not created. After any other error it may come yet.
     pub async fn create(
         &self,
         id: &UnikernelId,
@@ -87,8 +87,9 @@ impl Client {
         image_length: u64,
     ) -> Result<Option<Running>, Error> {
         let image = Arc::new(image);
-        let dialect = self.inner.daemon.dialect_to_use(&self.name(id)).await?;
-        let silence = match self.create_in(dialect, id, creation, &image, image_length).await? {
+        let dialect = self.inner.daemon.dialect_to_use(&self.name(id)).await.map_err(Error::before_it_began)?;
+        let created = self.create_in(dialect, id, creation, &image, image_length).await;
+        let silence = match created.map_err(Error::before_it_began)? {
             Reply::Done(_) => return self.unikernel(id).await,
             Reply::Refused(text) => return Err(Error::Refused(text)),
             Reply::Unknown(silence) => silence,

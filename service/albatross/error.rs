@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::wire::Unsayable;
 
-/// After all but `Refused`, `Image` and `Unsayable` of a command that changes something, it may still be done later:
+/// After all but `NotBegun`, `Refused`, `Image` and `Unsayable` of a command that changes something, it may still be done later:
 /// Albatross goes on with a create whose client has left.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -16,6 +16,9 @@ pub enum Error {
          journal", socket.display()
     )]
     Unavailable { socket: PathBuf, reason: String },
+    /// Albatross was not reached, so nothing of a create was done.
+    #[error(transparent)]
+    NotBegun(Box<Error>),
     /// Albatross's own words.
     #[error("{0}")]
     Refused(String),
@@ -33,4 +36,14 @@ pub enum Error {
     Image(#[source] io::Error),
     #[error(transparent)]
     Unsayable(#[from] Unsayable),
+}
+
+impl Error {
+    /// Of a command before any of it was sent.
+    pub(super) fn before_it_began(self) -> Self {
+        match self {
+            unavailable @ Self::Unavailable { .. } => Self::NotBegun(Box::new(unavailable)),
+            other => other,
+        }
+    }
 }

@@ -176,7 +176,7 @@ pub struct Unikernel {
     pub started_at: Option<Timestamp>,
     /// How often Albatross has started it again.
     pub restarts: u32,
-    /// Empty while it runs.
+    /// Empty when it is ready; while it is started once more, why it ended before.
     pub exit_reason: String,
     /// When it last was live; what was live last is what a rollback goes to first.
     pub last_live: Option<Timestamp>,

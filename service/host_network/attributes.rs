@@ -1,7 +1,7 @@
-//! Reading a message by the numbers of its attributes.
+//! Reading a message of nf_tables by the numbers of its attributes.
 //!
-//! What others have made, a rule in our table or a device of a kind that nobody has heard of, must not keep us from
-//! reading the rest: nothing is parsed but what is asked for.
+//! What others have made, such as a rule in our table of a kind that nobody has heard of, must not keep us from reading
+//! the rest: nothing is parsed but what is asked for.
 
 use netlink_packet_core::{NLA_HEADER_SIZE, NLA_TYPE_MASK, NlasIterator};
 
@@ -31,14 +31,9 @@ impl<'a> Attributes<'a> {
         std::str::from_utf8(bytes.strip_suffix(&[0]).unwrap_or(bytes)).ok()
     }
 
-    /// Of netfilter: in the network's byte order.
+    /// In the network's byte order, as netfilter has all its numbers.
     pub fn number_be(self, wanted: u16) -> Option<u32> {
         self.bytes(wanted)?.try_into().map(u32::from_be_bytes).ok()
-    }
-
-    /// Of rtnetlink: in the machine's.
-    pub fn number(self, wanted: u16) -> Option<u32> {
-        self.bytes(wanted)?.try_into().map(u32::from_ne_bytes).ok()
     }
 }
 

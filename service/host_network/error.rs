@@ -33,7 +33,7 @@ impl Error {
     /// lost. `nftables::Table::install` puts it right.
     pub fn needs_install(&self) -> bool {
         match self {
-            Self::Refused { errno, .. } => matches!(errno.name(), Some("ENOENT" | "EEXIST")),
+            Self::Refused { errno, .. } => errno.is_of_another_table(),
             Self::Timeout { .. } | Self::Unreadable { .. } => true,
         }
     }
@@ -69,6 +69,11 @@ names! {
 }
 
 impl Errno {
+    /// What a change gets that was made for a table with other things in it.
+    pub(super) fn is_of_another_table(self) -> bool {
+        matches!(self.name(), Some("ENOENT" | "EEXIST"))
+    }
+
     fn advice(self) -> &'static str {
         match self.name() {
             Some("EPERM" | "EACCES") => {

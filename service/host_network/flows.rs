@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, ParseableParametrized};
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, Nla, ParseableParametrized};
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Protocol, Status, Tuple,
 };
@@ -102,7 +102,9 @@ async fn news_of(subscription: &mut Subscription, target: IpAddr) -> Result<(), 
 
 /// The flows to `target` whose destination was translated.
 async fn redirected(channel: &mut Channel, target: IpAddr, protocol: Option<Protocol>) -> Result<Vec<Flow>, Error> {
-    let request = message(target, ConntrackMessage::Get(filter(target, protocol)));
+    const GET: u8 = 1; // IPCTNL_MSG_CT_GET
+    let attributes = filter(target, protocol);
+    let request = message(target, ConntrackMessage::Other { message_type: GET, attributes });
     // The kernel filters since 5.8; what an older one lists besides is left out here.
     let wanted = |flow: &Flow| {
         flow.target == target && flow.redirected && protocol.is_none_or(|protocol| flow.protocol == Some(protocol))
@@ -116,7 +118,10 @@ fn message(target: IpAddr, message: ConntrackMessage) -> NetfilterMessage {
 }
 
 /// A flow whose answers come from `target`.
-fn filter(target: IpAddr, protocol: Option<Protocol>) -> Vec<ConntrackAttribute> {
+///
+/// Untyped, for the typed attributes lose the mark of an attribute that holds others, and the kernel insists on it here.
+fn filter(target: IpAddr, protocol: Option<Protocol>) -> Vec<DefaultNla> {
+    const REPLY: u16 = 2; // CTA_TUPLE_REPLY
     const FILTER: u16 = 25; // CTA_FILTER
     const REPLY_FLAGS: u16 = 2; // CTA_FILTER_REPLY_FLAGS
     const BY_SOURCE: u32 = 1 << 0; // CTA_FILTER_F_CTA_IP_SRC
@@ -127,13 +132,13 @@ fn filter(target: IpAddr, protocol: Option<Protocol>) -> Vec<ConntrackAttribute>
         tuple.push(Tuple::Proto(vec![ProtoTuple::Protocol(protocol)]));
         by |= BY_PROTOCOL;
     }
-    let flags = DefaultNla::new(REPLY_FLAGS, by.to_ne_bytes().to_vec());
-    let mut bytes = vec![0; flags.buffer_len()];
-    flags.emit(&mut bytes);
-    vec![
-        ConntrackAttribute::CtaTupleReply(tuple),
-        ConntrackAttribute::Other(DefaultNla::new(FILTER | NLA_F_NESTED, bytes)),
-    ]
+    vec![nested(REPLY, &tuple), nested(FILTER, &[DefaultNla::new(REPLY_FLAGS, by.to_ne_bytes().to_vec())])]
+}
+
+fn nested<T: Nla>(kind: u16, attributes: &[T]) -> DefaultNla {
+    let mut bytes = vec![0; attributes.buffer_len()];
+    attributes.emit(&mut bytes);
+    DefaultNla::new(kind | NLA_F_NESTED, bytes)
 }
 
 /// One entry of conntrack.
@@ -173,7 +178,7 @@ impl Flow {
         }
         let identity = attributes.into_iter().filter(|attribute| match attribute {
             ConntrackAttribute::CtaTupleOrig(_) => true,
-            ConntrackAttribute::Other(nla) => matches!(netlink_packet_core::Nla::kind(nla), ID | ZONE),
+            ConntrackAttribute::Other(nla) => matches!(nla.kind(), ID | ZONE),
             _ => false,
         });
         Some(Self { target: target?, protocol, host_port, redirected, alive, identity: identity.collect() })

@@ -2,19 +2,17 @@
 
 use std::collections::VecDeque;
 
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
+use rtnetlink::MulticastGroup;
 
 use super::Error;
 use super::links::Link;
 use super::netlink::{Frame, Heard, Subscription, frames};
 
-/// RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR
-const GROUPS: [u32; 3] = [1, 5, 9];
-const NEW_LINK: u16 = 16;
-const DELETE_LINK: u16 = 17;
-const NEW_ADDRESS: u16 = 20;
-const DELETE_ADDRESS: u16 = 21;
-const AF_UNSPEC: u8 = 0;
+const GROUPS: [u32; 3] =
+    [MulticastGroup::Link as u32, MulticastGroup::Ipv4Ifaddr as u32, MulticastGroup::Ipv6Ifaddr as u32];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkEvent {
@@ -32,7 +30,7 @@ pub enum LinkEvent {
     },
     /// Of some link.
     AddressesChanged,
-    /// More happened than could be kept: look at everything afresh.
+    /// More happened than could be kept, or something that cannot be read: look at everything afresh.
     Lost,
 }
 
@@ -64,18 +62,63 @@ impl LinkEvents {
 }
 
 fn event(frame: &Frame<'_>) -> Option<LinkEvent> {
-    match frame.kind {
-        NEW_ADDRESS | DELETE_ADDRESS => Some(LinkEvent::AddressesChanged),
-        NEW_LINK | DELETE_LINK => {
-            // Of family AF_BRIDGE they say that a port came to a bridge or left it, not that a link did.
-            let link = Link::parse(frame.payload).filter(|link| link.family == AF_UNSPEC)?;
-            let Link { name, index, carrier, master, .. } = link;
-            Some(if frame.kind == DELETE_LINK {
-                LinkEvent::Vanished { name, index }
-            } else {
-                LinkEvent::Changed { name, index, carrier, master }
-            })
+    match frame.route() {
+        Ok(RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_)) => {
+            Some(LinkEvent::AddressesChanged)
         }
-        _ => None,
+        Ok(RouteNetlinkMessage::NewLink(message)) => {
+            let Link { name, index, carrier, master, .. } = link(message)?;
+            Some(LinkEvent::Changed { name, index, carrier, master })
+        }
+        Ok(RouteNetlinkMessage::DelLink(message)) => {
+            let Link { name, index, .. } = link(message)?;
+            Some(LinkEvent::Vanished { name, index })
+        }
+        Ok(_) => None,
+        Err(_) => Some(LinkEvent::Lost),
+    }
+}
+
+fn link(message: LinkMessage) -> Option<Link> {
+    // Of family AF_BRIDGE they say that a port came to a bridge or left it, not that a link did.
+    (message.header.interface_family == AddressFamily::Unspec).then(|| Link::of(message))?
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::link::LinkAttribute;
+
+    use super::super::netlink::encode;
+    use super::*;
+
+    fn tap(family: AddressFamily) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.interface_family = family;
+        message.header.index = 7;
+        let name = LinkAttribute::IfName("tap1".into());
+        message.attributes = vec![name, LinkAttribute::Carrier(1), LinkAttribute::Controller(3)];
+        message
+    }
+
+    fn events(datagram: &[u8]) -> Vec<LinkEvent> {
+        frames(datagram).filter_map(|frame| event(&frame)).collect()
+    }
+
+    #[test]
+    fn a_link_and_its_end_are_told() {
+        let mut datagram = encode(RouteNetlinkMessage::NewLink(tap(AddressFamily::Unspec)), 0, 0);
+        datagram.extend(encode(RouteNetlinkMessage::DelLink(tap(AddressFamily::Bridge)), 0, 0));
+        datagram.extend(encode(RouteNetlinkMessage::DelLink(tap(AddressFamily::Unspec)), 0, 0));
+        let name = || "tap1".to_owned();
+        let changed = LinkEvent::Changed { name: name(), index: 7, carrier: true, master: Some(3) };
+        assert_eq!(events(&datagram), [changed, LinkEvent::Vanished { name: name(), index: 7 }]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_passed_over() {
+        let mut datagram = encode(RouteNetlinkMessage::DelLink(tap(AddressFamily::Unspec)), 0, 0);
+        let carrier = datagram.windows(4).position(|bytes| bytes == [5, 0, 33, 0]).unwrap();
+        datagram[carrier] = 4; // an attribute that has no content
+        assert_eq!(events(&datagram), [LinkEvent::Lost]);
     }
 }

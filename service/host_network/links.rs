@@ -1,20 +1,17 @@
 //! The host's bridges and addresses.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::net::IpAddr;
 
+use futures_util::TryStreamExt;
 use ipnet::IpNet;
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecUnspec, InetDevConf, InfoKind, LinkAttribute, LinkInfo, LinkMessage,
 };
-use netlink_sys::protocols::NETLINK_ROUTE;
-use tokio::sync::Mutex;
+use rtnetlink::Handle;
 
-use super::attributes::Attributes;
-use super::netlink::{Channel, Frame};
+use super::connection::Connection;
 use super::{Errno, Error};
 use crate::domain::NetworkName;
 
@@ -33,19 +30,20 @@ pub struct Bridge {
 /// The host's links, addresses and neighbours. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Host {
-    pub(super) channel: Arc<Mutex<Channel>>,
+    pub(super) connection: Connection,
 }
 
 impl Host {
+    /// To be called inside of a tokio runtime.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { channel: Arc::new(Mutex::new(Channel::open(NETLINK_ROUTE)?)) })
+        Ok(Self { connection: Connection::open()? })
     }
 
-    /// All bridges whose names a network can have, by name.
+    /// All bridges whose names a network can have, by name. When links come and go meanwhile it may be of no single
+    /// moment; [`super::LinkEvents`] tells of that.
     pub async fn bridges(&self) -> Result<Vec<Bridge>, Error> {
-        let mut channel = self.channel.lock().await;
-        let links = bridge_links(&mut channel).await?;
-        let addresses = addresses(&mut channel).await?;
+        let links = self.bridge_links().await?;
+        let addresses = self.addresses_of_links().await?;
         let mut bridges: Vec<Bridge> = links
             .into_iter()
             .filter_map(|link| {
@@ -61,8 +59,7 @@ impl Host {
 
     /// All of the host's own addresses, on whatever link.
     pub async fn addresses(&self) -> Result<BTreeSet<IpAddr>, Error> {
-        let all = addresses(&mut *self.channel.lock().await).await?;
-        Ok(all.into_iter().map(|(_, address)| address.addr()).collect())
+        Ok(self.addresses_of_links().await?.into_iter().map(|(_, address)| address.addr()).collect())
     }
 
     /// Lets connections from 127.0.0.0/8 leave by this bridge (`route_localnet`). What the table's guard chain drops
@@ -70,15 +67,45 @@ impl Host {
     ///
     /// Asked of rtnetlink, since /proc/sys is read-only to a confined service.
     pub async fn allow_loopback_routing(&self, bridge: &NetworkName) -> Result<(), Error> {
-        let mut channel = self.channel.lock().await;
         let mut settings = InetDevConf::default();
         settings.route_localnet = 1;
         let mut message = LinkMessage::default();
-        message.header.index = index_of(&mut channel, bridge).await?;
+        message.header.index = self.index_of(bridge).await?;
         let inet = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(settings)]);
         message.attributes = vec![LinkAttribute::AfSpecUnspec(vec![inet])];
         let object = format!("route_localnet of {bridge}");
-        channel.execute(&object, RouteNetlinkMessage::SetLink(message), 0).await
+        self.connection.ask(&object, |handle| handle.link().set(message).execute()).await
+    }
+
+    /// The number of a bridge, which every request about it wants.
+    pub(super) async fn index_of(&self, bridge: &NetworkName) -> Result<u32, Error> {
+        let object = format!("bridge {bridge}");
+        let request = |handle: Handle| handle.link().get().match_name(bridge.as_str()).execute().try_collect();
+        let links: Vec<LinkMessage> = self.connection.ask(&object, request).await?;
+        // The kernel finds a link by its alternative names too.
+        let mut bridges = links.into_iter().filter_map(Link::of).filter(|link| link.is_bridge);
+        let link = bridges.find(|link| link.name == bridge.as_str());
+        let missing = || Error::refused(object, Errno(rustix::io::Errno::NODEV.raw_os_error()));
+        link.map(|link| link.index).ok_or_else(missing)
+    }
+
+    async fn bridge_links(&self) -> Result<Vec<Link>, Error> {
+        let request = |handle: Handle| {
+            let mut request = handle.link().get();
+            // The kernel lists only these: a host can have a thousand taps. An older one lists all.
+            let kind = LinkInfo::Kind(InfoKind::Bridge);
+            request.message_mut().attributes = vec![LinkAttribute::LinkInfo(vec![kind])];
+            request.execute().try_collect()
+        };
+        let links: Vec<LinkMessage> = self.connection.ask("the host's bridges", request).await?;
+        Ok(links.into_iter().filter_map(Link::of).filter(|link| link.is_bridge).collect())
+    }
+
+    /// Every address with its link.
+    async fn addresses_of_links(&self) -> Result<Vec<(u32, IpNet)>, Error> {
+        let request = |handle: Handle| handle.address().get().execute().try_collect();
+        let addresses: Vec<AddressMessage> = self.connection.ask("the host's addresses", request).await?;
+        Ok(addresses.iter().filter_map(address).collect())
     }
 }
 
@@ -92,70 +119,41 @@ pub fn forwarding() -> bool {
 /// A link as RTM_NEWLINK and RTM_DELLINK tell of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Link {
-    pub family: u8,
     pub index: u32,
     pub name: String,
     pub carrier: bool,
     /// The bridge that it is a port of.
     pub master: Option<u32>,
-    pub kind: Option<String>,
+    pub is_bridge: bool,
 }
 
 impl Link {
-    pub fn parse(payload: &[u8]) -> Option<Self> {
-        const HEADER: usize = 16; // struct ifinfomsg
-        const NAME: u16 = 3; // IFLA_IFNAME
-        const MASTER: u16 = 10;
-        const INFO: u16 = 18;
-        const CARRIER: u16 = 33;
-        const INFO_KIND: u16 = 1;
-        let index = payload.get(4..8)?.try_into().map(u32::from_ne_bytes).ok()?;
-        let attributes = Attributes::after(HEADER, payload);
-        Some(Self {
-            family: *payload.first()?,
-            index,
-            name: attributes.text(NAME)?.to_owned(),
-            carrier: attributes.bytes(CARRIER) == Some(&[1]),
-            master: attributes.number(MASTER),
-            kind: attributes.nested(INFO).and_then(|info| info.text(INFO_KIND)).map(str::to_owned),
-        })
+    /// `None` of what has no name.
+    pub fn of(message: LinkMessage) -> Option<Self> {
+        let index = message.header.index;
+        let mut link = Self { index, name: String::new(), carrier: false, master: None, is_bridge: false };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Carrier(carrier) => link.carrier = carrier == 1,
+                LinkAttribute::Controller(master) => link.master = Some(master),
+                LinkAttribute::LinkInfo(infos) => link.is_bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge)),
+                _ => {}
+            }
+        }
+        (!link.name.is_empty()).then_some(link)
     }
 }
 
-async fn bridge_links(channel: &mut Channel) -> Result<Vec<Link>, Error> {
-    let mut request = LinkMessage::default();
-    // The kernel lists only these: a host can have a thousand taps. An older one lists all.
-    request.attributes = vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)])];
-    let read = |frame: &Frame<'_>| Ok(Link::parse(frame.payload).filter(|link| link.kind.as_deref() == Some("bridge")));
-    channel.dump("the host's bridges", RouteNetlinkMessage::GetLink(request), read).await
-}
-
-/// The number of a bridge, which every request about it wants.
-pub(super) async fn index_of(channel: &mut Channel, bridge: &NetworkName) -> Result<u32, Error> {
-    let links = bridge_links(channel).await?;
-    let link = links.into_iter().find(|link| link.name == bridge.as_str());
-    let missing = || Error::refused(format!("bridge {bridge}"), Errno(rustix::io::Errno::NODEV.raw_os_error()));
-    link.map(|link| link.index).ok_or_else(missing)
-}
-
-/// Every address with its link.
-async fn addresses(channel: &mut Channel) -> Result<Vec<(u32, IpNet)>, Error> {
-    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-    channel.dump("the host's addresses", request, |frame| Ok(address(frame.payload))).await
-}
-
-fn address(payload: &[u8]) -> Option<(u32, IpNet)> {
-    const HEADER: usize = 8; // struct ifaddrmsg
-    const ADDRESS: u16 = 1; // IFA_ADDRESS
-    const LOCAL: u16 = 2; // IFA_LOCAL
-    let length = *payload.get(1)?;
-    let index = payload.get(4..8)?.try_into().map(u32::from_ne_bytes).ok()?;
-    let attributes = Attributes::after(HEADER, payload);
+fn address(message: &AddressMessage) -> Option<(u32, IpNet)> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let any = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    });
     // On a link to a single peer the address is the peer's, and the local one ours; IPv6 has only the address.
-    let bytes = attributes.bytes(LOCAL).or_else(|| attributes.bytes(ADDRESS))?;
-    let address = <[u8; 4]>::try_from(bytes)
-        .map(|octets| IpAddr::V4(Ipv4Addr::from(octets)))
-        .or_else(|_| <[u8; 16]>::try_from(bytes).map(|octets| IpAddr::V6(Ipv6Addr::from(octets))))
-        .ok()?;
-    Some((index, IpNet::new(address, length).ok()?))
+    Some((message.header.index, IpNet::new(local.or(any)?, message.header.prefix_len).ok()?))
 }

@@ -3,6 +3,7 @@
 //! Everything here does what it is told and decides nothing. The service runs no `nft`, `ip` or `iptables`.
 
 mod attributes;
+mod connection;
 mod error;
 mod flows;
 mod link_events;

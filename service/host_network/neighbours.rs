@@ -3,30 +3,21 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
+use rtnetlink::{Handle, MulticastGroup};
 use tokio::time::timeout;
 
 use super::Error;
-use super::attributes::Attributes;
-use super::links::{Host, index_of};
-use super::netlink::{Channel, Frame, Heard, Subscription, frames};
+use super::links::Host;
+use super::netlink::{Heard, Subscription, frames};
 use crate::domain::{MacAddress, NetworkName};
-
-/// RTNLGRP_NEIGH
-const GROUP: u32 = 3;
-const NEW_NEIGHBOUR: u16 = 28;
-const REACHABLE: u16 = 0x02; // NUD_REACHABLE
-const FAILED: u16 = 0x20;
 
 impl Host {
     /// Forgets which MAC address an address had: the next unikernel that has it has another.
     pub async fn flush_neighbour(&self, bridge: &NetworkName, address: IpAddr) -> Result<(), Error> {
-        let mut channel = self.channel.lock().await;
-        let index = index_of(&mut channel, bridge).await?;
-        forget(&mut channel, index, address).await
+        self.forget(self.index_of(bridge).await?, address).await
     }
 
     /// Whether something on the bridge has this address: its MAC address as soon as it answers, `None` when nothing has
@@ -40,24 +31,51 @@ impl Host {
         address: IpAddr,
         wait: Duration,
     ) -> Result<Option<MacAddress>, Error> {
+        let index = self.index_of(bridge).await?;
         // Listens before it asks.
-        let mut subscription = Subscription::open(NETLINK_ROUTE, &[GROUP])?;
-        let index = {
-            let mut channel = self.channel.lock().await;
-            let index = index_of(&mut channel, bridge).await?;
-            // What the kernel knows from before is no answer.
-            forget(&mut channel, index, address).await?;
-            let mut message = neighbour(index, address);
-            message.header.flags = NeighbourFlags::Use;
-            let object = format!("neighbour {address} on {bridge}");
-            let ask = RouteNetlinkMessage::NewNeighbour(message);
-            channel.execute(&object, ask, NLM_F_CREATE | NLM_F_REPLACE).await?;
-            index
-        };
+        let mut subscription = subscribe()?;
+        if !self.inquire(index, address, false).await? {
+            // What the kernel knows from before is no answer. That it is forgotten is told just like a failure, and so
+            // must not be heard.
+            self.forget(index, address).await?;
+            subscription = subscribe()?;
+            self.inquire(index, address, true).await?;
+        }
         let answer = timeout(wait, first_answer(&mut subscription, index, address)).await;
-        forget(&mut *self.channel.lock().await, index, address).await?;
+        self.forget(index, address).await?;
         answer.unwrap_or(Ok(None))
     }
+
+    /// Makes the kernel ask who has an address, if it knows nothing of the address yet or `in_any_case`. Whether it
+    /// does ask.
+    async fn inquire(&self, index: u32, address: IpAddr, in_any_case: bool) -> Result<bool, Error> {
+        let object = format!("neighbour {address}");
+        let request = |handle: Handle| {
+            let entry = handle.neighbours().add(index, address);
+            let entry = entry.state(NeighbourState::None).flags(NeighbourFlags::Use);
+            if in_any_case { entry.replace() } else { entry }.execute()
+        };
+        match self.connection.ask(&object, request).await {
+            Err(Error::Refused { errno, .. }) if errno.name() == Some("EEXIST") => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    async fn forget(&self, index: u32, address: IpAddr) -> Result<(), Error> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.ifindex = index;
+        message.attributes = vec![NeighbourAttribute::Destination(address.into())];
+        let object = format!("neighbour {address}");
+        match self.connection.ask(&object, |handle| handle.neighbours().del(message).execute()).await {
+            Err(Error::Refused { errno, .. }) if errno.name() == Some("ENOENT") => Ok(()),
+            other => other,
+        }
+    }
+}
+
+fn subscribe() -> Result<Subscription, Error> {
+    Subscription::open(NETLINK_ROUTE, &[MulticastGroup::Neigh as u32])
 }
 
 async fn first_answer(
@@ -68,54 +86,26 @@ async fn first_answer(
     loop {
         // What was lost cannot have been more than the answer: then the time is up without one.
         let Heard::Datagram(datagram) = subscription.next("notifications of neighbours").await? else { continue };
-        let news = frames(datagram).filter_map(|frame| news(&frame, index, address));
-        for (state, mac) in news {
-            if state & REACHABLE != 0 && mac.is_some() {
-                return Ok(mac);
-            }
-            if state & FAILED != 0 {
-                return Ok(None);
+        for frame in frames(datagram) {
+            let Ok(RouteNetlinkMessage::NewNeighbour(message)) = frame.route() else { continue };
+            match news(&message, index, address) {
+                Some((NeighbourState::Reachable, Some(mac))) => return Ok(Some(mac)),
+                Some((NeighbourState::Failed, _)) => return Ok(None),
+                _ => {}
             }
         }
     }
 }
 
 /// State and MAC address, if the message is about this neighbour.
-fn news(frame: &Frame<'_>, index: u32, address: IpAddr) -> Option<(u16, Option<MacAddress>)> {
-    const HEADER: usize = 12; // struct ndmsg
-    const DESTINATION: u16 = 1; // NDA_DST
-    const LINK_ADDRESS: u16 = 2; // NDA_LLADDR
-    let attributes = Attributes::after(HEADER, frame.payload);
-    let about = frame.payload.get(4..8)?.try_into().map(u32::from_ne_bytes).ok()?;
-    let destination = attributes.bytes(DESTINATION)?;
-    let same = match address {
-        IpAddr::V4(address) => destination == address.octets(),
-        IpAddr::V6(address) => destination == address.octets(),
-    };
-    if frame.kind != NEW_NEIGHBOUR || about != index || !same {
+fn news(message: &NeighbourMessage, index: u32, address: IpAddr) -> Option<(NeighbourState, Option<MacAddress>)> {
+    let destination = NeighbourAttribute::Destination(address.into());
+    if message.header.ifindex != index || !message.attributes.contains(&destination) {
         return None;
     }
-    let state = frame.payload.get(8..10)?.try_into().map(u16::from_ne_bytes).ok()?;
-    let mac = attributes.bytes(LINK_ADDRESS).and_then(|bytes| bytes.try_into().ok()).map(MacAddress);
-    Some((state, mac))
-}
-
-async fn forget(channel: &mut Channel, index: u32, address: IpAddr) -> Result<(), Error> {
-    let request = RouteNetlinkMessage::DelNeighbour(neighbour(index, address));
-    match channel.execute(&format!("neighbour {address}"), request, 0).await {
-        Err(Error::Refused { errno, .. }) if errno.name() == Some("ENOENT") => Ok(()),
-        other => other,
-    }
-}
-
-fn neighbour(index: u32, address: IpAddr) -> NeighbourMessage {
-    let (family, destination) = match address {
-        IpAddr::V4(address) => (AddressFamily::Inet, NeighbourAddress::Inet(address)),
-        IpAddr::V6(address) => (AddressFamily::Inet6, NeighbourAddress::Inet6(address)),
-    };
-    let mut message = NeighbourMessage::default();
-    message.header.family = family;
-    message.header.ifindex = index;
-    message.attributes = vec![NeighbourAttribute::Destination(destination)];
-    message
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().map(MacAddress).ok(),
+        _ => None,
+    });
+    Some((message.header.state, mac))
 }

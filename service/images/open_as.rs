@@ -20,6 +20,10 @@ use super::Error;
 static SLOTS: Semaphore = Semaphore::const_new(8);
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// The unit does not give CAP_DAC_READ_SEARCH, and so root is bound by a file's mode like everybody.
+const NOT_EVEN_ROOT: &str = ". It belongs to another user, and the service does not read past a file's mode: \
+    hand it over with DeployImage, or copy it to where root may read it";
+
 /// Who asks, as the bus knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
@@ -101,8 +105,10 @@ fn drop_capabilities() -> Result<(), Errno> {
 }
 
 fn open(path: &Path, caller: &Caller) -> Result<File, Error> {
-    let failed =
-        |error: Errno| Error::Unavailable(format!("cannot open {} as uid {}: {error}", path.display(), caller.uid));
+    let failed = |error: Errno| {
+        let hint = if error == Errno::ACCESS && caller.uid == 0 { NOT_EVEN_ROOT } else { "" };
+        Error::Unavailable(format!("cannot open {} as uid {}: {error}{hint}", path.display(), caller.uid))
+    };
     // A FIFO must not hang, a terminal must not become ours. A magic link, such as /proc/self/fd/3, would lead to what
     // the service has open, past the folders in front of it.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;

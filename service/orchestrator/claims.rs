@@ -11,12 +11,26 @@ use crate::domain::{ImageDigest, UnikernelId};
 pub struct Claims {
     inner: Mutex<Inner>,
     released: Notify,
+    /// As `released`, and remembered for one who does not wait at this moment.
+    ended: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     unikernels: BTreeSet<UnikernelId>,
+    /// Those that a call has worked on at any time since the last look began.
+    touched: BTreeSet<UnikernelId>,
     images: BTreeMap<ImageDigest, usize>,
+    /// By number, the observations under way, and what was claimed since each began.
+    observations: BTreeMap<u64, BTreeSet<UnikernelId>>,
+    next_observation: u64,
+}
+
+/// A look at the world outside, from the question until its answer is taken in or this is dropped.
+#[derive(Debug)]
+pub struct Observation {
+    claims: Arc<Claims>,
+    number: u64,
 }
 
 /// A unikernel that one call works on, until this is dropped.
@@ -36,8 +50,26 @@ pub struct Pin {
 impl Claims {
     /// `None` while another call has it.
     pub fn claim(self: &Arc<Self>, id: &UnikernelId) -> Option<Claim> {
-        let free = self.lock().unikernels.insert(id.clone());
+        let free = {
+            let mut inner = self.lock();
+            inner.touched.insert(id.clone());
+            inner.unikernels.insert(id.clone())
+        };
         free.then(|| Claim { claims: Arc::clone(self), id: id.clone() })
+    }
+
+    /// To be called before the question: what is asked now says nothing of what calls do until the answer is there.
+    pub fn observe(self: &Arc<Self>) -> Observation {
+        let mut inner = self.lock();
+        let (number, touched) = (inner.next_observation, inner.unikernels.clone());
+        inner.next_observation += 1;
+        inner.observations.insert(number, touched);
+        Observation { claims: Arc::clone(self), number }
+    }
+
+    /// Waits until a call has let go of a unikernel, or returns at once when one has since the last time.
+    pub async fn ended(&self) {
+        self.ended.notified().await;
     }
 
     /// Waits for the call that has it. The caller sets the limit: a job's cancellation, or a time.
@@ -63,6 +95,18 @@ impl Claims {
         self.lock().unikernels.clone()
     }
 
+    /// A look at Albatross begins. What is seen of a unikernel that a call works on meanwhile can be older than what the
+    /// call has written: see [`Claims::touched`].
+    pub fn begin_look(&self) {
+        let mut inner = self.lock();
+        inner.touched = inner.unikernels.clone();
+    }
+
+    /// What calls work on, or have worked on since the look began.
+    pub fn touched(&self) -> BTreeSet<UnikernelId> {
+        self.lock().touched.clone()
+    }
+
     pub fn pinned(&self) -> BTreeMap<ImageDigest, usize> {
         self.lock().images.clone()
     }
@@ -72,10 +116,24 @@ impl Claims {
     }
 }
 
+impl Observation {
+    /// Every unikernel that a call has worked on since this began.
+    pub fn touched(&self) -> BTreeSet<UnikernelId> {
+        self.claims.lock().observations.get(&self.number).cloned().unwrap_or_default()
+    }
+}
+
+impl Drop for Observation {
+    fn drop(&mut self) {
+        self.claims.lock().observations.remove(&self.number);
+    }
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         self.claims.lock().unikernels.remove(&self.id);
         self.claims.released.notify_waiters();
+        self.claims.ended.notify_one();
     }
 }
 
@@ -88,5 +146,24 @@ impl Drop for Pin {
                 inner.images.remove(&self.digest);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_observation_knows_what_calls_worked_on_meanwhile() {
+        let claims = Arc::new(Claims::default());
+        let [before, during, held] = ["a.0123456789", "b.0123456789", "c.0123456789"].map(|id| id.parse().unwrap());
+        drop(claims.claim(&before));
+        let held_claim = claims.claim(&held);
+        let observation = claims.observe();
+        drop(held_claim);
+        drop(claims.claim(&during));
+        assert_eq!(observation.touched(), BTreeSet::from([during, held]));
+        drop(observation);
+        assert!(claims.lock().observations.is_empty());
     }
 }

@@ -8,6 +8,7 @@ use tracing::info;
 
 use super::context::Context;
 use super::error::Error;
+use super::fault;
 use super::jobs::Job;
 use super::publish::{SWITCH, Switch, To};
 use super::remove::{REMOVE, Remove};
@@ -107,13 +108,18 @@ pub async fn drop_unused_image(context: &Context, digest: ImageDigest) -> Result
         .decide(move |state| {
             let used = state.world.unikernels().any(|unikernel| unikernel.spec.image == digest);
             let free = !used && !state.facts.pinned.contains_key(&digest);
-            let record = state.world.image(digest).filter(|_| free);
-            Ok((record.map(|image| Change::RemoveImage(image.digest)).into_iter().collect(), free))
+            let record = state.world.image(digest).filter(|_| free).cloned();
+            Ok((record.iter().map(|image| Change::RemoveImage(image.digest)).collect(), free.then_some(record)))
         })
         .await?;
-    if dropped {
-        // The record first: a file without one is removed at the next start, a record without a file would be a lie.
-        context.store.remove(digest).await?;
+    let Some(record) = dropped else { return Ok(false) };
+    // The record first: a file without one is removed at the next start, a record without a file would be a lie.
+    let removed = match fault::at(fault::UNRECORDED) {
+        Ok(()) => context.store.remove(digest).await.map_err(Error::from),
+        Err(error) => Err(error),
+    };
+    if let (Err(_), Some(record)) = (&removed, record) {
+        context.owner.decide(move |_| Ok((vec![Change::PutImage(record)], ()))).await?;
     }
-    Ok(dropped)
+    removed.map(|_| true)
 }

@@ -15,7 +15,7 @@ use super::jobs::Job;
 use super::request::{DeployRequest, ImageSource};
 use super::workflow::{Flow, Step, nothing};
 use super::{collect, leases, readiness};
-use crate::albatross::{Creation, Running};
+use crate::albatross::{self, Creation, Running};
 use crate::domain::{Change, ImageDigest, ImageRecord, Phase, Timestamp, Unikernel, UnikernelId, UnikernelSpec};
 use crate::images;
 use crate::planning::admission::{self, Admitted, Deployment};
@@ -27,6 +27,7 @@ pub const DEPLOY: &[Step<Deploy>] = &[
     Step { name: "importing", perform: Deploy::import, undo: Deploy::drop_image, cancellable: true },
     Step { name: "claiming", perform: Deploy::claim, undo: nothing, cancellable: true },
     Step { name: "reserving", perform: Deploy::reserve, undo: Deploy::release, cancellable: false },
+    Step { name: "clearing", perform: Deploy::clear, undo: Deploy::destroy, cancellable: false },
     Step { name: "probing", perform: Deploy::probe, undo: nothing, cancellable: true },
     Step { name: "creating", perform: Deploy::create, undo: Deploy::destroy, cancellable: true },
     Step { name: "recording", perform: Deploy::record_running, undo: nothing, cancellable: false },
@@ -200,17 +201,25 @@ impl Deploy {
         .boxed()
     }
 
-    /// Takes the lease and the intent back, or leaves the intent to remove what Albatross may still have.
+    /// Takes the lease and the intent back; where Albatross may still have the unikernel, leaves both until it has not.
     fn release(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
-            let Some(unikernel) = self.unikernel.clone() else { return Ok(()) };
-            let doomed = self.maybe_created;
+            let Some(unikernel) = self.unikernel.clone().filter(|_| !self.maybe_created) else { return Ok(()) };
             self.context
                 .owner
-                .decide(move |state| {
-                    Ok((reconcile::undo_deploy(&state.world, &unikernel.id, doomed, Timestamp::now()), ()))
-                })
+                .decide(move |state| Ok((reconcile::undo_deploy(&state.world, &unikernel.id, Timestamp::now()), ())))
                 .await
+        }
+        .boxed()
+    }
+
+    /// What was there before under the same name, half-made or about to be started again by Albatross, would refuse its
+    /// place to the new one, and answer on its address.
+    fn clear<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            self.maybe_created = self.revived;
+            self.destroy().await?;
+            Ok(Flow::Next)
         }
         .boxed()
     }
@@ -260,7 +269,10 @@ impl Deploy {
                     Ok(Flow::Next)
                 }
                 Ok(None) => Err(self.context.not_ready(&unikernel, "it exited at once".into()).await),
-                Err(error) => Err(error.into()),
+                Err(error) => {
+                    self.maybe_created = !matches!(error, albatross::Error::NotBegun(_));
+                    Err(error.into())
+                }
             }
         }
         .boxed()
@@ -306,7 +318,10 @@ impl Deploy {
 
     fn record(&mut self, phase: Phase) -> BoxFuture<'_, Result<Flow, Error>> {
         async move {
-            let unikernel = Unikernel { phase, ..self.unikernel()?.clone() };
+            let mut unikernel = Unikernel { phase, ..self.unikernel()?.clone() };
+            if phase == Phase::Ready {
+                unikernel.exit_reason.clear();
+            }
             self.unikernel = Some(unikernel.clone());
             let id = unikernel.id.clone();
             let put = Change::PutUnikernel(Box::new(unikernel));

@@ -26,7 +26,7 @@ pub async fn answers(context: &Context, network: &NetworkName, address: IpAddr) 
         Ok(None) => false,
         Ok(Some(mac)) => {
             info!(%address, %network, %mac, "the address answers although nobody leased it");
-            let noted = context.owner.observe(Default::default(), move |facts| {
+            let noted = context.owner.observe(move |facts| {
                 facts.answering.insert(address);
             });
             noted.await.is_ok()

@@ -216,7 +216,12 @@ impl Orchestrator {
         let context = Arc::clone(&self.context);
         in_task(async move {
             let job = Arc::new(context.jobs.begin(kind, subject).await);
+            let looking = Arc::clone(&context);
             let outcome = work(context, Arc::clone(&job)).await;
+            if outcome.is_err() {
+                // It may have failed because something is other than it was believed to be, or have left something.
+                looking.look.notify_one();
+            }
             job.end(outcome.as_ref().err()).await;
             outcome
         })
@@ -235,4 +240,17 @@ async fn in_task<T: Send + 'static>(work: impl Future<Output = Result<T, Error>>
         error!(%defect, "a call ended by a defect");
         Err(Error::Defect)
     })
+}
+
+/// Everything that `ALBATROSS_DEPLOYER_FAULT` can name, by workflow; see `fault.rs`.
+#[cfg(feature = "fault-injection")]
+pub fn fault_points() -> std::collections::BTreeMap<&'static str, Vec<&'static str>> {
+    std::collections::BTreeMap::from([
+        ("deploy", workflow::names(DEPLOY)),
+        ("switch", workflow::names(SWITCH)),
+        ("remove", workflow::names(REMOVE)),
+        ("restart", workflow::names(RESTART)),
+        ("collect", vec![fault::UNRECORDED]),
+        ("owner", vec![fault::WRITTEN, fault::IN_KERNEL]),
+    ])
 }

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-use super::claims::Claims;
+use super::claims::{Claims, Observation};
 use super::error::Error;
 use super::fault;
-use crate::domain::{Change, Event, ManagerView, Publication, ServiceName, UnikernelId};
+use crate::domain::{Change, Event, Inventory, ManagerView, Policy, Publication, ServiceName, UnikernelId};
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
 use crate::planning::facts::Facts;
@@ -47,9 +47,30 @@ pub enum Trouble {
     HostNetwork,
 }
 
+/// What a look at Albatross brought.
+#[derive(Debug)]
+pub struct Seen {
+    pub inventory: Inventory,
+    pub policy: Option<Policy>,
+    /// The consoles' last lines of those that are gone.
+    pub last_words: BTreeMap<UnikernelId, String>,
+}
+
 type Decide = Box<dyn FnOnce(&State) -> Result<Vec<Change>, Error> + Send>;
 type Look = Box<dyn FnOnce(&State) + Send>;
 type Observe = Box<dyn FnOnce(&mut Facts) + Send>;
+
+/// What a look at Albatross has found.
+#[derive(Debug)]
+pub struct Found {
+    pub inventory: Inventory,
+    /// `None`: it is not known now, and stays what it was.
+    pub policy: Option<Policy>,
+    /// The consoles' last lines of unikernels that are gone.
+    pub last_words: BTreeMap<UnikernelId, String>,
+    /// Begun before Albatross was asked.
+    pub observation: Observation,
+}
 
 enum Message {
     Decide {
@@ -57,17 +78,15 @@ enum Message {
         done: oneshot::Sender<Result<(), Error>>,
     },
     Look(Look),
-    Observe {
-        observe: Observe,
-        last_words: BTreeMap<UnikernelId, String>,
-    },
+    Observe(Observe),
+    Seen(Seen),
     Trouble {
         subject: Trouble,
         note: Option<String>,
     },
     AlbatrossVersion(String),
-    /// The table may not be what it should be.
-    RepairTable,
+    /// The table may not be what it should be. Answers whether it is now.
+    RepairTable(oneshot::Sender<bool>),
 }
 
 /// Messages that may wait for the owner: callers beyond that wait to send.
@@ -105,13 +124,14 @@ impl OwnerHandle {
         value.await.map_err(|_| Error::Stopping)
     }
 
-    /// Takes in what was observed. `last_words`: the consoles' last lines of unikernels that are gone.
-    pub async fn observe(
-        &self,
-        last_words: BTreeMap<UnikernelId, String>,
-        observe: impl FnOnce(&mut Facts) + Send + 'static,
-    ) -> Result<(), Error> {
-        self.send(Message::Observe { observe: Box::new(observe), last_words }).await
+    /// Takes in what was observed of the host.
+    pub async fn observe(&self, observe: impl FnOnce(&mut Facts) + Send + 'static) -> Result<(), Error> {
+        self.send(Message::Observe(Box::new(observe))).await
+    }
+
+    /// Takes in what Albatross runs, in a look that [`Claims::begin_look`] has begun.
+    pub async fn seen(&self, seen: Seen) -> Result<(), Error> {
+        self.send(Message::Seen(seen)).await
     }
 
     /// Says what does not work and what to do about it, or that it works again.
@@ -123,8 +143,11 @@ impl OwnerHandle {
         let _ = self.send(Message::AlbatrossVersion(version)).await;
     }
 
-    pub async fn repair_table(&self) {
-        let _ = self.send(Message::RepairTable).await;
+    /// Makes the kernel's table what it should be. Whether it is.
+    pub async fn repair_table(&self) -> Result<bool, Error> {
+        let (sender, repaired) = oneshot::channel();
+        self.send(Message::RepairTable(sender)).await?;
+        repaired.await.map_err(|_| Error::Stopping)
     }
 
     async fn send(&self, message: Message) -> Result<(), Error> {
@@ -144,6 +167,8 @@ pub struct Owner {
     /// As told last.
     manager: ManagerView,
     troubles: BTreeMap<Trouble, String>,
+    /// What takes back from the ledger what the kernel refused, where the ledger did not take that at once.
+    owed: Vec<Change>,
     mailbox: mpsc::Receiver<Message>,
 }
 
@@ -166,14 +191,25 @@ impl Owner {
         let manager = ManagerView::default();
         let troubles = BTreeMap::new();
         let albatross_version = String::new();
-        let owner =
-            Self { state, ledger, table, settings, claims, events, albatross_version, manager, troubles, mailbox };
+        let owner = Self {
+            state,
+            ledger,
+            table,
+            settings,
+            claims,
+            events,
+            albatross_version,
+            manager,
+            troubles,
+            owed: Vec::new(),
+            mailbox,
+        };
         (owner, OwnerHandle(sender))
     }
 
-    /// Puts the table into the kernel, then serves until every handle is gone.
+    /// Serves until every handle is gone. The kernel keeps what it has until the host's networks are known, or somebody
+    /// asks for a repair: the table without them would be another one.
     pub async fn run(mut self) {
-        self.install_table().await;
         self.tell_manager().await;
         while let Some(message) = self.mailbox.recv().await {
             self.handle(message).await;
@@ -191,10 +227,13 @@ impl Owner {
                 self.refresh_claims();
                 look(&self.state);
             }
-            Message::Observe { observe, last_words } => self.observe(observe, &last_words).await,
+            Message::Observe(observe) => self.observe(observe).await,
+            Message::Seen(seen) => self.take_in(seen).await,
             Message::Trouble { subject, note } => self.note(subject, note),
             Message::AlbatrossVersion(version) => self.albatross_version = version,
-            Message::RepairTable => self.install_table().await,
+            Message::RepairTable(done) => {
+                let _ = done.send(self.install_table().await);
+            }
         }
     }
 
@@ -211,14 +250,15 @@ impl Owner {
         }
         let (before, after) = self.elements_around(&changes);
         let back = self.state.world.inverse(&changes);
-        let written = self.ledger.commit(changes.clone()).await;
+        let written = self.ledger.commit(self.owed.iter().chain(&changes).cloned().collect()).await;
         self.note(Trouble::Ledger, written.as_ref().err().map(|error| error.to_string()));
         written?;
-        let followed = match fault::after("written") {
+        self.owed.clear();
+        let followed = match fault::at(fault::WRITTEN) {
             Ok(()) => self.kernel_follows(&before, &after).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = followed.and_then(|()| fault::after("in-kernel")) {
+        if let Err(error) = followed.and_then(|()| fault::at(fault::IN_KERNEL)) {
             self.take_back(back, &before, &after).await;
             return Err(error);
         }
@@ -229,8 +269,9 @@ impl Owner {
     }
 
     async fn take_back(&mut self, back: Vec<Change>, before: &Elements, after: &Elements) {
-        if let Err(error) = self.ledger.commit(back).await {
-            error!(%error, "a change that the kernel refused stays in the ledger until the next start");
+        if let Err(error) = self.ledger.commit(back.clone()).await {
+            error!(%error, "a change that the kernel refused stays in the ledger until the next change");
+            self.owed = back;
         }
         // Where the batch itself was refused this finds nothing to do, or fails the same way.
         if self.kernel_follows(after, before).await.is_err() {
@@ -268,7 +309,8 @@ impl Owner {
         (elements_of(before), elements_of(after.into_values().flatten()))
     }
 
-    async fn install_table(&mut self) {
+    /// Whether the table is in the kernel as it should be.
+    async fn install_table(&mut self) -> bool {
         let outcome = self.table.install(&self.state.ruleset(self.settings)).await;
         match &outcome {
             Ok(true) => info!("the table was put into the kernel"),
@@ -276,17 +318,25 @@ impl Owner {
             Err(error) => warn!(%error, "the table could not be put into the kernel"),
         }
         let note = outcome.err().map(|error| format!("publications are not in the kernel: {error}"));
+        let installed = note.is_none();
         self.note(Trouble::Kernel, note);
+        installed
     }
 
-    async fn observe(&mut self, observe: Observe, last_words: &BTreeMap<UnikernelId, String>) {
+    async fn observe(&mut self, observe: Observe) {
         let networks = self.state.facts.networks.clone();
         observe(&mut self.state.facts);
-        self.refresh_claims();
         if networks != self.state.facts.networks {
             self.install_table().await;
         }
-        let changes = reconcile::observe(&self.state.world, &self.state.facts, last_words);
+    }
+
+    async fn take_in(&mut self, seen: Seen) {
+        let facts = &mut self.state.facts;
+        facts.inventory = seen.inventory;
+        facts.policy = seen.policy.or(facts.policy.take());
+        facts.busy = self.claims.touched();
+        let changes = reconcile::observe(&self.state.world, facts, &seen.last_words);
         if let Err(error) = self.write(changes).await {
             warn!(%error, "what Albatross runs could not be written down");
         }

@@ -12,12 +12,11 @@ use super::error::Error;
 use super::jobs::Job;
 use super::workflow::{Flow, Step, nothing};
 use crate::domain::{Change, ServiceName, StaleFlows, Timestamp, UnikernelId};
-use crate::planning::publishing::{self, Wanted};
+use crate::planning::publishing::{self, Switched, Wanted};
 
-/// The way of a switch. The owner undoes its own half when the kernel refuses; a flow that could not be deleted stays
-/// in the ledger until it is.
+/// The way of a switch. A flow that could not be deleted stays in the ledger until it is.
 pub const SWITCH: &[Step<Switch>] = &[
-    Step { name: "switching", perform: Switch::decide, undo: nothing, cancellable: false },
+    Step { name: "switching", perform: Switch::decide, undo: Switch::take_back, cancellable: false },
     Step { name: "deleting-flows", perform: Switch::delete_flows, undo: nothing, cancellable: false },
 ];
 
@@ -35,11 +34,12 @@ pub struct Switch {
     service: ServiceName,
     to: To,
     live: Option<UnikernelId>,
+    switched: Option<Switched>,
 }
 
 impl Switch {
     pub fn new(context: Arc<Context>, service: ServiceName, to: To) -> Self {
-        Self { context, service, to, live: None }
+        Self { context, service, to, live: None, switched: None }
     }
 
     /// What a rollback went to.
@@ -50,7 +50,7 @@ impl Switch {
     fn decide<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             let (service, to) = (self.service.clone(), self.to.clone());
-            let (live, stale) = self
+            let (live, stale, switched) = self
                 .context
                 .owner
                 .decide(move |state| {
@@ -64,20 +64,34 @@ impl Switch {
                         }
                     };
                     let stale = changes.iter().any(|change| matches!(change, Change::PutStaleFlows(_)));
-                    Ok((changes, (live, stale)))
+                    let switched = Switched::by(&changes, &state.world);
+                    Ok((changes, (live, stale, switched)))
                 })
                 .await?;
             info!(service = %self.service, "switched");
             self.context.drains.notify_one();
-            self.live = live;
+            (self.live, self.switched) = (live, switched);
             Ok(if stale { Flow::Next } else { Flow::Done })
+        }
+        .boxed()
+    }
+
+    /// What was live before is live again, unless somebody has switched since.
+    fn take_back(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        async move {
+            let Some(switched) = self.switched.take() else { return Ok(()) };
+            self.context.owner.decide(move |state| Ok((switched.take_back(&state.world), ()))).await?;
+            delete_stale_flows(&self.context).await
         }
         .boxed()
     }
 
     fn delete_flows<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
-            delete_stale_flows(&self.context).await?;
+            // They stand in the ledger: the switch holds without them, and the next look at Albatross tries again.
+            if let Err(error) = delete_stale_flows(&self.context).await {
+                warn!(%error, service = %self.service, "UDP flows to the unikernel before stay for now");
+            }
             Ok(Flow::Next)
         }
         .boxed()

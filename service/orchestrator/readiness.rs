@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::debug;
 
-use crate::albatross::Client;
+use crate::albatross::{self, Client};
 use crate::domain::{Readiness, Unikernel};
 
 /// How long a unikernel may take to fail on its arguments. A small one boots in 6 ms, one of OCaml in 50.
@@ -16,37 +17,49 @@ const TIME_TO_FAIL: Duration = Duration::from_millis(250);
 /// Pauses between two probes grow from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 
+/// Pauses between two looks whether it still runs grow from the first to the second; a look takes Albatross 0.3 ms.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
+
 /// How long one probe may take: a target that accepts and says nothing is not ready.
 const ONE_PROBE: Duration = Duration::from_secs(5);
+
+/// How long one connection may take to come about. A SYN that arrives before the guest listens to its device is lost, and
+/// the kernel sends the next one only after a second.
+const CONNECT: Duration = Duration::from_millis(200);
 
 /// What is read of an HTTP answer: the status stands in its first bytes.
 const STATUS_LINE: usize = 64;
 
 /// Returns once the rule holds; otherwise says why it does not.
 pub async fn wait(albatross: &Client, unikernel: &Unikernel) -> Result<(), String> {
-    let deadline = Instant::now() + unikernel.timeout;
-    match &unikernel.readiness {
-        Readiness::Running => {
-            sleep(TIME_TO_FAIL.min(unikernel.timeout)).await;
-            still_there(albatross, unikernel).await
+    let rule = async {
+        match &unikernel.readiness {
+            Readiness::Running => {
+                sleep(TIME_TO_FAIL.min(unikernel.timeout)).await;
+                still_there(albatross, unikernel).await
+            }
+            Readiness::Tcp { port } => {
+                let target = SocketAddr::new(unikernel.address, *port);
+                probe(unikernel.timeout, || accepts(target)).await
+            }
+            Readiness::Http { port, path } => {
+                let target = SocketAddr::new(unikernel.address, *port);
+                probe(unikernel.timeout, || answers(target, path)).await
+            }
         }
-        Readiness::Tcp { port } => {
-            let target = SocketAddr::new(unikernel.address, *port);
-            probe(albatross, unikernel, deadline, || accepts(target)).await
-        }
-        Readiness::Http { port, path } => {
-            let target = SocketAddr::new(unikernel.address, *port);
-            probe(albatross, unikernel, deadline, || answers(target, path)).await
-        }
+    };
+    // A probe of one that has just died gets no answer at all: its end must not wait for that of the probe.
+    tokio::select! {
+        outcome = rule => outcome,
+        how = end(albatross, unikernel) => Err(how),
     }
 }
 
 async fn probe<F: Future<Output = Result<(), String>>>(
-    albatross: &Client,
-    unikernel: &Unikernel,
-    deadline: Instant,
+    patience: Duration,
     mut once: impl FnMut() -> F,
 ) -> Result<(), String> {
+    let deadline = Instant::now() + patience;
     let mut pause = PAUSES.0;
     loop {
         let limit = deadline.min(Instant::now() + ONE_PROBE);
@@ -55,34 +68,59 @@ async fn probe<F: Future<Output = Result<(), String>>>(
             Ok(Err(why)) => why,
             Err(_) => "it accepts and does not answer".into(),
         };
-        // A dead one is not waited for.
-        if pause > PAUSES.1 / 8 {
-            still_there(albatross, unikernel).await?;
-        }
         if Instant::now() + pause >= deadline {
-            return Err(format!("not within {} ms: {why}", unikernel.timeout.as_millis()));
+            return Err(format!("not within {} ms: {why}", patience.as_millis()));
         }
         sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
     }
 }
 
+/// Waits until Albatross says that it has ended, and says how. Where Albatross does not answer, it may still run.
+async fn end(albatross: &Client, unikernel: &Unikernel) -> String {
+    let mut pause = LOOKS.0;
+    loop {
+        sleep(pause).await;
+        pause = (pause * 2).min(LOOKS.1);
+        match ended(albatross, unikernel).await {
+            Ok(Some(how)) => return how,
+            Ok(None) => {}
+            Err(error) => debug!(id = %unikernel.id, %error, "whether it runs is not known"),
+        }
+    }
+}
+
 async fn still_there(albatross: &Client, unikernel: &Unikernel) -> Result<(), String> {
-    match albatross.unikernel(&unikernel.id).await {
-        Ok(Some(running)) if running.started == unikernel.started_at => Ok(()),
-        Ok(Some(_)) => Err("it ended and was started again by Albatross".into()),
-        Ok(None) => Err("it has exited".into()),
+    match ended(albatross, unikernel).await {
+        Ok(None) => Ok(()),
+        Ok(Some(how)) => Err(how),
         Err(error) => Err(format!("Albatross does not say whether it runs: {error}")),
     }
 }
 
+/// How it ended; `None` while it runs.
+async fn ended(albatross: &Client, unikernel: &Unikernel) -> Result<Option<String>, albatross::Error> {
+    Ok(match albatross.unikernel(&unikernel.id).await? {
+        Some(running) if running.started == unikernel.started_at => None,
+        Some(_) => Some("it ended and was started again by Albatross".into()),
+        None => Some("it has exited".into()),
+    })
+}
+
 async fn accepts(target: SocketAddr) -> Result<(), String> {
-    TcpStream::connect(target).await.map(drop).map_err(|error| format!("{target}: {error}"))
+    connect(target).await.map(drop)
+}
+
+async fn connect(target: SocketAddr) -> Result<TcpStream, String> {
+    match timeout(CONNECT, TcpStream::connect(target)).await {
+        Ok(stream) => stream.map_err(|error| format!("{target}: {error}")),
+        Err(_) => Err(format!("{target} does not answer")),
+    }
 }
 
 async fn answers(target: SocketAddr, path: &str) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{target}: {error}");
-    let mut stream = TcpStream::connect(target).await.map_err(failed)?;
+    let mut stream = connect(target).await?;
     let host = host_header(target);
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.map_err(failed)?;

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::collect;
@@ -13,23 +16,48 @@ use super::workflow;
 use crate::domain::{Change, JobKind, Timestamp, UnikernelId};
 use crate::planning::reconcile::{self, HalfDone};
 
-/// Everything that no call works on and that is not at rest. What fails is tried again at the next look.
-pub async fn finish_half_done(context: &Arc<Context>) {
-    let found = context.owner.look(|state| reconcile::half_done(&state.world, &state.facts)).await;
-    for half_done in found.unwrap_or_default() {
-        info!(?half_done, "was under way when the service ended");
-        let outcome = match &half_done {
-            HalfDone::Deploy(id) => undo_deploy(context, id).await,
-            HalfDone::Removal(id) => finish_removal(context, id).await,
-        };
-        if let Err(error) = outcome {
-            warn!(?half_done, %error, "not yet");
+/// Between two attempts at what could not be finished: from the first to the second, and at once after a look at Albatross.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Finishes what is half-done whenever Albatross was looked at. Never ends.
+///
+/// Apart from the looks: what Albatross does not do holds an attempt up until its deadline.
+pub async fn follow(context: Arc<Context>) {
+    loop {
+        context.looked.notified().await;
+        let mut pause = PAUSES.0;
+        while !finish_half_done(&context).await {
+            let _ = timeout(pause, context.looked.notified()).await;
+            pause = (pause * 2).min(PAUSES.1);
         }
     }
 }
 
+/// Everything that no call works on and that is not at rest. Whether nothing of it is left.
+async fn finish_half_done(context: &Arc<Context>) -> bool {
+    let found = context.owner.look(|state| reconcile::half_done(&state.world, &state.facts)).await;
+    let attempts = found.unwrap_or_default().into_iter().map(|half_done| async move {
+        info!(?half_done, "was under way when the service ended, or could not be undone");
+        let outcome = match &half_done {
+            HalfDone::Deploy(id) => undo_deploy(context, id).await,
+            HalfDone::Removal(id) => finish_removal(context, id).await,
+        };
+        if let Err(error) = &outcome {
+            warn!(?half_done, %error, "not yet");
+        }
+        outcome.is_ok()
+    });
+    join_all(attempts).await.into_iter().all(|finished| finished)
+}
+
 async fn undo_deploy(context: &Arc<Context>, id: &UnikernelId) -> Result<(), Error> {
     let Some(_claim) = context.claims.claim(id) else { return Ok(()) };
+    // Only now nobody else works on it: a call may have made it whole since it was found.
+    let wanted = id.clone();
+    let still = context.owner.look(move |state| state.world.unikernel(&wanted).is_some_and(reconcile::is_half_made));
+    if !still.await? {
+        return Ok(());
+    }
     context.albatross.destroy(id).await?;
     let id = id.clone();
     let brought = context
@@ -37,7 +65,7 @@ async fn undo_deploy(context: &Arc<Context>, id: &UnikernelId) -> Result<(), Err
         .decide(move |state| {
             let brought = state.world.unikernel(&id).filter(|unikernel| unikernel.brought_image);
             let brought = brought.map(|unikernel| unikernel.spec.image);
-            Ok((reconcile::undo_deploy(&state.world, &id, false, Timestamp::now()), brought))
+            Ok((reconcile::undo_deploy(&state.world, &id, Timestamp::now()), brought))
         })
         .await?;
     if let Some(digest) = brought {
@@ -59,15 +87,17 @@ async fn finish_removal(context: &Arc<Context>, id: &UnikernelId) -> Result<(), 
 pub async fn match_images(context: &Context) -> Result<(), Error> {
     let _gate = context.store_gate.lock().await;
     let stored = context.store.list().await?.into_iter().collect::<BTreeSet<_>>();
-    let recorded = context
+    let stored_now = stored.clone();
+    let (recorded, used) = context
         .owner
-        .look(|state| {
+        .look(move |state| {
             let used = state.world.unikernels().map(|unikernel| unikernel.spec.image).collect::<BTreeSet<_>>();
-            let recorded = state.world.images().map(|image| image.digest).collect::<BTreeSet<_>>();
+            let mut recorded = state.world.images().map(|image| image.digest).collect::<BTreeSet<_>>();
+            // A call that came early has stored it, and is about to write its record.
+            recorded.extend(state.facts.pinned.keys().filter(|digest| stored_now.contains(digest)));
             (recorded, used)
         })
         .await?;
-    let (recorded, used) = recorded;
     for digest in stored.difference(&recorded) {
         info!(%digest, "removing a file that is in no record");
         context.store.remove(*digest).await?;

@@ -12,7 +12,8 @@ use super::error::Error;
 use super::jobs::Job;
 use super::publish;
 use super::workflow::{Flow, Step, nothing};
-use crate::domain::{Change, Timestamp, Unikernel, UnikernelId};
+use crate::domain::{Timestamp, UnikernelId};
+use crate::planning::publishing::Switched;
 use crate::planning::{self, removal};
 
 /// The way of a removal. Once Albatross has destroyed it there is no way back, and none is needed: a record whose
@@ -30,50 +31,62 @@ pub struct Remove {
     force: bool,
     claim: Option<Claim>,
     intended: bool,
+    /// Taken up from the ledger: then it is finished, however often that takes, and never withdrawn.
+    resumed: bool,
+    /// What force has unpublished.
+    unpublished: Option<Switched>,
     destroyed: bool,
 }
 
 impl Remove {
     pub fn new(context: Arc<Context>, id: UnikernelId, force: bool) -> Self {
-        Self { context, id, force, claim: None, intended: false, destroyed: false }
+        Self { context, id, force, claim: None, intended: false, resumed: false, unpublished: None, destroyed: false }
     }
 
     /// One whose intent is in the ledger already.
     pub fn half_done(context: Arc<Context>, id: UnikernelId) -> Self {
-        Self { intended: true, ..Self::new(context, id, true) }
+        Self { intended: true, resumed: true, ..Self::new(context, id, true) }
     }
 
     fn intend<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             self.claim = Some(self.context.claims.claim(&self.id).ok_or_else(|| in_use(&self.id))?);
-            if !self.intended {
-                let (id, force) = (self.id.clone(), self.force);
-                self.context
-                    .owner
-                    .decide(move |state| Ok(removal::intend(&state.world, &id, force, Timestamp::now())?))
-                    .await?;
-                self.intended = true;
-                publish::delete_stale_flows(&self.context).await?;
+            if self.resumed {
+                return Ok(if self.is_intended().await? { Flow::Next } else { Flow::Done });
             }
+            let (id, force) = (self.id.clone(), self.force);
+            self.unpublished = self
+                .context
+                .owner
+                .decide(move |state| {
+                    let changes = removal::intend(&state.world, &id, force, Timestamp::now())?;
+                    let unpublished = Switched::by(&changes, &state.world);
+                    Ok((changes, unpublished))
+                })
+                .await?;
+            self.intended = true;
+            publish::delete_stale_flows(&self.context).await?;
             Ok(Flow::Next)
         }
         .boxed()
     }
 
-    /// It is as it was. One that was live and is to be destroyed by force stays unpublished: its caller wanted it so.
+    /// Whether the intent still stands: another call may have finished it, and a new unikernel have the id.
+    async fn is_intended(&self) -> Result<bool, Error> {
+        let id = self.id.clone();
+        self.context.owner.look(move |state| state.world.unikernel(&id).is_some_and(|u| u.removing)).await
+    }
+
+    /// It is as it was, and live again if it was.
     fn withdraw(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
-            if !self.intended || self.destroyed {
+            if !self.intended || self.resumed || self.destroyed {
                 return Ok(());
             }
-            let id = self.id.clone();
+            let (id, unpublished) = (self.id.clone(), self.unpublished.take());
             self.context
                 .owner
-                .decide(move |state| {
-                    let stays = |unikernel: &Unikernel| Unikernel { removing: false, ..unikernel.clone() };
-                    let record = state.world.unikernel(&id).map(stays);
-                    Ok((record.map(|record| Change::PutUnikernel(Box::new(record))).into_iter().collect(), ()))
-                })
+                .decide(move |state| Ok((removal::withdraw(&state.world, &id, unpublished.as_ref()), ())))
                 .await
         }
         .boxed()

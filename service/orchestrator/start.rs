@@ -91,6 +91,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         deploy_slots: Arc::new(Semaphore::new(config.limits.concurrent_deploys)),
         drains: Notify::new(),
         look: Notify::new(),
+        looked: Notify::new(),
         store_gate: tokio::sync::Mutex::new(()),
     });
     let orchestrator = Orchestrator { context: Arc::clone(&context) };
@@ -111,6 +112,7 @@ impl Runner {
         }
         tokio::spawn(watch::follow_table(Arc::clone(&context), reader, foreign_changes));
         tokio::spawn(watch::follow_host(Arc::clone(&context), configured, link_events));
+        tokio::spawn(recover::follow(Arc::clone(&context)));
         tokio::spawn(drains::run(Arc::clone(&context)));
         watch::follow_albatross(context).await;
     }

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::claims::Observation;
 use super::context::Context;
 use super::error::Error;
-use super::owner::Trouble;
-use super::{publish, recover};
+use super::owner::{Seen, Trouble};
+use super::publish;
 use crate::albatross;
 use crate::domain::{Inventory, Network, NetworkName, Policy, Running, UnikernelId};
 use crate::host_network::nftables::{ForeignChanges, Table};
@@ -38,17 +40,25 @@ pub async fn follow_albatross(context: Arc<Context>) {
     loop {
         let answers = look_at_albatross(&context).await;
         let pause = if answers { LOOK } else { LOOK_WHILE_AWAY };
-        if timeout(pause, context.look.notified()).await.is_ok() {
+        let news = async {
+            tokio::select! {
+                () = context.look.notified() => {}
+                // What happened to the unikernel while a call worked on it was left to that call.
+                () = context.claims.ended() => {}
+            }
+        };
+        if timeout(pause, news).await.is_ok() {
             sleep(SETTLE).await;
         }
     }
 }
 
 async fn look_at_albatross(context: &Arc<Context>) -> bool {
+    context.claims.begin_look();
     let inventory = match context.albatross.inventory().await {
         Ok(running) => inventory(running),
         Err(error) => {
-            let note = format!("Albatross does not answer: {error}. What is published stays; deployments wait for it");
+            let note = format!("{error}. What is published stays, and nothing can be deployed until it answers");
             context.owner.trouble(Trouble::Albatross, Some(note)).await;
             return false;
         }
@@ -57,10 +67,10 @@ async fn look_at_albatross(context: &Arc<Context>) -> bool {
     if let Some(dialect) = context.albatross.understood() {
         context.owner.albatross_version(dialect.to_string()).await;
     }
-    match take_in(context, inventory).await {
-        Ok(()) => recover::finish_half_done(context).await,
-        Err(error) => debug!(%error, "not taken in"),
+    if let Err(error) = take_in(context, inventory).await {
+        debug!(%error, "not taken in");
     }
+    context.looked.notify_one();
     if let Err(error) = publish::delete_stale_flows(context).await {
         debug!(%error, "stale flows stay for now");
     }
@@ -85,7 +95,7 @@ fn inventory(running: Vec<albatross::Running>) -> Inventory {
     inventory
 }
 
-async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
+async fn take_in(context: &Context, inventory: Inventory, observation: Observation) -> Result<(), Error> {
     let policy = match context.albatross.policy().await {
         Ok(policy) => {
             Some(Policy { cpus: policy.cpuids.into_iter().collect(), networks: policy.bridges.into_iter().collect() })
@@ -95,36 +105,30 @@ async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
             None
         }
     };
-    let seen = inventory.clone();
+    let (seen, touched) = (inventory.clone(), observation.touched());
     let gone = context.owner.look(move |state| {
         let mut facts = state.facts.clone();
         facts.inventory = seen;
+        facts.busy.extend(touched);
         reconcile::vanished(&state.world, &facts)
     });
     let last_words = last_words(context, gone.await?).await?;
-    context
-        .owner
-        .observe(last_words, move |facts| {
-            facts.inventory = inventory;
-            facts.policy = policy.or(facts.policy.take());
-        })
-        .await
+    context.owner.seen(Seen { inventory, policy, last_words }).await
 }
 
 /// The last line of the consoles of those that are gone: with Solo5 it names the exit code.
 async fn last_words(context: &Context, gone: Vec<UnikernelId>) -> Result<BTreeMap<UnikernelId, String>, Error> {
-    let mut words = BTreeMap::new();
-    for id in gone.into_iter().take(CONSOLES) {
+    // At the same time: a console daemon that hangs takes its whole time for each.
+    let words = gone.into_iter().take(CONSOLES).map(|id| async move {
         let lines = context.last_lines(&id).await;
         let wanted = id.clone();
         let arguments =
             context.owner.look(move |state| state.world.unikernel(&wanted).map(|u| u.spec.arguments.clone())).await?;
-        let lines = redaction::without_arguments(lines, &arguments.unwrap_or_default());
-        if let Some(last) = lines.into_iter().next_back() {
-            words.insert(id, format!("exited; its console said last: {last}"));
-        }
-    }
-    Ok(words)
+        let last = redaction::without_arguments(lines, &arguments.unwrap_or_default()).into_iter().next_back();
+        Ok(last.map(|last| (id, format!("exited; its console said last: {last}"))))
+    });
+    let words = join_all(words).await.into_iter().collect::<Result<Vec<_>, Error>>()?;
+    Ok(words.into_iter().flatten().collect())
 }
 
 /// Follows links and addresses of the host. Never ends.
@@ -188,7 +192,7 @@ pub async fn look_at_host(context: &Context, configured: &[Network]) {
             .to_string()
     });
     context.owner.trouble(Trouble::Forwarding, note).await;
-    let observed = context.owner.observe(BTreeMap::new(), move |facts| {
+    let observed = context.owner.observe(move |facts| {
         facts.networks = networks;
         facts.host_addresses = addresses;
     });
@@ -200,6 +204,10 @@ pub async fn look_at_host(context: &Context, configured: &[Network]) {
 /// Puts our table back when somebody else touched it, and says which other table drops our traffic. Never ends.
 pub async fn follow_table(context: Arc<Context>, reader: Table, mut changes: ForeignChanges) {
     loop {
+        // Somebody else's transaction may be in the way: what was refused a moment ago is taken now.
+        while !context.owner.repair_table().await.unwrap_or(true) {
+            sleep(LOOK_WHILE_AWAY).await;
+        }
         note_other_tables(&context, &reader).await;
         match changes.next().await {
             Ok(change) => {
@@ -207,12 +215,10 @@ pub async fn follow_table(context: Arc<Context>, reader: Table, mut changes: For
                     process = change.process,
                     "somebody else changed the table: looking whether it is as it should be"
                 );
-                context.owner.repair_table().await;
             }
             Err(error) => {
                 warn!(%error, "nftables notifications");
                 sleep(LOOK_WHILE_AWAY).await;
-                context.owner.repair_table().await;
             }
         }
     }

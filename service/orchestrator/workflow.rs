@@ -24,7 +24,8 @@ pub struct Step<W> {
     pub name: &'static str,
     pub perform: Perform<W>,
     pub undo: Undo<W>,
-    /// Whether Cancel may drop it half-way; otherwise it is waited for, and takes milliseconds.
+    /// Whether Cancel may drop it half-way. Otherwise it is waited for, and what follows is done as well until the next
+    /// one that may be dropped: who cancels a switch that has been made is told that it has been made.
     pub cancellable: bool,
 }
 
@@ -32,6 +33,12 @@ impl<W> std::fmt::Debug for Step<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name)
     }
+}
+
+/// The names of a table's steps.
+#[cfg(feature = "fault-injection")]
+pub fn names<W>(steps: &[Step<W>]) -> Vec<&'static str> {
+    steps.iter().map(|step| step.name).collect()
 }
 
 /// For steps that leave nothing behind.
@@ -43,7 +50,9 @@ pub fn nothing<W>(_: &mut W) -> BoxFuture<'_, Result<(), Error>> {
 pub async fn run<W>(steps: &'static [Step<W>], work: &mut W, job: &Job) -> Result<(), Error> {
     for (index, step) in steps.iter().enumerate() {
         job.step(step.name).await;
-        match perform(step, work, job).await {
+        let cancelled = job.is_cancelled() && (index == 0 || step.cancellable);
+        let performed = if cancelled { Err(Error::Cancelled) } else { perform(step, work, job).await };
+        match performed {
             Ok(Flow::Next) => {}
             Ok(Flow::Done) => break,
             Err(error) => {
@@ -56,9 +65,6 @@ pub async fn run<W>(steps: &'static [Step<W>], work: &mut W, job: &Job) -> Resul
 }
 
 async fn perform<W>(step: &Step<W>, work: &mut W, job: &Job) -> Result<Flow, Error> {
-    if job.is_cancelled() {
-        return Err(Error::Cancelled);
-    }
     fault::before(step.name)?;
     let flow = if step.cancellable {
         tokio::select! {

@@ -31,7 +31,8 @@ pub struct Deployment {
 pub enum Admitted {
     /// The same configuration runs already.
     AlreadyThere(Unikernel),
-    /// A record to be started: a new one, or one whose unikernel has ended and that keeps its lease.
+    /// A record to be started: a new one, or (`revived`) one that keeps its lease, whose unikernel has ended or was left
+    /// half-made. Of that one Albatross may still have something.
     Start { unikernel: Unikernel, revived: bool },
 }
 
@@ -47,7 +48,7 @@ pub fn admit(
         Some(there) if there.removing => {
             Err(Error::InUse(format!("{id} is being destroyed: deploy it again after that")))
         }
-        Some(there) if matches!(there.phase, Phase::Exited | Phase::Failed | Phase::Creating) => {
+        Some(there) if there.phase != Phase::Ready => {
             let mut unikernel = started_anew(there);
             unikernel.readiness = deployment.readiness.clone();
             unikernel.timeout = deployment.timeout;
@@ -60,9 +61,10 @@ pub fn admit(
     }
 }
 
-/// The record of a unikernel that is to be created once more.
-pub fn started_anew(unikernel: &Unikernel) -> Unikernel {
-    Unikernel { phase: Phase::Creating, exit_reason: String::new(), started_at: None, ..unikernel.clone() }
+/// The record of a unikernel that is to be created once more. Why it ended stays until it is ready: it says what to go
+/// back to.
+fn started_anew(unikernel: &Unikernel) -> Unikernel {
+    Unikernel { phase: Phase::Creating, started_at: None, ..unikernel.clone() }
 }
 
 fn admit_new(

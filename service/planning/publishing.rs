@@ -132,6 +132,48 @@ pub fn switch(world: &World, service: &ServiceName, publication: Option<Publicat
     changes
 }
 
+/// A switch that was made, for who has to take it back.
+#[derive(Debug, Clone)]
+pub struct Switched {
+    before: Option<Service>,
+    after: Service,
+}
+
+impl Switched {
+    /// The switch in `changes`, where there is one; `world` is that before them.
+    pub fn by(changes: &[Change], world: &World) -> Option<Self> {
+        changes.iter().find_map(|change| match change {
+            Change::PutService(after) => {
+                Some(Self { before: world.service(&after.name).cloned(), after: after.as_ref().clone() })
+            }
+            _ => None,
+        })
+    }
+
+    /// Back to what was published before; nothing where somebody has switched since, or has taken one of the ports.
+    pub fn take_back(&self, world: &World) -> Vec<Change> {
+        let name = &self.after.name;
+        let same = world.service(name).is_some_and(|now| now.publication == self.after.publication);
+        let before = self.before.as_ref().and_then(|service| service.publication.as_deref());
+        let taken =
+            before.is_some_and(|back| back.host_ports().any(|(port, _)| world.port_taken(&port, name).is_some()));
+        if !same || taken {
+            return Vec::new();
+        }
+        let mut changes = world
+            .stale_flows()
+            .filter(|flows| flows.service == *name && before.is_some_and(|back| back.target == flows.target))
+            .map(|flows| Change::RemoveStaleFlows(flows.clone()))
+            .collect::<Vec<_>>();
+        changes.extend(stale_flows(name, self.after.publication.as_deref(), before).map(Change::PutStaleFlows));
+        changes.push(match &self.before {
+            Some(before) => Change::PutService(Box::new(before.clone())),
+            None => Change::RemoveService(name.clone()),
+        });
+        changes
+    }
+}
+
 /// UDP has no connections: conntrack would keep a client on the old unikernel for as long as it sends.
 fn stale_flows(service: &ServiceName, before: Option<&Publication>, after: Option<&Publication>) -> Option<StaleFlows> {
     let before = before?;

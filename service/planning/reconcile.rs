@@ -43,7 +43,12 @@ pub fn vanished(world: &World, facts: &Facts) -> Vec<UnikernelId> {
 }
 
 fn is_settled(unikernel: &Unikernel, facts: &Facts) -> bool {
-    unikernel.phase != Phase::Creating && !unikernel.removing && !facts.busy.contains(&unikernel.id)
+    !is_half_made(unikernel) && !unikernel.removing && !facts.busy.contains(&unikernel.id)
+}
+
+/// Whether it is on its way to ready. Where no call works on it, nobody will bring it there.
+pub fn is_half_made(unikernel: &Unikernel) -> bool {
+    matches!(unikernel.phase, Phase::Creating | Phase::Starting | Phase::Running)
 }
 
 fn gone(unikernel: &Unikernel, last_words: Option<&String>) -> Option<Unikernel> {
@@ -70,15 +75,14 @@ fn seen(unikernel: &Unikernel, running: &Running) -> Option<Unikernel> {
     (after != *unikernel).then_some(after)
 }
 
-/// Takes a deployment back that did not come to its end. `doomed`: Albatross may still have the unikernel, so the
-/// record stays, with its lease, as the intent to remove it. One that was live before keeps its place for a rollback.
-pub fn undo_deploy(world: &World, id: &UnikernelId, doomed: bool, now: Timestamp) -> Vec<Change> {
+/// Takes a deployment back that did not come to its end, once Albatross does not have the unikernel: until then the
+/// record stays half-made, with its lease. One that has run before is what it was, ended, and keeps its lease.
+pub fn undo_deploy(world: &World, id: &UnikernelId, now: Timestamp) -> Vec<Change> {
     let Some(unikernel) = world.unikernel(id) else { return Vec::new() };
-    if doomed {
-        return vec![Change::PutUnikernel(Box::new(Unikernel { removing: true, ..unikernel.clone() }))];
-    }
-    if unikernel.last_live.is_some() || world.is_live(id) {
-        let ended = Unikernel { phase: Phase::Exited, exit_reason: NOT_STARTED.into(), ..unikernel.clone() };
+    let ended_before = !unikernel.exit_reason.is_empty();
+    if ended_before || unikernel.last_live.is_some() || world.is_live(id) {
+        let exit_reason = if ended_before { unikernel.exit_reason.clone() } else { NOT_STARTED.into() };
+        let ended = Unikernel { phase: Phase::Exited, exit_reason, brought_image: false, ..unikernel.clone() };
         return vec![Change::PutUnikernel(Box::new(ended))];
     }
     removal::forget(world, id, now)
@@ -100,8 +104,7 @@ pub fn half_done(world: &World, facts: &Facts) -> Vec<HalfDone> {
         if unikernel.removing {
             return Some(HalfDone::Removal(unikernel.id.clone()));
         }
-        let on_its_way = matches!(unikernel.phase, Phase::Creating | Phase::Starting | Phase::Running);
-        on_its_way.then(|| HalfDone::Deploy(unikernel.id.clone()))
+        is_half_made(unikernel).then(|| HalfDone::Deploy(unikernel.id.clone()))
     });
     found.collect()
 }

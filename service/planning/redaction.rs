@@ -1,5 +1,6 @@
 //! Keeps arguments, which can be secrets, out of what is shown of a console.
 
+use super::template;
 use crate::domain::Arguments;
 
 /// Shorter pieces are words and numbers that stand in any line.
@@ -16,10 +17,10 @@ pub fn without_arguments(lines: Vec<String>, arguments: &Arguments) -> Vec<Strin
 }
 
 fn pieces(argument: &str) -> impl Iterator<Item = &str> {
-    let fixed = argument.split(['{', '}', '"', '\'']).filter(|piece| piece.len() >= SHORTEST);
-    let values = argument.split_once('=').map(|(_, value)| value).into_iter();
-    let values = values.flat_map(|value| value.split(['{', '}', '"', '\''])).filter(|piece| piece.len() >= SHORTEST);
-    fixed.chain(values)
+    let value = argument.split_once('=').map(|(_, value)| value);
+    let parts = [Some(argument), value].into_iter().flatten().flat_map(|text| text.split(['{', '}', '"', '\'']));
+    // The name of a placeholder is no secret, and a word like any other.
+    parts.filter(|part| part.len() >= SHORTEST && !template::NAMES.contains(part))
 }
 
 #[cfg(test)]
@@ -32,5 +33,12 @@ mod tests {
         let lines = vec!["Command line is: '--password=hunter22 -v'".into(), "bad password hunter22".into()];
         let shown = without_arguments(lines, &arguments);
         assert_eq!(shown, ["Command line is: '[argument] -v'", "bad password [argument]"]);
+    }
+
+    #[test]
+    fn names_of_placeholders_stay() {
+        let arguments = Arguments(vec!["--ipv4={address}/24".into(), "--ipv4-gateway={gateway}".into()]);
+        let lines = vec!["Solo5: Memory map: 32 MB addressable:".to_string(), "no gateway".to_string()];
+        assert_eq!(without_arguments(lines.clone(), &arguments), lines);
     }
 }

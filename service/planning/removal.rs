@@ -1,12 +1,12 @@
 //! Taking a unikernel away: the intent first, and what is left to write once Albatross has destroyed it.
 
 use super::error::Error;
-use super::publishing;
+use super::publishing::{self, Switched};
 use super::world::World;
 use crate::domain::{Change, Phase, Service, Timestamp, Unikernel, UnikernelId};
 
 /// Marks `id` as to be removed. One that is live is refused, unless `force` takes its ports away with it.
-pub fn intend(world: &World, id: &UnikernelId, force: bool, now: Timestamp) -> Result<(Vec<Change>, Unikernel), Error> {
+pub fn intend(world: &World, id: &UnikernelId, force: bool, now: Timestamp) -> Result<Vec<Change>, Error> {
     let unikernel = world.unikernel(id).ok_or_else(|| Error::NoSuchUnikernel(id.clone()))?;
     if unikernel.phase == Phase::Creating {
         return Err(Error::InUse(format!("{id} is being deployed: cancel that job, or wait for it")));
@@ -22,7 +22,15 @@ pub fn intend(world: &World, id: &UnikernelId, force: bool, now: Timestamp) -> R
         changes.retain(|change| !matches!(change, Change::PutUnikernel(changed) if changed.id == *id));
     }
     changes.push(Change::PutUnikernel(Box::new(Unikernel { removing: true, ..unikernel.clone() })));
-    Ok((changes, unikernel.clone()))
+    Ok(changes)
+}
+
+/// Takes the intent back: `id` is as it was, and live again where it was `unpublished`.
+pub fn withdraw(world: &World, id: &UnikernelId, unpublished: Option<&Switched>) -> Vec<Change> {
+    let Some(unikernel) = world.unikernel(id) else { return Vec::new() };
+    let mut changes = unpublished.map(|switched| switched.take_back(world)).unwrap_or_default();
+    changes.push(Change::PutUnikernel(Box::new(Unikernel { removing: false, ..unikernel.clone() })));
+    changes
 }
 
 /// What is written when Albatross does not have `id` any more: the record goes and the lease becomes free.

@@ -19,6 +19,9 @@ pub struct Values<'a> {
     pub service: &'a ServiceName,
 }
 
+/// What may stand between braces.
+pub const NAMES: [&str; 6] = ["address", "prefix-length", "gateway", "network", "id", "service"];
+
 const PLACEHOLDERS: &str = "{address}, {prefix-length}, {gateway}, {network}, {id}, {service}";
 
 /// Refuses what [`expand`] could not fill in, before anything else happens.
@@ -30,7 +33,7 @@ pub fn check(arguments: &Arguments) -> Result<(), Error> {
             return Err(invalid(index, argument.find('\0'), "holds a NUL byte"));
         }
         parts(argument, index, |name| {
-            let known = ["address", "prefix-length", "gateway", "network", "id", "service"].contains(&name);
+            let known = NAMES.contains(&name);
             known.then(String::new)
         })?;
     }

@@ -9,6 +9,8 @@
 )]
 #![allow(missing_debug_implementations)]
 
+mod accounts;
+mod command;
 mod config;
 mod console;
 mod control;
@@ -19,6 +21,7 @@ mod guest;
 mod guest_http;
 mod guest_options;
 mod image_file;
+mod info;
 mod name;
 mod network;
 mod options;
@@ -29,6 +32,7 @@ mod serve;
 mod solo5_image;
 mod time;
 mod unikernel;
+mod unikernel_commands;
 mod wire;
 
 use options::Options;

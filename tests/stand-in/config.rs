@@ -1,7 +1,6 @@
-//! The grammar of a unikernel's configuration, its arguments, what info tells of it, and policies.
+//! The grammar of a unikernel's configuration and its arguments.
 
 use crate::der::{self, INTEGER, Malformed, OCTETS, Reader, SET, TEXT, choice};
-use crate::time::{self, Millis};
 use std::collections::BTreeSet;
 
 /// Which generation of daemons a message belongs to. A daemon knows the messages of the older ones too.
@@ -60,46 +59,6 @@ pub struct Config {
     pub compressed: bool,
     pub image: Vec<u8>,
     pub arguments: Arguments,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BlockInfo {
-    pub unikernel_device: String,
-    pub host_device: String,
-    pub sector_size: i64,
-    pub size: i64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NetInfo {
-    pub unikernel_device: String,
-    pub host_device: String,
-    pub mac: [u8; 6],
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Info {
-    pub typ: Typ,
-    pub startup: Option<i64>,
-    pub fail_behaviour: FailBehaviour,
-    pub cpuids: BTreeSet<i64>,
-    pub memory: i64,
-    pub digest: Vec<u8>,
-    pub blocks: Vec<BlockInfo>,
-    pub bridges: Vec<NetInfo>,
-    pub arguments: Option<Vec<String>>,
-    pub started: Option<Millis>,
-    pub cpus: Option<i64>,
-    pub boot_partition: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
-    pub cpuids: BTreeSet<i64>,
-    pub unikernels: i64,
-    pub memory: i64,
-    pub block: Option<i64>,
-    pub bridges: BTreeSet<String>,
 }
 
 impl Config {
@@ -187,21 +146,21 @@ fn startup_and_name(fields: &mut Reader<'_>, dialect: Dialect) -> der::Result<(O
     Ok((startup, fields.boolean()?))
 }
 
-fn decode_cpuids(fields: &mut Reader<'_>, dialect: Dialect) -> der::Result<BTreeSet<i64>> {
+pub fn decode_cpuids(fields: &mut Reader<'_>, dialect: Dialect) -> der::Result<BTreeSet<i64>> {
     match dialect {
         Dialect::V2_7 => Ok(fields.value(SET)?.all(Reader::integer)?.into_iter().collect()),
         _ => Ok(BTreeSet::from([fields.integer()?])),
     }
 }
 
-fn encode_cpuids(cpuids: &BTreeSet<i64>, dialect: Dialect) -> Vec<u8> {
+pub fn encode_cpuids(cpuids: &BTreeSet<i64>, dialect: Dialect) -> Vec<u8> {
     match dialect {
         Dialect::V2_7 => der::set(cpuids.iter().copied().map(der::integer).collect()),
         _ => der::integer(cpuids.first().copied().unwrap_or_default()),
     }
 }
 
-fn optional_list<'a, T>(
+pub fn optional_list<'a, T>(
     fields: &mut Reader<'a>,
     number: u8,
     tag: u8,
@@ -211,12 +170,12 @@ fn optional_list<'a, T>(
 }
 
 /// An optional set that is left out when it is empty.
-fn encode_set(number: u8, parts: impl Iterator<Item = Vec<u8>>) -> Option<Vec<u8>> {
+pub fn encode_set(number: u8, parts: impl Iterator<Item = Vec<u8>>) -> Option<Vec<u8>> {
     let parts: Vec<_> = parts.collect();
     (!parts.is_empty()).then(|| der::value(choice(number), &der::set(parts)))
 }
 
-fn encode_texts(number: u8, texts: &[String]) -> Vec<u8> {
+pub fn encode_texts(number: u8, texts: &[String]) -> Vec<u8> {
     der::value(choice(number), &der::sequence(&texts.iter().map(|text| der::text(text)).collect::<Vec<_>>()))
 }
 
@@ -224,7 +183,7 @@ fn optional_text(fields: &mut Reader<'_>) -> der::Result<Option<String>> {
     if fields.peek() == Some(TEXT) { fields.text().map(Some) } else { Ok(None) }
 }
 
-fn mac(bytes: &[u8]) -> der::Result<[u8; 6]> {
+pub fn mac(bytes: &[u8]) -> der::Result<[u8; 6]> {
     bytes.try_into().map_err(|_| Malformed("bad mac address"))
 }
 
@@ -271,7 +230,7 @@ impl Bridge {
 }
 
 impl Typ {
-    fn decode(reader: &mut Reader<'_>) -> der::Result<Self> {
+    pub fn decode(reader: &mut Reader<'_>) -> der::Result<Self> {
         let (tag, mut content) = reader.any()?;
         content.null()?;
         match tag {
@@ -281,13 +240,13 @@ impl Typ {
         }
     }
 
-    fn encode(self) -> Vec<u8> {
+    pub fn encode(self) -> Vec<u8> {
         der::value(choice(if self == Self::Solo5 { 0 } else { 1 }), &der::null())
     }
 }
 
 impl FailBehaviour {
-    fn decode(reader: &mut Reader<'_>) -> der::Result<Self> {
+    pub fn decode(reader: &mut Reader<'_>) -> der::Result<Self> {
         let (tag, mut content) = reader.any()?;
         match tag {
             tag if tag == choice(0) => content.null().map(|()| Self::Quit),
@@ -298,113 +257,10 @@ impl FailBehaviour {
         }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Quit => der::value(choice(0), &der::null()),
             Self::Restart(codes) => der::value(choice(1), &der::set(codes.iter().copied().map(der::integer).collect())),
         }
-    }
-}
-
-impl Info {
-    pub fn decode(reader: &mut Reader<'_>, dialect: Dialect) -> der::Result<Self> {
-        let mut fields = reader.value(der::SEQUENCE)?;
-        let typ = Typ::decode(&mut fields)?;
-        let with_startup = dialect > Dialect::V2_5 && fields.peek() == Some(INTEGER);
-        let startup = if with_startup { Some(fields.integer()?) } else { None };
-        let fail_behaviour = FailBehaviour::decode(&mut fields)?;
-        let cpuids = decode_cpuids(&mut fields, dialect)?;
-        let memory = fields.integer()?;
-        let digest = fields.octets()?.to_vec();
-        let blocks = optional_list(&mut fields, 0, SET, BlockInfo::decode)?.unwrap_or_default();
-        let bridges = optional_list(&mut fields, 1, SET, NetInfo::decode)?.unwrap_or_default();
-        let arguments = optional_list(&mut fields, 2, der::SEQUENCE, Reader::text)?;
-        let started = fields.optional(choice(3))?.map(|mut field| time::decode(&mut field)).transpose()?;
-        let cpus = fields.optional(choice(4))?.map(|mut field| field.integer()).transpose()?;
-        let boot_partition = fields.optional(choice(5))?.map(|mut field| field.text()).transpose()?;
-        fields.end()?;
-        Ok(Self {
-            typ,
-            startup,
-            fail_behaviour,
-            cpuids,
-            memory,
-            digest,
-            blocks,
-            bridges,
-            arguments,
-            started,
-            cpus,
-            boot_partition,
-        })
-    }
-
-    pub fn encode(&self, dialect: Dialect) -> Vec<u8> {
-        let mut parts = vec![self.typ.encode()];
-        if dialect > Dialect::V2_5 {
-            parts.extend(self.startup.map(der::integer));
-        }
-        parts.push(self.fail_behaviour.encode());
-        parts.push(encode_cpuids(&self.cpuids, dialect));
-        parts.push(der::integer(self.memory));
-        parts.push(der::octets(&self.digest));
-        parts.extend(encode_set(0, self.blocks.iter().map(BlockInfo::encode)));
-        parts.extend(encode_set(1, self.bridges.iter().map(NetInfo::encode)));
-        parts.extend(self.arguments.as_deref().map(|arguments| encode_texts(2, arguments)));
-        parts.extend(self.started.map(|started| der::value(choice(3), &time::encode(started))));
-        if dialect == Dialect::V2_7 {
-            parts.extend(self.cpus.map(|cpus| der::value(choice(4), &der::integer(cpus))));
-            parts.extend(self.boot_partition.as_deref().map(|text| der::value(choice(5), &der::text(text))));
-        }
-        der::sequence(&parts)
-    }
-}
-
-impl BlockInfo {
-    fn decode(reader: &mut Reader<'_>) -> der::Result<Self> {
-        let mut fields = reader.value(der::SEQUENCE)?;
-        let (unikernel_device, host_device) = (fields.text()?, fields.text()?);
-        let (sector_size, size) = (fields.integer()?, fields.integer()?);
-        fields.end().map(|()| Self { unikernel_device, host_device, sector_size, size })
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let names = [der::text(&self.unikernel_device), der::text(&self.host_device)].concat();
-        der::sequence(&[names, der::integer(self.sector_size), der::integer(self.size)])
-    }
-}
-
-impl NetInfo {
-    fn decode(reader: &mut Reader<'_>) -> der::Result<Self> {
-        let mut fields = reader.value(der::SEQUENCE)?;
-        let (unikernel_device, host_device, mac) = (fields.text()?, fields.text()?, mac(fields.octets()?)?);
-        fields.end().map(|()| Self { unikernel_device, host_device, mac })
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        der::sequence(&[der::text(&self.unikernel_device), der::text(&self.host_device), der::octets(&self.mac)])
-    }
-}
-
-impl Policy {
-    pub fn decode(reader: &mut Reader<'_>) -> der::Result<Self> {
-        let mut fields = reader.value(der::SEQUENCE)?;
-        let cpuids = fields.value(der::SEQUENCE)?.all(Reader::integer)?.into_iter().collect();
-        let (unikernels, memory) = (fields.integer()?, fields.integer()?);
-        let block = if fields.peek() == Some(INTEGER) { Some(fields.integer()?) } else { None };
-        let bridges = fields.value(der::SEQUENCE)?.all(Reader::text)?.into_iter().collect();
-        fields.end().map(|()| Self { cpuids, unikernels, memory, block, bridges })
-    }
-
-    pub fn encode(&self) -> Vec<u8> {
-        let cpuids: Vec<_> = self.cpuids.iter().copied().map(der::integer).collect();
-        let bridges: Vec<_> = self.bridges.iter().map(|bridge| der::text(bridge)).collect();
-        der::sequence(&[
-            der::sequence(&cpuids),
-            der::integer(self.unikernels),
-            der::integer(self.memory),
-            self.block.map(der::integer).unwrap_or_default(),
-            der::sequence(&bridges),
-        ])
     }
 }

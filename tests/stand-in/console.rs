@@ -1,8 +1,9 @@
 //! The console daemon: keeps the last lines of every unikernel and sends them to who subscribed.
 
+use crate::command::ConsoleCommand;
 use crate::name::Name;
 use crate::time::{self, Millis};
-use crate::wire::{ConsoleCommand, Data, Payload, Wire};
+use crate::wire::{Data, Payload, Wire};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;

@@ -1,15 +1,16 @@
 //! What albatrossd does with a command: one at a time, to the end, while nothing else goes on.
 
-use crate::config::{Arguments, Config, Dialect, FailBehaviour, Policy, Typ};
+use crate::command::Command;
+use crate::config::{Arguments, Config, FailBehaviour, Typ};
 use crate::console::Consoles;
 use crate::control::Misbehaviour;
 use crate::elf;
 use crate::name::Name;
 use crate::network::Netlink;
+use crate::options::Options;
 use crate::resources::{self, Resources};
 use crate::unikernel::{Launch, Started};
-use crate::wire::{BlockCommand, Command, Payload, PolicyCommand, Success, UnikernelCommand, Wire};
-use crate::{Options, policy};
+use crate::wire::{Payload, Wire};
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -33,7 +34,7 @@ pub enum Next {
 /// What follows an exit that somebody waits for.
 pub enum After {
     Destroyed,
-    Create(Name, Config),
+    Create(Box<(Name, Config)>),
 }
 
 /// Everything that changes.
@@ -57,11 +58,13 @@ pub struct Daemon {
     host: Netlink,
 }
 
-fn failure(text: String) -> Next {
+/// It is not done, and why.
+pub fn failure(text: String) -> Next {
     Next::End(Payload::Failure(text))
 }
 
-fn success(text: &str) -> Next {
+/// It is done.
+pub fn success(text: &str) -> Next {
     Next::End(Payload::success(text))
 }
 
@@ -119,97 +122,6 @@ impl Daemon {
             Payload::Command(Command::Block(command)) => self.block_command(name, command),
             _ => failure("unknown command".into()),
         }
-    }
-
-    fn unikernel_command(self: &Rc<Self>, name: &Name, command: &UnikernelCommand) -> Next {
-        match command {
-            UnikernelCommand::Info(dialect) => self.info(name, *dialect),
-            UnikernelCommand::Get(level) => self.get(name, *level),
-            UnikernelCommand::Create { force: false, config, .. } => match self.create(name, config.clone(), true) {
-                Ok(()) => success("created unikernel"),
-                Err(error) => failure(error),
-            },
-            UnikernelCommand::Create { force: true, config, .. } => self.force_create(name, config),
-            UnikernelCommand::Restart(arguments) => {
-                self.restart(name, arguments.as_ref().map(|(_, arguments)| arguments))
-            }
-            UnikernelCommand::Destroy => self.destroy(name),
-        }
-    }
-
-    fn info(&self, name: &Name, dialect: Dialect) -> Next {
-        let (state, misbehaviour) = (self.state.borrow(), self.misbehaviour.borrow());
-        let shown = state.resources.unikernels.iter().filter(|(name, _)| !misbehaviour.hidden.contains(*name));
-        let infos = shown.map(|(name, unikernel)| (name, state.resources.info(name, unikernel)));
-        Next::End(Payload::Success(Success::Infos(dialect, Resources::listed(infos, name))))
-    }
-
-    fn get(&self, name: &Name, level: i64) -> Next {
-        let state = self.state.borrow();
-        let Some(unikernel) = state.resources.unikernels.get(name) else {
-            return failure("get: no unikernel found".into());
-        };
-        let (mut compressed, mut image) = (unikernel.config.compressed, unikernel.config.image.clone());
-        if compressed != (level > 0) {
-            image = match level {
-                0 => uncompress(&image).unwrap_or_default(),
-                level => miniz_oxide::deflate::compress_to_vec_zlib(&image, level.clamp(0, 9) as u8),
-            };
-            compressed = level > 0;
-        }
-        Next::End(Payload::Success(Success::Image { compressed, image }))
-    }
-
-    fn destroy(&self, name: &Name) -> Next {
-        let mut state = self.state.borrow_mut();
-        let Some(unikernel) = state.resources.unikernels.get(name) else {
-            let next = state.stop_create(name);
-            drop(state);
-            if matches!(next, Next::End(Payload::Success(_))) {
-                self.dump_state();
-            }
-            return next;
-        };
-        if !self.misbehaviour.borrow().hang_destroy {
-            unikernel.terminate();
-        }
-        Next::AfterExit(state.register(name), After::Destroyed)
-    }
-
-    fn force_create(self: &Rc<Self>, name: &Name, config: &Config) -> Next {
-        let mut state = self.state.borrow_mut();
-        if let Err(error) = state.resources.check(name, &config.arguments, true) {
-            return failure(error);
-        }
-        if let Some(unikernel) = state.resources.unikernels.get(name) {
-            unikernel.terminate();
-            return Next::AfterExit(state.register(name), After::Create(name.clone(), config.clone()));
-        }
-        let _ = state.stop_create(name);
-        drop(state);
-        match self.create(name, config.clone(), true) {
-            Ok(()) => success("created unikernel"),
-            Err(error) => failure(error),
-        }
-    }
-
-    fn restart(&self, name: &Name, arguments: Option<&Arguments>) -> Next {
-        let mut state = self.state.borrow_mut();
-        let Some(unikernel) = state.resources.unikernels.get(name) else { return state.stop_create(name) };
-        let mut config = unikernel.config.clone();
-        if let Err(error) = state.resources.check(name, &config.arguments, true) {
-            return failure(error);
-        }
-        if let Some(arguments) = arguments {
-            // 2.7.2 forgets the memory, the number of cores and the boot partition.
-            let Arguments { memory, cpus, boot_partition, .. } = config.arguments;
-            config.arguments = Arguments { memory, cpus, boot_partition, ..arguments.clone() };
-        }
-        if let Err(error) = uncompressed(&config).and_then(|image| check_devices(&image, &config.arguments)) {
-            return failure(error);
-        }
-        unikernel.terminate();
-        Next::AfterExit(state.register(name), After::Create(name.clone(), config))
     }
 
     /// Starts a unikernel, and watches it.
@@ -313,91 +225,6 @@ impl Daemon {
         }
     }
 
-    fn policy_command(&self, name: &Name, command: &PolicyCommand) -> Next {
-        let mut state = self.state.borrow_mut();
-        let next = match command {
-            PolicyCommand::Info => {
-                let names: Vec<(Name, Policy)> = state
-                    .resources
-                    .policies
-                    .iter()
-                    .map(|(path, policy)| (Name::of_path(path), policy.clone()))
-                    .collect();
-                let entries = names.iter().map(|(name, policy)| (name, policy.clone()));
-                let listed = Resources::listed(entries, &Name::of_path(&name.path));
-                return Next::End(Payload::Success(Success::Policies(listed)));
-            }
-            PolicyCommand::Add(policy) if state.resources.policies.get(&name.path) == Some(policy) => {
-                return Next::Loop(Payload::success("no modification of policy"));
-            }
-            PolicyCommand::Add(policy) => {
-                if let Err(error) = policy::fits(&state.resources, &name.path, policy) {
-                    return failure(error);
-                }
-                state.resources.policies.insert(name.path.clone(), policy.clone());
-                Next::Loop(Payload::success("added policy"))
-            }
-            PolicyCommand::Remove => match state.resources.policies.remove(&name.path) {
-                None => return failure("unknown policy".into()),
-                Some(_) => success("removed policy"),
-            },
-        };
-        drop(state);
-        self.dump_state();
-        next
-    }
-
-    fn block_command(&self, name: &Name, command: &BlockCommand) -> Next {
-        let mut state = self.state.borrow_mut();
-        let file = self.block_directory().join(name.to_string());
-        match command {
-            BlockCommand::Info => {
-                let listed = Resources::listed(state.resources.blocks.iter(), name);
-                let blocks = listed.into_iter().map(|(name, (size, active))| (name, *size, *active)).collect();
-                Next::End(Payload::Success(Success::Blocks(blocks)))
-            }
-            BlockCommand::Add(_) if state.resources.blocks.contains_key(name) => {
-                failure("block device with same name already exists".into())
-            }
-            BlockCommand::Add(size) => {
-                let made = policy::allows_block(&state.resources, name, *size).and_then(|()| {
-                    let file = std::fs::File::create(&file).and_then(|file| file.set_len((*size as u64) << 20));
-                    file.map_err(|error| error.to_string())
-                });
-                if let Err(error) = made {
-                    return failure(error);
-                }
-                state.resources.blocks.insert(name.clone(), (*size, false));
-                success("added block device")
-            }
-            BlockCommand::Remove => match state.resources.blocks.get(name) {
-                None => failure("remove block: not found".into()),
-                Some((_, true)) => failure("remove block: is in use".into()),
-                Some((_, false)) => {
-                    let _ = std::fs::remove_file(&file);
-                    state.resources.blocks.remove(name);
-                    success("removed block")
-                }
-            },
-            BlockCommand::Other(..) => failure("contents of block devices are not supported by the stand-in".into()),
-        }
-    }
-
-    fn block_directory(&self) -> PathBuf {
-        self.options.directory.join("block")
-    }
-
-    fn block_devices(&self) -> std::io::Result<HashMap<Name, (i64, bool)>> {
-        let mut devices = HashMap::new();
-        for entry in std::fs::read_dir(self.block_directory())? {
-            let entry = entry?;
-            if let Ok(name) = Name::parse(&entry.file_name().to_string_lossy()) {
-                devices.insert(name, ((entry.metadata()?.len() >> 20) as i64, false));
-            }
-        }
-        Ok(devices)
-    }
-
     pub fn state_file(&self) -> PathBuf {
         self.options.directory.join("state")
     }
@@ -425,7 +252,7 @@ impl State {
     }
 
     /// For one that does not run, but may be about to be restarted.
-    fn stop_create(&mut self, name: &Name) -> Next {
+    pub fn stop_create(&mut self, name: &Name) -> Next {
         if self.waiters.remove(name).is_some() {
             success("destroyed: removed waiter")
         } else if self.restarting.remove(name) {
@@ -453,18 +280,20 @@ fn restarts_on(behaviour: &FailBehaviour, status: ExitStatus) -> bool {
     }
 }
 
-fn uncompressed(config: &Config) -> Result<Vec<u8>, String> {
+/// The image itself.
+pub fn uncompressed(config: &Config) -> Result<Vec<u8>, String> {
     if !config.compressed {
         return Ok(config.image.clone());
     }
     uncompress(&config.image).map_err(|error| format!("failed to uncompress: {error}"))
 }
 
-fn uncompress(image: &[u8]) -> Result<Vec<u8>, String> {
+pub fn uncompress(image: &[u8]) -> Result<Vec<u8>, String> {
     miniz_oxide::inflate::decompress_to_vec_zlib_with_limit(image, 1 << 30).map_err(|error| error.to_string())
 }
 
-fn check_devices(image: &[u8], arguments: &Arguments) -> Result<(), String> {
+/// The devices asked for are those of the image.
+pub fn check_devices(image: &[u8], arguments: &Arguments) -> Result<(), String> {
     let bridges: Vec<&str> = arguments.bridges.iter().map(|bridge| bridge.netif.as_str()).collect();
     let blocks: Vec<&str> = arguments.blocks.iter().map(|block| block.name.as_str()).collect();
     elf::devices_match(&elf::devices(image)?, &bridges, &blocks)

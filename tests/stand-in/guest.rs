@@ -113,8 +113,7 @@ pub fn exit(code: i32) -> ! {
 }
 
 fn configure_network(options: &GuestOptions, devices: usize) -> io::Result<()> {
-    // A unikernel announces its address when it starts, and has no IPv6 of its own accord.
-    let _ = std::fs::write("/proc/sys/net/ipv4/conf/all/arp_notify", "1");
+    // No IPv6 of its own accord, as MirageOS has it.
     let _ = std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
     let netlink = Netlink::open()?;
     let links = netlink.links()?;
@@ -155,6 +154,7 @@ async fn live(options: Rc<GuestOptions>, hvt: bool) -> Result<(), Failure> {
     if let Some(rate) = options.print_rate {
         spawn_local(print_on(rate));
     }
+    spawn_local(announce());
     tokio::time::sleep(options.listen_after).await;
     let address = (Ipv4Addr::UNSPECIFIED, options.port);
     let (listener, udp) = (TcpListener::bind(address).await?, UdpSocket::bind(address).await?);
@@ -162,6 +162,20 @@ async fn live(options: Rc<GuestOptions>, hvt: bool) -> Result<(), Failure> {
     say(&format!("version={} address={own} listening on {}", options.version, options.port));
     spawn_local(echo(udp, options.version.clone(), own.clone()));
     guest_http::serve(listener, options, own).await
+}
+
+/// Announces the address until the bridge surely forwards. Not before the address works: the kernel's own announcement goes out
+/// with the carrier, and a connection that waited for it is lost then.
+async fn announce() -> io::Result<()> {
+    std::fs::write("/proc/sys/net/ipv4/conf/all/arp_notify", "1")?;
+    let netlink = Netlink::open()?;
+    for pause in [0, 1, 2, 5, 10, 20, 50, 100] {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        for link in netlink.links()?.iter().filter(|link| link.name.starts_with("net")) {
+            netlink.set_mac(link.index, &link.mac)?;
+        }
+    }
+    Ok(())
 }
 
 async fn print_on(rate: u64) {

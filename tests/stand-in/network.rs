@@ -83,6 +83,14 @@ impl Netlink {
         self.acknowledged(RouteNetlinkMessage::SetLink(message), 0)
     }
 
+    /// To set the one it has makes the kernel announce it.
+    pub fn set_mac(&self, index: u32, mac: &[u8]) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = vec![LinkAttribute::Address(mac.to_vec())];
+        self.acknowledged(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
     pub fn delete(&self, index: u32) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = index;

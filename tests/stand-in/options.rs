@@ -1,14 +1,14 @@
 //! The command line, and the root policy that follows from it and from the host.
 
-use crate::config::{Dialect, Policy};
+use crate::config::Dialect;
+use crate::info::Policy;
 use crate::network::Link;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Duration;
 
 pub const USAGE: &str = "\
 usage: albatrossd-stand-in --directory DIR [--bridge NAME ...] [--policy-cpus 0,1] [--policy-memory MB]
-                           [--dialect 2.7|2.6|2.5] [--backlog 1] [--pace MS]
+                           [--dialect 2.7|2.6|2.5] [--backlog 1]
        albatrossd-stand-in image --version 1 [--target spt|hvt] [--net service] [--block storage] [--size BYTES]
                            [--argument --exit=3] [--no-name-option] OUTPUT";
 
@@ -22,8 +22,6 @@ pub struct Options {
     pub policy_memory: Option<i64>,
     pub dialect: Dialect,
     pub backlog: i32,
-    /// The least that creating and ending a unikernel takes, during which the daemon does nothing else.
-    pub pace: Duration,
 }
 
 impl Options {
@@ -36,7 +34,6 @@ impl Options {
             policy_memory: arguments.opt_value_from_str("--policy-memory")?,
             dialect: arguments.opt_value_from_fn("--dialect", dialect)?.unwrap_or(Dialect::V2_7),
             backlog: arguments.opt_value_from_str("--backlog")?.unwrap_or(1),
-            pace: Duration::from_millis(arguments.opt_value_from_str("--pace")?.unwrap_or(11)),
         };
         match arguments.finish() {
             unknown if unknown.is_empty() => Ok(options),
@@ -54,7 +51,8 @@ impl Options {
             cpuids: self.policy_cpus.clone().unwrap_or_else(|| (0..cores).collect()),
             unikernels: i64::MAX >> 1, // OCaml's largest integer
             memory: self.policy_memory.unwrap_or_else(memory),
-            block: Some(((disk.f_bavail * disk.f_frsize) >> 20) as i64),
+            // All of the disk, not what is free of it.
+            block: Some(((disk.f_blocks * disk.f_frsize) >> 20) as i64),
             bridges,
         })
     }

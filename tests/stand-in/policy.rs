@@ -1,6 +1,7 @@
 //! What policies allow, in albatrossd's words.
 
-use crate::config::{Arguments, Policy};
+use crate::config::Arguments;
+use crate::info::Policy;
 use crate::name::Name;
 use crate::resources::Resources;
 use std::collections::BTreeSet;

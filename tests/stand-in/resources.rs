@@ -1,6 +1,7 @@
 //! What the daemon keeps account of: policies, block devices and the unikernels that run.
 
-use crate::config::{Arguments, Config, Info, Policy};
+use crate::config::{Arguments, Config};
+use crate::info::{self, Info, Policy};
 use crate::name::Name;
 use crate::policy;
 use crate::unikernel::Unikernel;
@@ -95,13 +96,13 @@ impl Resources {
     pub fn info(&self, name: &Name, unikernel: &Unikernel) -> Info {
         let Config { typ, ref arguments, .. } = unikernel.config;
         let size = |device: &str| self.blocks.get(&name.sibling(device)).map_or(0, |(size, _)| *size);
-        let blocks = arguments.blocks.iter().map(|block| config::BlockInfo {
+        let blocks = arguments.blocks.iter().map(|block| info::BlockInfo {
             unikernel_device: block.name.clone(),
             host_device: block.host_device().to_owned(),
             sector_size: block.sector_size.unwrap_or(512),
             size: size(block.host_device()),
         });
-        let bridges = arguments.bridges.iter().zip(&unikernel.taps).map(|(bridge, tap)| config::NetInfo {
+        let bridges = arguments.bridges.iter().zip(&unikernel.taps).map(|(bridge, tap)| info::NetInfo {
             unikernel_device: bridge.netif.clone(),
             host_device: bridge.host_device().to_owned(),
             mac: tap.mac,

@@ -1,14 +1,15 @@
 //! The sockets: framing, one command a connection, and what misbehaves on the way.
 
+use crate::command::{Command, ConsoleCommand, StatsCommand};
 use crate::control;
 use crate::daemon::{After, Daemon, Next};
 use crate::options::Options;
-use crate::wire::{Command, ConsoleCommand, Data, Payload, StatsCommand, Success, Wire};
+use crate::wire::{Data, Payload, Success, Wire};
 use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -91,10 +92,12 @@ async fn vmmd(daemon: Rc<Daemon>, mut stream: UnixStream) -> io::Result<()> {
         if fault.close_before {
             return Ok(());
         }
-        tokio::time::sleep(fault.delay).await;
+        if !fault.delay.is_zero() {
+            tokio::time::sleep(fault.delay).await;
+        }
         let next = match fault.refuse {
             Some(text) => Next::End(Payload::Failure(text)),
-            None => paced(&daemon, kind, || daemon.handle(&request)),
+            None => daemon.handle(&request),
         };
         let (payload, goes_on) = match next {
             Next::Loop(payload) => (payload, true),
@@ -119,50 +122,36 @@ fn after_exit(daemon: &Rc<Daemon>, after: After) -> Payload {
     daemon.dump_state();
     match after {
         After::Destroyed => Payload::success("destroyed unikernel"),
-        After::Create(name, config) => match paced(daemon, "create", || daemon.create(&name, config, true)) {
+        After::Create(wanted) => match daemon.create(&wanted.0, wanted.1, true) {
             Ok(()) => Payload::success("created unikernel"),
             Err(error) => Payload::Failure(error),
         },
     }
 }
 
-/// The real daemon runs `ip` several times for each tap, and the world waits for it.
-fn paced<T>(daemon: &Daemon, kind: &str, act: impl FnOnce() -> T) -> T {
-    let start = Instant::now();
-    let creates = daemon.state.borrow().creates;
-    let result = act();
-    if matches!(kind, "create" | "force-create") && daemon.state.borrow().creates > creates {
-        std::thread::sleep(daemon.options.pace.saturating_sub(start.elapsed()));
-    }
-    result
-}
-
 async fn console(daemon: Rc<Daemon>, mut stream: UnixStream) -> io::Result<()> {
-    while let Some(request) = read(&daemon, &mut stream).await? {
-        let Payload::Command(Command::Console(command)) = &request.payload else { return Ok(()) };
-        let reply = match (command, &request.name.label) {
-            (ConsoleCommand::ListInactive, None) => Payload::Success(Success::Consoles(daemon.consoles.inactive())),
-            (ConsoleCommand::ListInactive, Some(_)) => Payload::Failure("name used".into()),
-            (_, None) => Payload::Failure("path used instead of name".into()),
-            (ConsoleCommand::Add(_), Some(_)) => Payload::Failure("opening".into()),
-            (ConsoleCommand::Count(count), Some(_)) if *count < 0 => {
-                // The real one would eat all memory now.
-                daemon.misbehaviour.borrow_mut().misuses += 1;
-                return Ok(());
-            }
-            (_, Some(_)) => {
-                let (mut reader, writer) = stream.into_split();
-                let subscriber = daemon.consoles.subscribe(&request, command, writer).await;
-                // Whatever comes, and the end, ends the subscription.
-                let _ = reader.read(&mut [0]).await;
-                daemon.consoles.unsubscribe(&request.name, &subscriber);
-                return Ok(());
-            }
-        };
-        stream.write_all(&request.reply(reply).frame()).await?;
-        return Ok(());
-    }
-    Ok(())
+    let Some(request) = read(&daemon, &mut stream).await? else { return Ok(()) };
+    let Payload::Command(Command::Console(command)) = &request.payload else { return Ok(()) };
+    let reply = match (command, &request.name.label) {
+        (ConsoleCommand::ListInactive, None) => Payload::Success(Success::Consoles(daemon.consoles.inactive())),
+        (ConsoleCommand::ListInactive, Some(_)) => Payload::Failure("name used".into()),
+        (_, None) => Payload::Failure("path used instead of name".into()),
+        (ConsoleCommand::Add(_), Some(_)) => Payload::Failure("opening".into()),
+        (ConsoleCommand::Count(count), Some(_)) if *count < 0 => {
+            // The real one would eat all memory now.
+            daemon.misbehaviour.borrow_mut().misuses += 1;
+            return Ok(());
+        }
+        (_, Some(_)) => {
+            let (mut reader, writer) = stream.into_split();
+            let subscriber = daemon.consoles.subscribe(&request, command, writer).await;
+            // Whatever comes, and the end, ends the subscription.
+            let _ = reader.read(&mut [0]).await;
+            daemon.consoles.unsubscribe(&request.name, &subscriber);
+            return Ok(());
+        }
+    };
+    stream.write_all(&request.reply(reply).frame()).await
 }
 
 async fn statistics(daemon: Rc<Daemon>, mut stream: UnixStream) -> io::Result<()> {

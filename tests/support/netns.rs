@@ -1,6 +1,7 @@
 //! Network namespaces for tests: each test has its own host, and clients and unikernels as further namespaces.
 //!
 //! A namespace lives as long as a sleeping process that holds it; threads move into it.
+#![allow(dead_code, reason = "each test takes of this module what it needs")]
 
 use std::fs::File;
 use std::future::Future;
@@ -44,7 +45,8 @@ fn in_user_namespace(test: &str) {
     if !unshare(&["true"]).status().is_ok_and(|status| status.success()) {
         return println!("SKIPPED: {test}: neither root nor user namespaces");
     }
-    let status = unshare(&["/proc/self/exe"]).args(["--exact", test, "--nocapture"]).status();
+    let this = std::env::current_exe().unwrap();
+    let status = unshare(&[]).arg(this).args(["--exact", test, "--nocapture"]).status();
     assert!(status.unwrap().success(), "{test} failed inside of a user namespace");
 }
 

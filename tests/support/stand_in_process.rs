@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What is sent before the host is there is lost, and TCP would try again only after a second.
+const CONNECTING: Duration = Duration::from_millis(50);
 
 /// A captured frame of the real daemon, with its length in front.
 pub fn frame(name: &str) -> Vec<u8> {
@@ -198,9 +200,10 @@ impl Connection {
 
 /// The body of the answer, as soon as somebody answers.
 pub fn http_get(address: &str, path: &str) -> String {
+    let host = address.parse().expect("address:port");
     let end = Instant::now() + PATIENCE;
     loop {
-        let fetched = TcpStream::connect(address).and_then(|mut stream| {
+        let fetched = TcpStream::connect_timeout(&host, CONNECTING).and_then(|mut stream| {
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").as_bytes())?;
             let mut response = String::new();

@@ -27,6 +27,8 @@ pub(super) struct Batch {
 enum Message {
     AddTable,
     DeleteTable,
+    DeleteRules { chain: String },
+    DeleteChain { name: String },
     AddChain { name: ChainName, base: Option<Base>, comment: String },
     AddRule { chain: ChainName, rule: Rule },
     AddSet { set: SetName, id: u32 },
@@ -41,18 +43,20 @@ impl Batch {
     /// Makes the table anew, whether or not there is one: the first of the three messages is for the second.
     pub fn rebuild(ruleset: &Ruleset) -> Self {
         let mut batch = Self { messages: vec![Message::AddTable, Message::DeleteTable, Message::AddTable] };
-        let messages = &mut batch.messages;
-        messages.extend(ruleset.sets.iter().zip(1..).map(|(&set, id)| Message::AddSet { set, id }));
-        // All chains before all rules: rules jump to chains.
-        messages.extend(ruleset.chains.iter().map(|chain| Message::AddChain {
-            name: chain.name,
-            base: chain.base,
-            comment: chain.comment(),
-        }));
-        messages.extend(ruleset.chains.iter().flat_map(|chain: &Chain| {
-            chain.rules.iter().map(|rule| Message::AddRule { chain: chain.name, rule: rule.clone() })
-        }));
+        batch.messages.extend(ruleset.sets.iter().zip(1..).map(|(&set, id)| Message::AddSet { set, id }));
+        batch.push_chains(&ruleset.chains);
         batch.push_elements(Verb::Add, ruleset.elements.iter());
+        batch
+    }
+
+    /// Other chains, with the sets that are there.
+    pub fn replace_chains(there: Vec<String>, wanted: &Ruleset, change: &ElementsChange) -> Self {
+        let mut batch = Self::default();
+        // All rules before all chains: a chain that a rule jumps to cannot go.
+        batch.messages.extend(there.iter().map(|chain| Message::DeleteRules { chain: chain.clone() }));
+        batch.messages.extend(there.into_iter().map(|name| Message::DeleteChain { name }));
+        batch.push_chains(&wanted.chains);
+        batch.push_change(change);
         batch
     }
 
@@ -62,9 +66,25 @@ impl Batch {
 
     pub fn change(change: &ElementsChange) -> Self {
         let mut batch = Self::default();
-        batch.push_elements(Verb::Delete, change.deletes.iter().copied());
-        batch.push_elements(Verb::Add, change.adds.iter().copied());
+        batch.push_change(change);
         batch
+    }
+
+    fn push_chains(&mut self, chains: &[Chain]) {
+        // All chains before all rules: rules jump to chains.
+        self.messages.extend(chains.iter().map(|chain| Message::AddChain {
+            name: chain.name,
+            base: chain.base,
+            comment: chain.comment(),
+        }));
+        self.messages.extend(chains.iter().flat_map(|chain| {
+            chain.rules.iter().map(|rule| Message::AddRule { chain: chain.name, rule: rule.clone() })
+        }));
+    }
+
+    fn push_change(&mut self, change: &ElementsChange) {
+        self.push_elements(Verb::Delete, change.deletes.iter().copied());
+        self.push_elements(Verb::Add, change.adds.iter().copied());
     }
 
     fn push_elements(&mut self, verb: Verb, elements: impl Iterator<Item = Element>) {
@@ -134,6 +154,8 @@ impl Message {
         match self {
             Self::AddTable | Self::DeleteTable => format!("table inet {TABLE}"),
             Self::AddChain { name, .. } => format!("chain {}", name.as_str()),
+            Self::DeleteRules { chain } => format!("the rules of chain {chain}"),
+            Self::DeleteChain { name } => format!("chain {name}"),
             Self::AddRule { chain, rule } => format!("rule {:?} of chain {}", rule.purpose, chain.as_str()),
             Self::AddSet { set, .. } => format!("set {set}"),
             Self::Elements { elements, .. } => match element.and_then(|index| elements.get(index)) {
@@ -149,7 +171,10 @@ impl Message {
 
     fn flags(&self) -> u16 {
         match self {
-            Self::DeleteTable | Self::Elements { verb: Verb::Delete, .. } => 0,
+            Self::DeleteTable
+            | Self::DeleteRules { .. }
+            | Self::DeleteChain { .. }
+            | Self::Elements { verb: Verb::Delete, .. } => 0,
             Self::AddRule { .. } => NLM_F_CREATE | NLM_F_APPEND,
             // Without NLM_F_EXCL the same element twice is no error; a key with another value still is.
             Self::AddTable | Self::AddChain { .. } | Self::AddSet { .. } | Self::Elements { .. } => NLM_F_CREATE,
@@ -167,6 +192,13 @@ impl Message {
             Self::DeleteTable => {
                 NfTablesMessage::DeleteTable(TableMessage { attributes: vec![TableAttribute::Name(TABLE.into())] })
             }
+            // Without a handle: all of the chain.
+            Self::DeleteRules { chain } => NfTablesMessage::DeleteRule(RuleMessage {
+                attributes: vec![RuleAttribute::Table(TABLE.into()), RuleAttribute::Chain(chain.clone())],
+            }),
+            Self::DeleteChain { name } => NfTablesMessage::DeleteChain(ChainMessage {
+                attributes: vec![ChainAttribute::Table(TABLE.into()), ChainAttribute::Name(name.clone())],
+            }),
             Self::AddChain { name, base, comment } => {
                 NfTablesMessage::NewChain(ChainMessage { attributes: chain(*name, *base, comment) })
             }

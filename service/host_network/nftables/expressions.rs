@@ -92,7 +92,7 @@ fn check_address(program: &mut Program, side: Side, within: bool, prefix: &IpNet
     check_family(program, family);
     // As nft does: whole bytes of a prefix are compared as they are, others are masked first.
     let bytes = usize::from(prefix.prefix_len() / 8);
-    let whole = prefix.prefix_len() % 8 == 0 && bytes > 0;
+    let whole = prefix.prefix_len().is_multiple_of(8) && bytes > 0;
     let length = if whole { bytes } else { network.len() };
     program.push(load_payload(NETWORK_HEADER, address_offset(family, side), length, 0));
     if !whole {

@@ -23,6 +23,9 @@ use batch::Batch;
 pub use json::export;
 pub use watch::{ForeignChange, ForeignChanges};
 
+/// How often somebody may get between looking at the table and changing it.
+const INSTALL_ATTEMPTS: usize = 5;
+
 /// NF_ACCEPT, as the policy of a chain.
 const ACCEPT: u32 = 1;
 
@@ -35,7 +38,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Opens the sockets; changes nothing.
+    /// Opens the sockets; changes nothing. Within tokio's runtime, as is everything that opens a socket here.
     pub fn open() -> Result<(Self, ForeignChanges), Error> {
         let channel = Channel::open(NETLINK_NETFILTER)?;
         let port = Arc::new(AtomicU32::new(channel.port()));
@@ -47,13 +50,22 @@ impl Table {
     /// change.
     pub async fn install(&self, wanted: &Ruleset) -> Result<bool, Error> {
         let mut channel = self.channel.lock().await;
-        let found = observed::table(&mut channel).await?;
-        let batch = match repair(found.as_ref().map(|(skeleton, elements)| (skeleton, elements)), wanted) {
-            RulesetChange::Nothing => return Ok(false),
-            RulesetChange::Elements(change) => Batch::change(&change),
-            RulesetChange::Rebuild(ruleset) => Batch::rebuild(ruleset),
-        };
-        self.send(batch, &mut channel).await.map(|()| true)
+        let mut attempts = 1..=INSTALL_ATTEMPTS;
+        loop {
+            let last = attempts.next() == Some(INSTALL_ATTEMPTS);
+            let found = observed::table(&mut channel).await?;
+            let batch = match repair(found.as_ref().map(|(skeleton, elements)| (skeleton, elements)), wanted) {
+                RulesetChange::Nothing => return Ok(false),
+                RulesetChange::Elements(change) => Batch::change(&change),
+                RulesetChange::Chains { there, wanted, elements } => Batch::replace_chains(there, wanted, &elements),
+                RulesetChange::Rebuild(ruleset) => Batch::rebuild(ruleset),
+            };
+            match self.send(batch, &mut channel).await {
+                // Somebody has changed the table between the look and the batch.
+                Err(Error::Refused { errno, .. }) if !last && errno.is_of_another_table() => {}
+                result => return result.map(|()| true),
+            }
+        }
     }
 
     /// A switch: the kernel is told, not asked. [`Error::needs_install`] says when the table was not what `change`

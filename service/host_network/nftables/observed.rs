@@ -1,5 +1,7 @@
 //! The kernel's table as it is: for a start and for a repair. A switch never asks.
 
+use std::time::Duration;
+
 use netlink_packet_netfilter::nftables::{
     ChainMessage, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementList, SetElementMessage,
     SetMessage, TableMessage,
@@ -31,6 +33,7 @@ const RULE_USERDATA: u16 = 7;
 const SET_NAME: u16 = 2;
 const SET_FLAGS: u16 = 3;
 const SET_USERDATA: u16 = 13;
+const SET_COUNT: u16 = 20;
 const SET_ANONYMOUS: u32 = 1;
 const DORMANT: u32 = 1;
 
@@ -44,8 +47,9 @@ pub(super) async fn table(channel: &mut Channel) -> Result<Option<(Skeleton, Ele
     for (chain, comment) in rules(channel).await? {
         skeleton.chains.entry(chain).or_default().push(comment);
     }
-    skeleton.sets = sets(channel).await?.into_iter().collect();
-    let Some(elements) = all_elements(channel, &skeleton).await? else { return Ok(None) };
+    let sets = sets(channel).await?;
+    let Some(elements) = all_elements(channel, &sets).await? else { return Ok(None) };
+    skeleton.sets = sets.into_iter().map(|set| (set.name, set.comment)).collect();
     Ok(Some((skeleton, elements)))
 }
 
@@ -91,8 +95,15 @@ async fn rules(channel: &mut Channel) -> Result<Vec<(String, String)>, Error> {
     channel.dump(OBJECT, request, read).await
 }
 
-/// Name and comment of every set and map that has a name of its own.
-async fn sets(channel: &mut Channel) -> Result<Vec<(String, String)>, Error> {
+/// A set or map that has a name of its own.
+struct FoundSet {
+    name: String,
+    comment: String,
+    /// How many elements it has, where the kernel tells.
+    count: Option<usize>,
+}
+
+async fn sets(channel: &mut Channel) -> Result<Vec<FoundSet>, Error> {
     let attributes = vec![SetAttribute::Table(TABLE.into())];
     let request = inet(NfTablesMessage::GetSet(SetMessage { attributes }));
     let read = |frame: &Frame<'_>| {
@@ -100,28 +111,54 @@ async fn sets(channel: &mut Channel) -> Result<Vec<(String, String)>, Error> {
         if attributes.number_be(SET_FLAGS).unwrap_or(0) & SET_ANONYMOUS != 0 {
             return Ok(None);
         }
-        let name = attributes.text(SET_NAME).unwrap_or_default().to_owned();
-        Ok(Some((name, attributes.bytes(SET_USERDATA).and_then(userdata::comment_of_set).unwrap_or_default())))
+        Ok(Some(FoundSet {
+            name: attributes.text(SET_NAME).unwrap_or_default().to_owned(),
+            comment: attributes.bytes(SET_USERDATA).and_then(userdata::comment_of_set).unwrap_or_default(),
+            count: attributes.number_be(SET_COUNT).and_then(|count| usize::try_from(count).ok()),
+        }))
     };
     channel.dump(OBJECT, request, read).await
 }
 
 /// `None`: one of them is none of ours.
-async fn all_elements(channel: &mut Channel, skeleton: &Skeleton) -> Result<Option<Elements>, Error> {
+async fn all_elements(channel: &mut Channel, found: &[FoundSet]) -> Result<Option<Elements>, Error> {
     let ours = [Family::V4, Family::V6].into_iter().flat_map(SetName::of_family);
     let mut all = Elements::default();
-    for set in ours.filter(|set| skeleton.sets.get(&set.to_string()) == Some(&set.comment())) {
-        let attributes = vec![SetElementList::Table(TABLE.into()), SetElementList::Set(set.to_string())];
-        let request = inet(NfTablesMessage::GetSetElement(SetElementMessage { attributes }));
-        // A set without elements is answered by a message without a list.
-        let read = |frame: &Frame<'_>| Ok(Some(elements::decode(set, frame.payload)));
-        for message in channel.dump(&format!("set {set}"), request, read).await? {
-            let Some(elements) = message else { return Ok(None) };
-            elements.into_iter().for_each(|element| all.insert(element));
-        }
+    for set in ours {
+        let Some(found) = found.iter().find(|found| found.name == set.to_string() && found.comment == set.comment())
+        else {
+            continue;
+        };
+        let Some(elements) = elements_of(channel, set, found.count).await? else { return Ok(None) };
+        all.merge(elements);
     }
     Ok(Some(all))
 }
+
+/// While a large set grows its hash table, which goes on after the batch that filled it, the kernel leaves out elements
+/// of a list and repeats others. So they are counted, and asked for again.
+async fn elements_of(channel: &mut Channel, set: SetName, count: Option<usize>) -> Result<Option<Elements>, Error> {
+    let attributes = vec![SetElementList::Table(TABLE.into()), SetElementList::Set(set.to_string())];
+    let mut attempts = LIST_ATTEMPTS;
+    loop {
+        let message = SetElementMessage { attributes: attributes.clone() };
+        let request = inet(NfTablesMessage::GetSetElement(message));
+        // A set without elements is answered by a message without a list.
+        let read = |frame: &Frame<'_>| Ok(Some(elements::decode(set, frame.payload)));
+        let lists: Option<Vec<_>> = channel.dump(&format!("set {set}"), request, read).await?.into_iter().collect();
+        let Some(lists) = lists else { return Ok(None) };
+        let elements: Elements = lists.into_iter().flatten().collect();
+        attempts -= 1;
+        if attempts == 0 || count.is_none_or(|count| count == elements.len()) {
+            return Ok(Some(elements));
+        }
+        tokio::time::sleep(LIST_PAUSE).await;
+    }
+}
+
+/// How often a set is listed until all of its elements are there.
+const LIST_ATTEMPTS: usize = 10;
+const LIST_PAUSE: Duration = Duration::from_millis(20);
 
 /// Base chains of other tables that may drop what ours lets through, as `inet filter, chain forward`.
 pub(super) async fn interfering_tables(channel: &mut Channel) -> Result<Vec<String>, Error> {

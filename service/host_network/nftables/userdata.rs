@@ -24,7 +24,8 @@ pub(super) fn set_comment(comment: &str) -> Vec<u8> {
 }
 
 fn entry(kind: u8, comment: &str) -> Vec<u8> {
-    let comment = &comment.as_bytes()[..comment.floor_char_boundary(LONGEST)];
+    let end = (0..=LONGEST.min(comment.len())).rev().find(|&end| comment.is_char_boundary(end)).unwrap_or(0);
+    let comment = &comment.as_bytes()[..end];
     // Below 128 bytes: the length fits its one byte.
     let mut bytes = vec![kind, comment.len() as u8 + 1];
     bytes.extend(comment);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::super::Error;
 use super::super::attributes::Attributes;
@@ -22,6 +22,9 @@ const PROCESS_NAME: u16 = 3; // NFTA_GEN_PROC_NAME
 
 /// A program that changes the table again and again is answered at most this often.
 const BREATH: Duration = Duration::from_millis(100);
+
+/// Datagrams that are read for one answer, should they never end.
+const MOST_AT_ONCE: usize = 10_000;
 
 /// Changes of our table by others.
 #[derive(Debug)]
@@ -59,17 +62,27 @@ impl ForeignChanges {
         if let Some(last) = self.last {
             sleep_until(last + BREATH).await;
         }
-        loop {
-            let own = self.own_port.load(Ordering::Relaxed);
-            match self.subscription.next("notifications of nf_tables").await? {
-                Heard::Lost => self.seen.finished = Some(String::new()),
-                Heard::Datagram(datagram) => frames(datagram).for_each(|frame| self.seen.look(&frame, own)),
-            }
-            if let Some(process) = self.seen.finished.take() {
-                self.last = Some(Instant::now());
-                return Ok(ForeignChange { process });
+        while self.seen.finished.is_none() {
+            self.hear().await?;
+        }
+        // What else has come in the meantime is part of the same news.
+        for _ in 0..MOST_AT_ONCE {
+            match timeout(Duration::ZERO, self.hear()).await {
+                Ok(heard) => heard?,
+                Err(_) => break,
             }
         }
+        self.last = Some(Instant::now());
+        Ok(ForeignChange { process: self.seen.finished.take().unwrap_or_default() })
+    }
+
+    async fn hear(&mut self) -> Result<(), Error> {
+        let own = self.own_port.load(Ordering::Relaxed);
+        match self.subscription.next("notifications of nf_tables").await? {
+            Heard::Lost => self.seen.finished = Some(String::new()),
+            Heard::Datagram(datagram) => frames(datagram).for_each(|frame| self.seen.look(&frame, own)),
+        }
+        Ok(())
     }
 }
 

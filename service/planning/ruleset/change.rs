@@ -32,18 +32,26 @@ pub enum RulesetChange<'a> {
     Nothing,
     /// The static part is as wanted.
     Elements(ElementsChange),
-    /// Delete the table, if there is one, and make this one, in the same batch.
+    /// The sets are as wanted: delete the chains that are there, make these, and change some elements.
+    Chains { there: Vec<String>, wanted: &'a Ruleset, elements: ElementsChange },
+    /// Delete the table, if there is one, and make this one.
     Rebuild(&'a Ruleset),
 }
 
 /// For a start and for a repair: `found` is what the kernel has, `None` when it has no such table or one with things in
-/// it that the service never puts there.
+/// it that the service never puts there. Each change is one batch.
+///
+/// Sets stay where they can: the kernel shows a new set of intervals to packets only some time (below a millisecond)
+/// after the rules of its batch, and till then nobody could connect to a port with sources.
 pub fn repair<'a>(found: Option<(&Skeleton, &Elements)>, wanted: &'a Ruleset) -> RulesetChange<'a> {
-    match found {
-        Some((skeleton, elements)) if *skeleton == wanted.skeleton() => {
-            let change = difference(elements, &wanted.elements);
-            if change.is_empty() { RulesetChange::Nothing } else { RulesetChange::Elements(change) }
-        }
-        _ => RulesetChange::Rebuild(wanted),
+    let Some((found, elements)) = found else { return RulesetChange::Rebuild(wanted) };
+    let skeleton = wanted.skeleton();
+    if found.table != skeleton.table || found.sets != skeleton.sets {
+        return RulesetChange::Rebuild(wanted);
     }
+    let elements = difference(elements, &wanted.elements);
+    if found.chains != skeleton.chains {
+        return RulesetChange::Chains { there: found.chains.keys().cloned().collect(), wanted, elements };
+    }
+    if elements.is_empty() { RulesetChange::Nothing } else { RulesetChange::Elements(elements) }
 }

@@ -1,0 +1,59 @@
+//! Sockets of netlink.
+//!
+//! rtnetlink is asked through its crate; nf_tables and conntrack, which have none, through [`Channel`]. All
+//! notifications come by [`Subscription`], which keeps no more than the socket holds and says when that was too little.
+
+mod channel;
+mod frame;
+mod subscription;
+
+use std::io;
+use std::time::Duration;
+
+use netlink_sys::{AsyncSocket, Socket, SocketAddr, TokioSocket};
+
+pub use channel::Channel;
+pub use frame::{Frame, Verdict, encode, frames};
+pub use subscription::{Heard, Subscription};
+
+use super::{Errno, Error};
+
+/// How long one exchange may take. The kernel answers within microseconds, unless somebody holds its locks.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The kernel sends at most this much in one datagram (it sizes dumps by the reader's buffer, up to 32 KiB; bundled
+/// notifications are smaller).
+const DATAGRAM: usize = 64 * 1024;
+
+/// A batch of 50,000 elements is 2.2 MiB, and must be one datagram.
+const SEND_BUFFER: usize = 64 << 20;
+
+/// Notifications of 50,000 elements, should nobody read in the meantime. Memory is used for what is queued only.
+const RECEIVE_BUFFER: usize = 16 << 20;
+
+fn open(protocol: isize, groups: u32) -> Result<(TokioSocket, u32), Error> {
+    let attempt = || -> io::Result<(TokioSocket, u32)> {
+        let mut socket = TokioSocket::new(protocol)?;
+        let inner = socket.socket_mut();
+        inner.bind(&SocketAddr::new(0, groups))?;
+        let mut address = SocketAddr::new(0, 0);
+        inner.get_address(&mut address)?;
+        inner.connect(&SocketAddr::new(0, 0))?;
+        inner.set_cap_ack(true)?;
+        inner.set_ext_ack(true)?;
+        enlarge(inner);
+        Ok((socket, address.port_number()))
+    };
+    attempt().map_err(|error| Error::io("a netlink socket", &error))
+}
+
+/// The forced sizes need CAP_NET_ADMIN, as does most of what is done here; what the limits allow has to do without.
+fn enlarge(socket: &Socket) {
+    use rustix::net::sockopt;
+    if sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER).is_err() {
+        let _ = sockopt::set_socket_send_buffer_size(socket, SEND_BUFFER);
+    }
+    if sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER).is_err() {
+        let _ = sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER);
+    }
+}

@@ -1,0 +1,828 @@
+//! The kernel's side of the host against a real kernel, each test in network namespaces of its own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // A test is to fail and to say why.
+
+#[path = "support/netns.rs"]
+mod netns;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use albatross_deployer::domain::{
+    HostPort, Network, NetworkName, PortMapping, PortProtocol, Publication, ServiceName, Transport, UnikernelId,
+};
+use albatross_deployer::host_network::nftables::{Table, export};
+use albatross_deployer::host_network::{Error, Flows, Host, LinkEvent, LinkEvents, forwarding};
+use albatross_deployer::planning::ruleset::{
+    Element, Elements, ElementsChange, Family, PortKey, Ruleset, Settings, difference, elements, ruleset,
+};
+use netns::{Namespace, ask_tcp, ask_udp, ask_udp_with, isolated, serve, sh, sh_with_input, try_sh, udp_socket};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+fn publication(target: &str, ports: &[(PortProtocol, u16, u16)], addresses: &[&str], sources: &[&str]) -> Publication {
+    let service: ServiceName = "website".parse().unwrap();
+    Publication {
+        unikernel: UnikernelId::new(&service, &[1; 32]),
+        target: target.parse().unwrap(),
+        ports: ports.iter().map(|&(protocol, host, unikernel)| PortMapping { protocol, host, unikernel }).collect(),
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        sources: sources.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+        drain: 0,
+    }
+}
+
+fn network(name: &str, prefix: &str) -> Network {
+    Network { name: name.parse().unwrap(), prefix: prefix.parse().unwrap(), gateway: None, exclude: Vec::new() }
+}
+
+const LOOPBACK: Settings = Settings { loopback: true };
+
+fn of(publications: &[Publication]) -> Ruleset {
+    ruleset(publications.iter(), &[network("br0", "10.0.0.0/24"), network("br1", "10.1.0.0/26")], LOOPBACK)
+}
+
+fn many() -> Vec<Publication> {
+    vec![
+        publication("10.0.0.2", &[(PortProtocol::Any, 53, 5353), (PortProtocol::Tcp, 80, 8080)], &[], &[]),
+        publication("10.0.0.3", &[(PortProtocol::Tcp, 80, 80)], &["192.0.2.9"], &["192.0.2.0/24", "198.51.100.7/32"]),
+        publication("10.1.0.4", &[(PortProtocol::Udp, 123, 123)], &[], &["10.0.0.0/8", "0.0.0.0/0"]),
+        publication("10.1.0.5", &[(PortProtocol::Udp, 124, 123)], &[], &["10.0.0.0/8", "172.16.0.0/12"]),
+    ]
+}
+
+/// The table as nft shows it, in the shape of the export: without what only the kernel knows, and with the maps that
+/// rules name put into those rules.
+fn listed() -> Vec<Value> {
+    let mut document: Value = serde_json::from_str(&sh("nft -j list table inet albatross_deployer")).unwrap();
+    let objects = document["nftables"].as_array_mut().unwrap();
+    objects.retain(|object| object.get("metainfo").is_none());
+    let maps: Vec<Value> = objects.iter().filter_map(|object| object.get("map").cloned()).collect();
+    objects.retain(|object| object.get("map").is_none());
+    for object in objects.iter_mut() {
+        for inner in object.as_object_mut().unwrap().values_mut() {
+            inner.as_object_mut().unwrap().remove("handle");
+        }
+        let Some(statements) = object.pointer_mut("/rule/expr").and_then(Value::as_array_mut) else { continue };
+        for data in statements.iter_mut().filter_map(|statement| statement.pointer_mut("/dnat/addr/map/data")) {
+            if let Some(name) = data.as_str().and_then(|name| name.strip_prefix('@')) {
+                let map = maps.iter().find(|map| map["name"] == name).unwrap();
+                *data = json!({ "set": map.get("elem").cloned().unwrap_or_default() });
+            }
+        }
+    }
+    objects.retain(|object| object.pointer("/rule/expr/0/dnat/addr/map/data/set") != Some(&Value::Null));
+    normal(objects)
+}
+
+/// Elements have no order, and objects of one kind none of which matters but that of rules.
+fn normal(objects: &[Value]) -> Vec<Value> {
+    fn sort(value: &mut Value, key: &str) {
+        match value {
+            Value::Array(items) => {
+                items.iter_mut().for_each(|item| sort(item, ""));
+                if matches!(key, "elem" | "set") {
+                    items.sort_by_key(Value::to_string);
+                }
+            }
+            Value::Object(fields) => fields.iter_mut().for_each(|(key, item)| sort(item, key)),
+            _ => {}
+        }
+    }
+    let mut objects = objects.to_vec();
+    objects.iter_mut().for_each(|object| sort(object, ""));
+    let place = |object: &Value| {
+        let (kind, inner) = object.as_object().unwrap().iter().next().unwrap();
+        let of = if kind == "rule" { &inner["chain"] } else { &inner["name"] };
+        (kind.clone(), of.to_string())
+    };
+    objects.sort_by_key(place); // stable: rules of a chain keep their order
+    objects
+}
+
+fn exported(ruleset: &Ruleset) -> Vec<Value> {
+    // Through the crate's types and back, so that both sides have passed them.
+    let typed: nftables::schema::Nftables<'_> = serde_json::from_str(&export(ruleset)).unwrap();
+    normal(serde_json::to_value(typed).unwrap()["nftables"].as_array().unwrap())
+}
+
+fn typed(objects: Vec<Value>) -> Vec<Value> {
+    let typed: nftables::schema::Nftables<'_> = serde_json::from_value(json!({ "nftables": objects })).unwrap();
+    normal(serde_json::to_value(typed).unwrap()["nftables"].as_array().unwrap())
+}
+
+fn assert_same(left: &[Value], right: &[Value]) {
+    for (left, right) in left.iter().zip(right) {
+        assert_eq!(left, right);
+    }
+    assert_eq!(left.len(), right.len());
+}
+
+#[test]
+fn what_is_installed_is_what_is_exported() {
+    isolated("what_is_installed_is_what_is_exported", |_host| async {
+        let (table, _changes) = Table::open().unwrap();
+        for publications in [vec![], many()] {
+            let wanted = of(&publications);
+            assert!(table.install(&wanted).await.unwrap());
+            assert_same(&typed(listed()), &exported(&wanted));
+            assert!(!table.install(&wanted).await.unwrap(), "nothing is left to do");
+        }
+        table.remove().await.unwrap();
+        table.remove().await.unwrap();
+        assert_eq!(sh("nft list tables"), "");
+    });
+}
+
+#[test]
+fn both_families_are_installed_where_a_network_has_both() {
+    isolated("both_families_are_installed_where_a_network_has_both", |_host| async {
+        let (table, _changes) = Table::open().unwrap();
+        let networks = [network("br0", "10.0.0.0/24"), network("br6", "fd00::/60")];
+        let tcp = PortProtocol::Tcp;
+        let published = [
+            publication("fd00::2", &[(tcp, 80, 8080)], &["2001:db8::1"], &["2001:db8::/32", "2001:db9::1/128"]),
+            publication("fd00::3", &[(tcp, 81, 80)], &[], &["2001:db8::/33"]),
+            publication("10.0.0.2", &[(tcp, 80, 8080)], &[], &[]),
+        ];
+        let wanted = ruleset(published.iter(), &networks, Settings { loopback: false });
+        table.install(&wanted).await.unwrap();
+        assert_same(&typed(listed()), &exported(&wanted));
+        assert!(!table.install(&wanted).await.unwrap());
+    });
+}
+
+#[test]
+fn the_export_can_be_loaded() {
+    isolated("the_export_can_be_loaded", |_host| async {
+        for publications in [vec![], many()] {
+            let wanted = of(&publications);
+            sh_with_input("nft -j -f -", &export(&wanted));
+            // nft before 1.0.8 leaves out the comments of sets when it reads JSON.
+            let without = |mut objects: Vec<Value>| {
+                let sets = objects.iter_mut().filter_map(|object| object.get_mut("set")?.as_object_mut());
+                sets.for_each(|set| drop(set.remove("comment")));
+                objects
+            };
+            assert_same(&without(typed(listed())), &without(exported(&wanted)));
+            sh("nft flush ruleset");
+        }
+    });
+}
+
+#[test]
+fn a_change_of_elements_gives_what_an_installation_gives() {
+    isolated("a_change_of_elements_gives_what_an_installation_gives", |_host| async {
+        let (table, _changes) = Table::open().unwrap();
+        let mut before = Vec::new();
+        let mut again = many();
+        again[1].sources = vec!["192.0.2.0/25".parse().unwrap(), "203.0.113.0/24".parse().unwrap()];
+        again[3].sources = vec!["10.0.0.0/9".parse().unwrap()];
+        again[0].target = "10.0.0.9".parse().unwrap();
+        table.install(&of(&before)).await.unwrap();
+        for after in [many(), again, many()[1..].to_vec(), vec![]] {
+            let change = difference(&of(&before).elements, &of(&after).elements);
+            table.apply(&change).await.unwrap();
+            assert_same(&typed(listed()), &exported(&of(&after)));
+            assert!(!table.install(&of(&after)).await.unwrap(), "an installation finds nothing to do");
+            before = after;
+        }
+    });
+}
+
+#[test]
+fn a_refusal_names_element_and_errno_and_changes_nothing() {
+    isolated("a_refusal_names_element_and_errno_and_changes_nothing", |_host| async {
+        let (table, _changes) = Table::open().unwrap();
+        let tcp = |host| (PortProtocol::Tcp, host, 80);
+        let ports: Vec<_> = (1..=2000).map(tcp).collect();
+        table.install(&of(&[publication("10.0.0.2", &[tcp(700)], &[], &[])])).await.unwrap();
+        let other = elements(&publication("10.0.0.3", &ports, &[], &[]));
+        let error = table.apply(&difference(&Elements::default(), &other)).await.unwrap_err();
+        println!("{error}");
+        let Error::Refused { object, errno } = &error else { panic!("{error}") };
+        assert_eq!(errno.name(), Some("EEXIST"));
+        assert!(object == "element tcp 700 to 10.0.0.3:80 of ports4" || object.contains("500 elements"), "{object}");
+        assert!(error.needs_install());
+        assert!(!table.install(&of(&[publication("10.0.0.2", &[tcp(700)], &[], &[])])).await.unwrap());
+
+        sh("nft flush ruleset");
+        let error = table.apply(&difference(&Elements::default(), &other)).await.unwrap_err();
+        assert!(error.to_string().contains("ENOENT") && error.needs_install(), "{error}");
+        // After both refusals the socket is in order.
+        assert!(table.install(&of(&[])).await.unwrap());
+    });
+}
+
+fn on(target: &str, count: u16) -> Publication {
+    let ports: Vec<_> = (1..=count).map(|port| (PortProtocol::Tcp, port, 80)).collect();
+    publication(target, &ports, &[], &[])
+}
+
+#[test]
+fn fifty_thousand_ports() {
+    isolated("fifty_thousand_ports", |_host| async {
+        let (table, mut changes) = Table::open().unwrap();
+        let heard = tokio::spawn(async move { changes.next().await });
+        for count in [10_000, 50_000] {
+            let wanted = of(&[on("10.0.0.2", count)]);
+            let begin = Instant::now();
+            table.install(&wanted).await.unwrap();
+            println!("install of {count} ports: {:?}", begin.elapsed());
+            let begin = Instant::now();
+            assert!(!table.install(&wanted).await.unwrap());
+            println!("look at {count} ports, nothing to do: {:?}", begin.elapsed());
+        }
+        for count in [1, 1000, 50_000] {
+            let change = difference(&elements(&on("10.0.0.2", count)), &elements(&on("10.0.0.3", count)));
+            let back = ElementsChange { deletes: change.adds.clone(), adds: change.deletes.clone() };
+            let begin = Instant::now();
+            table.apply(&change).await.unwrap();
+            let first = begin.elapsed();
+            let begin = Instant::now();
+            table.apply(&back).await.unwrap();
+            println!("switch of {count} of 50000 ports: {first:?}, back: {:?}", begin.elapsed());
+        }
+        assert!(!table.install(&of(&[on("10.0.0.2", 50_000)])).await.unwrap());
+        // Lost notifications would show as a change by others.
+        println!("notifications of own batches: {}", if heard.is_finished() { "some lost" } else { "all kept" });
+    });
+}
+
+#[test]
+fn changes_by_others_are_noticed_and_put_right() {
+    isolated("changes_by_others_are_noticed_and_put_right", |_host| async {
+        let (table, mut changes) = Table::open().unwrap();
+        let wanted = of(&many());
+        let quiet = Duration::from_millis(200);
+        table.install(&wanted).await.unwrap();
+        table.apply(&difference(&wanted.elements, &of(&[]).elements)).await.unwrap();
+        table.apply(&difference(&of(&[]).elements, &wanted.elements)).await.unwrap();
+        assert!(timeout(quiet, changes.next()).await.is_err(), "own changes are not foreign");
+        sh("nft add table inet other; nft add chain inet other c; nft add table ip albatross_deployer");
+        assert!(timeout(quiet, changes.next()).await.is_err(), "other tables are not ours");
+        for script in [
+            "nft flush ruleset",
+            "nft delete table inet albatross_deployer",
+            "nft flush chain inet albatross_deployer published",
+            "nft delete element inet albatross_deployer ports4 { tcp . 80 }",
+            "nft add element inet albatross_deployer ports4 { tcp . 81 : 10.0.0.66 . 80 }",
+            "nft add element inet albatross_deployer guarded4 { icmp . 81 }",
+            "nft insert rule inet albatross_deployer prerouting drop",
+            "nft add chain inet albatross_deployer mine",
+            "nft add chain inet albatross_deployer prerouting '{ policy drop; }'",
+            "nft add set inet albatross_deployer mine '{ type ipv4_addr; }'",
+        ] {
+            sh(script);
+            let begin = Instant::now();
+            let change = timeout(Duration::from_secs(1), changes.next()).await.expect(script).unwrap();
+            assert_eq!(change.process, "nft", "{script}");
+            assert!(table.install(&wanted).await.unwrap(), "{script}");
+            println!("{script}: put right {:?} after it was noticed", begin.elapsed());
+            assert_same(&typed(listed()), &exported(&wanted));
+            assert!(timeout(quiet, changes.next()).await.is_err(), "{script}: once, and not for the repair");
+        }
+    });
+}
+
+#[test]
+fn a_burst_of_changes_is_told_once_or_twice() {
+    isolated("a_burst_of_changes_is_told_once_or_twice", |_host| async {
+        let (table, mut changes) = Table::open().unwrap();
+        table.install(&of(&[])).await.unwrap();
+        // Each line is a transaction.
+        sh("for i in 1 2 3 4 5 6 7 8; do echo add chain inet albatross_deployer mine$i; done | nft -i > /dev/null");
+        let mut told = 0;
+        while timeout(Duration::from_millis(300), changes.next()).await.is_ok() {
+            told += 1;
+        }
+        assert!((1..=2).contains(&told), "{told}");
+    });
+}
+
+#[test]
+fn tables_that_drop_are_named() {
+    isolated("tables_that_drop_are_named", |_host| async {
+        let (table, _changes) = Table::open().unwrap();
+        table.install(&of(&[])).await.unwrap();
+        assert_eq!(table.interfering_tables().await.unwrap(), Vec::<String>::new());
+        sh("nft add table inet filter
+            nft add chain inet filter forward '{ type filter hook forward priority 0; policy drop; }'
+            nft add chain inet filter output '{ type filter hook output priority 0; policy drop; }'
+            nft add table ip old
+            nft add chain ip old in '{ type filter hook input priority 0; policy drop; }'
+            nft add chain ip old passing '{ type filter hook forward priority 0; policy accept; }'");
+        assert_eq!(table.interfering_tables().await.unwrap(), ["inet filter, chain forward", "ip old, chain in"]);
+    });
+}
+
+/// A host with a bridge and two unikernels on it, and a client outside.
+struct Field {
+    host: Namespace,
+    client: Namespace,
+    one: Namespace,
+    two: Namespace,
+}
+
+fn field(host: Namespace) -> Field {
+    let [client, one, two] = [(); 3].map(|()| Namespace::create().unwrap());
+    sh("ip link add br0 type bridge; ip addr add 10.0.0.1/24 dev br0; ip link set br0 up
+        echo 1 > /proc/sys/net/ipv4/ip_forward");
+    let attach = |namespace: &Namespace, name: &str, master: &str, address: &str, gateway: &str| {
+        sh(&format!(
+            "ip link add {name} type veth peer name eth0 netns {}; ip link set {name} {master} up",
+            namespace.pid()
+        ));
+        namespace.sh(&format!(
+            "ip link set lo up; ip addr add {address} dev eth0; ip link set eth0 up; ip route add default via {gateway}"
+        ));
+    };
+    attach(&one, "tap1", "master br0", "10.0.0.2/24", "10.0.0.1");
+    attach(&two, "tap2", "master br0", "10.0.0.3/24", "10.0.0.1");
+    attach(&client, "wan", "", "192.0.2.2/24", "192.0.2.1");
+    sh("ip addr add 192.0.2.1/24 dev wan; ip addr add 192.0.2.9/24 dev wan");
+    client.sh("ip addr add 192.0.2.3/24 dev eth0");
+    serve(&one, "one", 80);
+    serve(&two, "two", 80);
+    Field { host, client, one, two }
+}
+
+fn in_field(publications: &[Publication], settings: Settings) -> Ruleset {
+    ruleset(publications.iter(), &[network("br0", "10.0.0.0/24")], settings)
+}
+
+fn br0() -> NetworkName {
+    "br0".parse().unwrap()
+}
+
+const ANY: PortProtocol = PortProtocol::Any;
+
+#[test]
+fn packets_find_the_live_unikernel_from_everywhere() {
+    isolated("packets_find_the_live_unikernel_from_everywhere", |host| async {
+        let Field { host, client, one, two } = field(host);
+        let (table, _changes) = Table::open().unwrap();
+        let live = [publication("10.0.0.2", &[(ANY, 8080, 80)], &[], &[])];
+        assert_eq!(ask_tcp(&client, "192.0.2.1:8080"), None, "not yet");
+        table.install(&in_field(&live, LOOPBACK)).await.unwrap();
+        Host::open().unwrap().allow_loopback_routing(&br0()).await.unwrap();
+        // Both ways that a bridged packet can take: through the hooks of IP (the default) and not.
+        let bridge_hooks = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+        let settings = if try_sh(&format!("cat {bridge_hooks}")).0 { vec!["1", "0"] } else { vec![""] };
+        for setting in settings {
+            if !setting.is_empty() {
+                sh(&format!("echo {setting} > {bridge_hooks}"));
+            }
+            let from = |who: &Namespace, to: &str| (ask_tcp(who, to), ask_udp(who, to));
+            let both = |answer: &str| (Some(answer.to_owned()), Some(answer.to_owned()));
+            assert_eq!(from(&client, "192.0.2.1:8080"), both("one 192.0.2.2"), "the client's address is visible");
+            assert_eq!(from(&client, "192.0.2.9:8080"), both("one 192.0.2.2"), "on every address of the host");
+            assert_eq!(from(&host, "192.0.2.1:8080"), both("one 192.0.2.1"), "from the host");
+            assert_eq!(from(&host, "127.0.0.1:8080"), both("one 10.0.0.1"), "localhost");
+            assert_eq!(from(&two, "10.0.0.1:8080"), both("one 10.0.0.1"), "from the same network");
+            assert_eq!(from(&two, "192.0.2.1:8080"), both("one 10.0.0.1"), "from the same network, outer address");
+            if setting != "1" {
+                // A bridge gives nothing back to the port that it came from, so a bridged packet, once translated to
+                // its sender, is lost; what goes up to IP comes back from the bridge itself.
+                assert_eq!(from(&one, "10.0.0.1:8080"), both("one 10.0.0.1"), "from itself");
+            }
+            assert_eq!(from(&two, "10.0.0.2:80"), both("one 10.0.0.3"), "on the bridge itself nothing changes");
+            assert_eq!(ask_tcp(&client, "192.0.2.1:8081"), None, "another port");
+        }
+        // A switch, seen from outside.
+        let next = [publication("10.0.0.3", &[(ANY, 8080, 80)], &[], &[])];
+        table.apply(&difference(&elements(&live[0]), &elements(&next[0]))).await.unwrap();
+        assert_eq!(ask_tcp(&client, "192.0.2.1:8080").as_deref(), Some("two 192.0.2.2"));
+        // Traffic that leaves for elsewhere is masqueraded: the client has no way back to 10.0.0.0/24.
+        serve(&client, "client", 99);
+        client.sh("ip route del default");
+        assert_eq!(ask_tcp(&one, "192.0.2.2:99").as_deref(), Some("client 192.0.2.1"));
+    });
+}
+
+#[test]
+fn no_connection_fails_while_the_table_changes() {
+    isolated("no_connection_fails_while_the_table_changes", |host| async {
+        let Field { host: _host, client, one: _one, two: _two } = field(host);
+        let (table, _changes) = Table::open().unwrap();
+        let live = |target| publication(target, &[(ANY, 8080, 80)], &[], &["192.0.2.0/24"]);
+        let [one, two] = ["10.0.0.2", "10.0.0.3"].map(live);
+        let stop = Arc::new(AtomicBool::new(false));
+        table.install(&in_field(std::slice::from_ref(&one), LOOPBACK)).await.unwrap();
+        let stopped = stop.clone();
+        let client = client.spawn(move || {
+            let (mut made, mut failed) = (0, 0);
+            while !stopped.load(Ordering::Relaxed) {
+                match TcpStream::connect_timeout(&"192.0.2.1:8080".parse().unwrap(), Duration::from_secs(2)) {
+                    Ok(_) => made += 1,
+                    Err(_) => failed += 1,
+                }
+            }
+            (made, failed)
+        });
+        for round in 0..300 {
+            let (before, after) = if round % 2 == 0 { (&one, &two) } else { (&two, &one) };
+            table.apply(&difference(&elements(before), &elements(after))).await.unwrap();
+            // Other rules: all chains are made anew.
+            let settings = Settings { loopback: round % 20 >= 10 };
+            table.install(&in_field(std::slice::from_ref(after), settings)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        stop.store(true, Ordering::Relaxed);
+        let (made, failed) = client.join().unwrap();
+        println!("{made} connections during 300 switches and 30 changes of the rules");
+        assert!(made > 100, "{made}");
+        assert_eq!(failed, 0);
+    });
+}
+
+#[test]
+fn many_sources_of_many_ports() {
+    isolated("many_sources_of_many_ports", |_host| async {
+        let (table, _changes) = Table::open().unwrap();
+        let sources: Vec<String> = (0..10).map(|number| format!("10.{}.0.0/16", number * 2)).collect();
+        let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+        let ports: Vec<_> = (1..=200).map(|port| (PortProtocol::Tcp, port, 80)).collect();
+        let wanted = of(&[publication("10.0.0.2", &ports, &[], &sources)]);
+        let begin = Instant::now();
+        table.install(&wanted).await.unwrap();
+        println!("install of 200 ports with 10 sources each: {:?}", begin.elapsed());
+        let one = |target| elements(&publication(target, &ports[..1], &[], &sources));
+        let begin = Instant::now();
+        table.apply(&difference(&one("10.0.0.2"), &one("10.0.0.3"))).await.unwrap();
+        println!("switch of one of them: {:?}", begin.elapsed());
+    });
+}
+
+#[test]
+fn localhost_is_left_out_when_so_configured() {
+    isolated("localhost_is_left_out_when_so_configured", |host| async {
+        let Field { host, client, .. } = field(host);
+        let (table, _changes) = Table::open().unwrap();
+        let live = [publication("10.0.0.2", &[(ANY, 8080, 80)], &[], &[])];
+        table.install(&in_field(&live, Settings { loopback: false })).await.unwrap();
+        Host::open().unwrap().allow_loopback_routing(&br0()).await.unwrap();
+        assert_eq!(ask_tcp(&host, "127.0.0.1:8080"), None);
+        assert_eq!(ask_tcp(&host, "192.0.2.1:8080").as_deref(), Some("one 192.0.2.1"));
+        assert_eq!(ask_tcp(&client, "192.0.2.1:8080").as_deref(), Some("one 192.0.2.2"));
+    });
+}
+
+#[test]
+fn addresses_and_sources_decide_who_gets_where() {
+    isolated("addresses_and_sources_decide_who_gets_where", |host| async {
+        let Field { host: _host, client, .. } = field(host);
+        let (table, _changes) = Table::open().unwrap();
+        let everywhere = publication("10.0.0.2", &[(ANY, 8080, 80)], &[], &[]);
+        let on_one_address = publication("10.0.0.3", &[(ANY, 8080, 80)], &["192.0.2.9"], &["192.0.2.2/32"]);
+        let guarded = publication("10.0.0.3", &[(ANY, 8090, 80)], &[], &["192.0.2.3/32", "198.51.100.0/24"]);
+        let published = [everywhere, on_one_address, guarded];
+        table.install(&in_field(&published, LOOPBACK)).await.unwrap();
+        assert_eq!(ask_tcp(&client, "192.0.2.1:8080").as_deref(), Some("one 192.0.2.2"));
+        assert_eq!(ask_tcp(&client, "192.0.2.9:8080").as_deref(), Some("two 192.0.2.2"), "the particular goes first");
+        assert_eq!(ask_tcp(&client, "192.0.2.1:8090"), None);
+        assert_eq!(ask_udp(&client, "192.0.2.1:8090"), None);
+        client.sh("ip addr del 192.0.2.2/24 dev eth0; ip addr add 192.0.2.3/24 dev eth0 2>/dev/null || true; ip route replace default via 192.0.2.1");
+        assert_eq!(ask_tcp(&client, "192.0.2.1:8090").as_deref(), Some("two 192.0.2.3"));
+        assert_eq!(ask_udp(&client, "192.0.2.1:8090").as_deref(), Some("two 192.0.2.3"));
+        assert_eq!(ask_tcp(&client, "192.0.2.9:8080"), None, "not from this source");
+    });
+}
+
+#[test]
+fn nobody_reaches_localhost_from_the_bridge() {
+    isolated("nobody_reaches_localhost_from_the_bridge", |host| async {
+        let Field { host, one, client: _client, two: _two } = field(host);
+        let (table, _changes) = Table::open().unwrap();
+        serve(&host, "host", 9999);
+        Host::open().unwrap().allow_loopback_routing(&br0()).await.unwrap();
+        assert_eq!(sh("cat /proc/sys/net/ipv4/conf/br0/route_localnet").trim(), "1");
+        assert_eq!(sh("cat /proc/sys/net/ipv4/conf/wan/route_localnet").trim(), "0");
+        one.sh("ip link set lo down; echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet; ip route add 127.0.0.5 via 10.0.0.1");
+        assert_eq!(
+            ask_udp(&one, "127.0.0.5:9999").as_deref(),
+            Some("host 10.0.0.2"),
+            "the attack works without a guard"
+        );
+        table.install(&in_field(&[], LOOPBACK)).await.unwrap();
+        assert_eq!(ask_udp(&one, "127.0.0.5:9999"), None);
+        assert_eq!(ask_tcp(&one, "127.0.0.5:9999"), None);
+        assert_eq!(
+            ask_tcp(&host, "127.0.0.5:9999").as_deref(),
+            Some("host 127.0.0.1"),
+            "the host's own is let through"
+        );
+    });
+}
+
+#[test]
+fn only_the_stale_udp_flows_are_deleted() {
+    isolated("only_the_stale_udp_flows_are_deleted", |host| async {
+        let Field { host: _host, client, .. } = field(host);
+        let (table, _changes) = Table::open().unwrap();
+        let flows = Flows::open().unwrap();
+        let ports = |target, ports: &[u16]| {
+            let ports: Vec<_> = ports.iter().map(|&port| (ANY, port, 80)).collect();
+            publication(target, &ports, &[], &[])
+        };
+        table.install(&in_field(&[ports("10.0.0.2", &[53, 54]), ports("10.0.0.3", &[55])], LOOPBACK)).await.unwrap();
+        let [a, b, c, direct] = [(); 4].map(|()| udp_socket(&client));
+        let (one, two): (IpAddr, IpAddr) = ("10.0.0.2".parse().unwrap(), "10.0.0.3".parse().unwrap());
+        assert!(ask_udp_with(&a, "192.0.2.1:53").is_some());
+        assert!(ask_udp_with(&b, "192.0.2.1:54").is_some());
+        assert!(ask_udp_with(&c, "192.0.2.1:55").is_some());
+        assert!(ask_udp_with(&direct, "10.0.0.2:80").is_some());
+        assert_eq!((flows.count(one).await.unwrap(), flows.count(two).await.unwrap()), (2, 1));
+
+        let switch = difference(&elements(&ports("10.0.0.2", &[53])), &elements(&ports("10.0.0.3", &[53])));
+        table.apply(&switch).await.unwrap();
+        assert_eq!(ask_udp_with(&a, "192.0.2.1:53").as_deref(), Some("one 192.0.2.2"), "a flow stays where it went");
+        assert_eq!(flows.delete_udp(one, &BTreeSet::from([53, 55])).await.unwrap(), 1);
+        assert_eq!((flows.count(one).await.unwrap(), flows.count(two).await.unwrap()), (1, 1));
+        assert_eq!(ask_udp_with(&a, "192.0.2.1:53").as_deref(), Some("two 192.0.2.2"), "the same flow, the new one");
+        assert_eq!(ask_udp_with(&b, "192.0.2.1:54").as_deref(), Some("one 192.0.2.2"), "another port stays");
+        assert_eq!(flows.delete_udp(one, &BTreeSet::from([53])).await.unwrap(), 0);
+        // The flow that was not redirected is still the same entry.
+        assert_eq!(sh("grep -c 'dst=10.0.0.2 .*src=10.0.0.2 ' /proc/net/nf_conntrack || true").trim(), "1");
+    });
+}
+
+#[test]
+fn draining_ends_with_the_last_connection() {
+    isolated("draining_ends_with_the_last_connection", |host| async {
+        let Field { host: _host, client, .. } = field(host);
+        let (table, _changes) = Table::open().unwrap();
+        let flows = Flows::open().unwrap();
+        let target: IpAddr = "10.0.0.2".parse().unwrap();
+        let in_time = |millis| tokio::time::Instant::now() + Duration::from_millis(millis);
+        table.install(&in_field(&[publication("10.0.0.2", &[(ANY, 8080, 80)], &[], &[])], LOOPBACK)).await.unwrap();
+        assert!(flows.drained(target, in_time(1000)).await.unwrap(), "nothing to wait for");
+        let connect = || client.run(|| TcpStream::connect("192.0.2.1:8080").unwrap());
+
+        let connection = connect();
+        assert_eq!(flows.count(target).await.unwrap(), 1);
+        let begin = Instant::now();
+        assert!(!flows.drained(target, in_time(300)).await.unwrap(), "it is still open");
+        assert!((300..800).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
+
+        // A connection from before anybody listened: the kernel does not tell of its end.
+        let begin = Instant::now();
+        let close = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(connection);
+        });
+        assert!(flows.drained(target, in_time(10_000)).await.unwrap());
+        println!("from before: seen {:?} after it closed", begin.elapsed() - Duration::from_millis(200));
+        close.join().unwrap();
+
+        // One that begins while somebody listens: its end is told.
+        let first = connect();
+        let draining = flows.drained(target, in_time(10_000));
+        let second = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let second = connect();
+            drop(first);
+            // Past the next look, so that only news can tell.
+            tokio::time::sleep(Duration::from_millis(2300)).await;
+            drop(second);
+            Instant::now()
+        };
+        let (drained, closed) = tokio::join!(draining, second);
+        assert!(drained.unwrap());
+        println!("told: seen {:?} after it closed", closed.elapsed());
+        assert!(closed.elapsed() < Duration::from_millis(500), "{:?}", closed.elapsed());
+    });
+}
+
+#[test]
+fn who_answers_for_an_address() {
+    isolated("who_answers_for_an_address", |host| async {
+        let Field { one, .. } = field(host);
+        let host = Host::open().unwrap();
+        let mac = one.sh("cat /sys/class/net/eth0/address 2>/dev/null || true; ip -o link show eth0");
+        for _ in 0..2 {
+            let begin = Instant::now();
+            let answer = host.answers(&br0(), "10.0.0.2".parse().unwrap(), Duration::from_secs(2)).await.unwrap();
+            println!("answered after {:?}", begin.elapsed());
+            assert!(begin.elapsed() < Duration::from_millis(300));
+            assert!(mac.contains(&answer.unwrap().to_string()), "{answer:?} is not in {mac}");
+        }
+        let begin = Instant::now();
+        let wait = Duration::from_millis(400);
+        assert_eq!(host.answers(&br0(), "10.0.0.77".parse().unwrap(), wait).await.unwrap(), None);
+        assert!((400..800).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
+        assert_eq!(sh("ip neigh show dev br0 | grep -v fe80 || true"), "", "no trace is left");
+        let error = host.answers(&"nope".parse().unwrap(), "10.0.0.2".parse().unwrap(), wait).await.unwrap_err();
+        assert!(error.to_string().contains("bridge nope: ENODEV"), "{error}");
+        // What is known from before, and may be of another unikernel, is no answer: the kernel would not even ask.
+        for address in ["10.0.0.2", "10.0.0.77"] {
+            sh(&format!("ip neigh replace {address} lladdr 02:00:00:00:00:09 dev br0 nud reachable"));
+            let answer = host.answers(&br0(), address.parse().unwrap(), wait).await.unwrap();
+            assert_eq!(answer.is_some_and(|answer| mac.contains(&answer.to_string())), address == "10.0.0.2");
+        }
+        assert_eq!(sh("ip neigh show dev br0 | grep -v fe80 || true"), "", "no trace is left");
+        sh("ping -c1 -W1 10.0.0.2 >/dev/null 2>&1 || ip neigh add 10.0.0.2 lladdr 02:00:00:00:00:09 dev br0");
+        assert_ne!(sh("ip neigh show dev br0 | grep -v fe80 || true"), "");
+        host.flush_neighbour(&br0(), "10.0.0.2".parse().unwrap()).await.unwrap();
+        host.flush_neighbour(&br0(), "10.0.0.2".parse().unwrap()).await.unwrap();
+        assert_eq!(sh("ip neigh show dev br0 | grep -v fe80 || true"), "");
+    });
+}
+
+#[test]
+fn asking_costs_little_besides_the_wait() {
+    isolated("asking_costs_little_besides_the_wait", |host| async {
+        let _field = field(host);
+        // A host with many links: none but the bridge is looked at.
+        sh("for i in $(seq 100); do echo tuntap add dev tap1$i mode tap; done | ip -batch -");
+        let host = Host::open().unwrap();
+        let mut took = Vec::new();
+        for _ in 0..100 {
+            let begin = Instant::now();
+            let answer = host.answers(&br0(), "10.0.0.2".parse().unwrap(), Duration::from_secs(1)).await.unwrap();
+            took.push(begin.elapsed());
+            assert!(answer.is_some());
+        }
+        took.sort();
+        println!("asking for an address that answers at once: {:?}, at most {:?}", took[50], took[99]);
+        assert!(took[50] < Duration::from_millis(5), "{:?}", took[50]);
+    });
+}
+
+#[test]
+fn the_connection_sleeps_and_ends_with_its_last_user() {
+    isolated("the_connection_sleeps_and_ends_with_its_last_user", |_host| async {
+        let metrics = tokio::runtime::Handle::current().metrics();
+        let first = Host::open().unwrap();
+        let second = first.clone();
+        first.addresses().await.unwrap();
+        assert_eq!(metrics.num_alive_tasks(), 1);
+        // A timer would wake the runtime more than once by itself.
+        let parked = metrics.worker_park_count(0);
+        tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(500))).await.unwrap();
+        let woken = metrics.worker_park_count(0) - parked;
+        assert!(woken <= 2, "woken {woken} times");
+        drop(first);
+        second.addresses().await.unwrap();
+        drop(second);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(metrics.num_alive_tasks(), 0);
+    });
+}
+
+#[test]
+fn a_broken_connection_is_opened_anew() {
+    isolated("a_broken_connection_is_opened_anew", |_host| async {
+        // Its task ends with the runtime that it was opened in.
+        let open = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { Host::open().unwrap() })
+        };
+        let namespace = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        let elsewhere = std::thread::spawn(move || {
+            use std::os::fd::AsFd;
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), None).unwrap();
+            open()
+        });
+        let host = elsewhere.join().unwrap();
+        for _ in 0..2 {
+            assert!(host.addresses().await.unwrap().contains(&"127.0.0.1".parse().unwrap()));
+        }
+    });
+}
+
+#[test]
+fn bridges_and_addresses_of_the_host() {
+    isolated("bridges_and_addresses_of_the_host", |host| async {
+        assert!(!forwarding());
+        let _field = field(host);
+        assert!(forwarding());
+        sh("ip link add br-lonely type bridge; ip addr add fd00::1/64 dev br-lonely; ip link set br-lonely up");
+        let host = Host::open().unwrap();
+        let bridges = host.bridges().await.unwrap();
+        let seen: Vec<_> = bridges.iter().map(|bridge| (bridge.name.as_str(), bridge.carrier)).collect();
+        assert_eq!(seen, [("br-lonely", bridges[0].carrier), ("br0", true)]);
+        assert!(bridges[1].addresses.contains(&"10.0.0.1/24".parse().unwrap()));
+        let addresses = host.addresses().await.unwrap();
+        for address in ["10.0.0.1", "192.0.2.1", "192.0.2.9", "127.0.0.1", "fd00::1"] {
+            assert!(addresses.contains(&address.parse().unwrap()), "{address}");
+        }
+        assert!(!addresses.contains(&"10.0.0.2".parse().unwrap()));
+    });
+}
+
+#[test]
+fn a_dead_unikernel_is_news() {
+    isolated("a_dead_unikernel_is_news", |host| async {
+        let Field { host: _host, client: _client, one, two } = field(host);
+        let mut events = LinkEvents::open().unwrap();
+        let until = async |events: &mut LinkEvents, wanted: &dyn Fn(&LinkEvent) -> bool| {
+            let wait = async {
+                loop {
+                    let event = events.next().await.unwrap();
+                    if wanted(&event) {
+                        return event;
+                    }
+                }
+            };
+            timeout(Duration::from_secs(2), wait).await.expect("the event comes")
+        };
+        one.sh("ip link set eth0 down");
+        let event = until(
+            &mut events,
+            &|event| matches!(event, LinkEvent::Changed { name, carrier: false, .. } if name == "tap1"),
+        );
+        let LinkEvent::Changed { master, .. } = event.await else { panic!() };
+        assert!(master.is_some(), "its bridge is told");
+        two.sh("ip link delete eth0");
+        until(&mut events, &|event| matches!(event, LinkEvent::Vanished { name, .. } if name == "tap2")).await;
+        sh("ip addr add 192.0.2.77/24 dev wan");
+        until(&mut events, &|event| *event == LinkEvent::AddressesChanged).await;
+        sh("ip tuntap add dev tap9 mode tap; ip link set tap9 master br0");
+        until(
+            &mut events,
+            &|event| matches!(event, LinkEvent::Changed { name, master: Some(_), .. } if name == "tap9"),
+        )
+        .await;
+        // Leaving a bridge is no end of a link.
+        sh("ip link set tap9 nomaster");
+        let event = until(&mut events, &|event| {
+            matches!(event, LinkEvent::Vanished { .. } | LinkEvent::Changed { master: None, .. })
+        });
+        assert!(matches!(event.await, LinkEvent::Changed { .. }));
+    });
+}
+
+#[test]
+fn links_of_all_kinds_can_be_read() {
+    isolated("links_of_all_kinds_can_be_read", |_host| async {
+        let mut events = LinkEvents::open().unwrap();
+        sh("ip link add base type veth peer name base1; ip link set base up");
+        let kinds = [
+            "vlan0 link base type vlan id 5",
+            "macvlan0 link base type macvlan mode bridge",
+            "ipvlan0 link base type ipvlan",
+            "vxlan0 type vxlan id 7 dstport 4789 dev base",
+            "bond0 type bond",
+            "team0 type team",
+            "gre0 type gretap local 192.0.2.1 remote 192.0.2.2",
+            "sit9 type sit local 192.0.2.1 remote 192.0.2.2",
+            "wg0 type wireguard",
+            "vrf0 type vrf table 10",
+            "veth0 type veth peer name veth1",
+            "br9 type bridge stp_state 1",
+        ];
+        let (made, refused): (Vec<_>, Vec<_>) =
+            kinds.into_iter().partition(|kind| try_sh(&format!("ip link add {kind}")).0);
+        println!("not known to this kernel: {refused:?}");
+        sh("ip tuntap add dev tap0 mode tap; ip link set tap0 master br9 up; ip link set veth0 master br9 up
+            bridge link set dev tap0 cost 9; ip link set base mtu 1400; ip link set base alias other");
+        try_sh("ip link set br9 type bridge vlan_filtering 1; bridge vlan add dev tap0 vid 7");
+        sh("ip link delete tap0; ip link delete veth0; ip link delete base");
+        let mut seen = BTreeSet::new();
+        while let Ok(event) = timeout(Duration::from_millis(200), events.next()).await {
+            match event.unwrap() {
+                LinkEvent::Lost => panic!("unreadable after {seen:?}"),
+                LinkEvent::Changed { name, .. } => drop(seen.insert(name)),
+                _ => {}
+            }
+        }
+        for kind in made {
+            assert!(seen.contains(kind.split(' ').next().unwrap()), "{kind} is not in {seen:?}");
+        }
+        let bridges = Host::open().unwrap().bridges().await.unwrap();
+        assert_eq!(bridges.iter().map(|bridge| bridge.name.as_str()).collect::<Vec<_>>(), ["br9"]);
+    });
+}
+
+#[test]
+fn without_the_right_the_error_says_so() {
+    isolated("without_the_right_the_error_says_so", |_host| async {
+        let drop_rights = || {
+            let set = rustix::thread::CapabilitySet::empty();
+            let sets = rustix::thread::CapabilitySets { effective: set, permitted: set, inheritable: set };
+            rustix::thread::set_capabilities(None, sets).is_ok()
+        };
+        // The thread ends with the test, and its rights with it; the pool's threads come after it.
+        if !drop_rights() {
+            return println!("SKIPPED: without_the_right_the_error_says_so: capabilities cannot be dropped");
+        }
+        let error = Table::open().unwrap_err();
+        assert!(error.to_string().contains("EPERM") && error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+        assert!(!error.needs_install());
+    });
+}
+
+#[test]
+fn elements_of_the_kernel_are_keyed_as_ours() {
+    // `any` is two elements; a source is bound to its port.
+    let key = |transport| PortKey { family: Family::V4, port: HostPort { address: None, transport, port: 53 } };
+    let all = elements(&publication("10.0.0.2", &[(ANY, 53, 5353)], &[], &["10.0.0.0/8"]));
+    for transport in [Transport::Tcp, Transport::Udp] {
+        assert!(all.contains(&Element::Guarded(key(transport))));
+        assert!(all.contains(&Element::Source(key(transport), "10.0.0.0/8".parse().unwrap())));
+    }
+}

@@ -1,0 +1,27 @@
+//! Whatever fails or dies, and whenever: nothing is lost, nothing is left over, and what is published answers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+#[path = "never_lost/account.rs"]
+mod account;
+#[path = "never_lost/albatross.rs"]
+mod albatross;
+#[path = "never_lost/asking.rs"]
+mod asking;
+#[path = "support/host.rs"]
+mod host;
+#[path = "never_lost/kernel.rs"]
+mod kernel;
+#[path = "never_lost/ledger.rs"]
+mod ledger;
+#[path = "support/netns.rs"]
+#[allow(dead_code)]
+mod netns;
+mod private_bus;
+#[path = "never_lost/scene.rs"]
+mod scene;
+#[path = "support/solo5_image.rs"]
+mod solo5_image;
+#[path = "support/stand_in_process.rs"]
+mod stand_in_process;
+#[path = "never_lost/steps.rs"]
+mod steps;

@@ -1,0 +1,181 @@
+//! A host on which version 1 of a website is live, and what can be done there.
+
+use crate::account::{self, Account};
+use crate::host::{Manager, Options, PATIENCE, TestHost, options};
+use std::time::{Duration, Instant};
+
+pub const FAULT: &str = "ALBATROSS_DEPLOYER_FAULT";
+
+/// UDP as well, so that a switch has flows to delete.
+const PORTS: [(&str, u16, u16); 1] = [("any", 8080, 80)];
+const OTHER_PORTS: [(&str, u16, u16); 1] = [("any", 9090, 80)];
+
+pub struct Scene {
+    pub host: TestHost,
+    pub manager: Manager,
+}
+
+/// What is done while something fails. Each is prepared, done, and then prepared again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    Deploy,
+    Publish,
+    Rollback,
+    Unpublish,
+    Destroy,
+    DestroyLive,
+    Restart,
+    /// Of one that has ended.
+    Revive,
+    Collect,
+}
+
+fn at_once() -> Options<'static> {
+    Options::from([("drain", 0u64.into())])
+}
+
+impl Scene {
+    /// With `website` version 1 live on 8080 and `other` on 9090.
+    pub async fn new() -> Option<Self> {
+        let host = TestHost::start().await?;
+        let manager = host.manager().await;
+        let scene = Self { host, manager };
+        scene.deploy("website", "1").await.unwrap();
+        scene.publish("website", &PORTS, None).await.unwrap();
+        Some(scene)
+    }
+
+    /// Starts the service anew; `fault` goes with it.
+    pub async fn restart_service(&mut self, fault: Option<String>) {
+        self.host.kill_service();
+        self.host.environment.retain(|(key, _)| key != FAULT);
+        self.host.environment.extend(fault.map(|fault| (FAULT.to_owned(), fault)));
+        self.host.start_service().await;
+    }
+
+    pub async fn deploy(&self, service: &str, version: &str) -> zbus::Result<String> {
+        let image = self.host.image(version, &[]);
+        Ok(self.manager.deploy(service, &image, options("http:80/")).await?.0)
+    }
+
+    pub async fn publish(&self, service: &str, ports: &[(&str, u16, u16)], id: Option<&str>) -> zbus::Result<()> {
+        let mut options = at_once();
+        options.extend(id.map(|id| ("unikernel", id.into())));
+        self.manager.publish(service, ports, options).await
+    }
+
+    /// The second version's id, once it was deployed.
+    async fn second(&self) -> String {
+        let first = self.live("website").await;
+        let running = self.host.running();
+        let others = running.iter().filter(|id| id.starts_with("website.") && **id != first);
+        others.last().cloned().expect("version 2 was prepared")
+    }
+
+    pub async fn live(&self, service: &str) -> String {
+        let body = self.manager.call("ListPublications", &()).await.unwrap();
+        let all: Vec<(String, String, String, String, u16, String, u16)> = body.deserialize().unwrap();
+        all.into_iter().find(|one| one.0 == service).map(|one| one.1).unwrap_or_default()
+    }
+
+    /// Makes the deed possible again: from the scene as it is new, or from after the deed.
+    pub async fn prepare(&self, deed: Deed) {
+        match deed {
+            Deed::Deploy => {
+                let first = self.live("website").await;
+                for id in self.host.running().into_iter().filter(|id| *id != first) {
+                    self.destroy(&id, false).await.unwrap();
+                }
+                self.manager.collect(Options::new()).await.unwrap();
+            }
+            Deed::Publish | Deed::Rollback | Deed::Collect => {
+                let first = self.first().await;
+                let second = self.deploy("website", "2").await.unwrap();
+                self.publish("website", &PORTS, Some(&second)).await.unwrap();
+                self.publish("website", &PORTS, Some(&first)).await.unwrap();
+            }
+            Deed::Unpublish | Deed::DestroyLive => {
+                self.deploy("other", "3").await.unwrap();
+                self.publish("other", &OTHER_PORTS, None).await.unwrap();
+            }
+            Deed::Destroy | Deed::Restart => drop(self.deploy("website", "2").await.unwrap()),
+            Deed::Revive => {
+                let second = self.deploy("website", "2").await.unwrap();
+                self.host.albatross.control(&format!("lose {second}"));
+                self.until(&format!("{second} has exited"), |account| {
+                    account.unikernels.get(&second).is_some_and(|state| state == "exited")
+                })
+                .await;
+            }
+        }
+    }
+
+    async fn first(&self) -> String {
+        self.deploy("website", "1").await.unwrap()
+    }
+
+    pub async fn perform(&self, deed: Deed, known: &Known) -> zbus::Result<()> {
+        let call = |member: &'static str, name: &str| {
+            let name = name.to_owned();
+            async move { self.manager.call(member, &(name,)).await.map(drop) }
+        };
+        match deed {
+            Deed::Deploy => self.deploy("website", "2").await.map(drop),
+            Deed::Publish => self.publish("website", &PORTS, Some(&known.second)).await,
+            Deed::Rollback => call("Rollback", "website").await,
+            Deed::Unpublish => call("Unpublish", "other").await,
+            Deed::Destroy => self.destroy(&known.second, false).await,
+            Deed::DestroyLive => self.destroy(&known.other, true).await,
+            Deed::Restart | Deed::Revive => call("Restart", &known.second).await,
+            Deed::Collect => self.manager.collect(Options::from([("keep-previous", 0u32.into())])).await.map(drop),
+        }
+    }
+
+    async fn destroy(&self, id: &str, force: bool) -> zbus::Result<()> {
+        self.manager.call("Destroy", &(id, Options::from([("force", force.into())]))).await.map(drop)
+    }
+
+    /// Ids, after the deed was prepared.
+    pub async fn known(&self, deed: Deed) -> Known {
+        let second = match deed {
+            Deed::Publish | Deed::Rollback | Deed::Destroy | Deed::Restart | Deed::Collect => self.second().await,
+            Deed::Revive => {
+                let account = self.settled().await;
+                account.unikernels.into_iter().find(|(_, state)| state == "exited").unwrap().0
+            }
+            _ => String::new(),
+        };
+        Known { second, other: self.live("other").await }
+    }
+
+    /// The account, once everything fits together and nothing is on its way.
+    pub async fn settled(&self) -> Account {
+        self.until("settled", |_| true).await
+    }
+
+    pub async fn until(&self, what: &str, mut holds: impl FnMut(&Account) -> bool) -> Account {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let found = account::take(&self.host, &self.manager).await;
+            if let Ok(account) = &found
+                && account.unikernels.values().all(|state| at_rest(state))
+                && holds(account)
+            {
+                return account.clone();
+            }
+            assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}; what there is: {found:#?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn at_rest(state: &str) -> bool {
+    ["ready", "live", "retired", "exited"].contains(&state)
+}
+
+/// Ids of what a deed is done to.
+#[derive(Debug, Clone)]
+pub struct Known {
+    pub second: String,
+    pub other: String,
+}
