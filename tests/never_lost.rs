@@ -1,4 +1,5 @@
 //! Whatever fails or dies, and whenever: nothing is lost, nothing is left over, and what is published answers.
+#![cfg_attr(not(feature = "fault-injection"), allow(dead_code, unused_imports))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 #[path = "never_lost/account.rs"]

@@ -21,16 +21,6 @@ struct Inner {
     /// Those that a call has worked on at any time since the last look began.
     touched: BTreeSet<UnikernelId>,
     images: BTreeMap<ImageDigest, usize>,
-    /// By number, the observations under way, and what was claimed since each began.
-    observations: BTreeMap<u64, BTreeSet<UnikernelId>>,
-    next_observation: u64,
-}
-
-/// A look at the world outside, from the question until its answer is taken in or this is dropped.
-#[derive(Debug)]
-pub struct Observation {
-    claims: Arc<Claims>,
-    number: u64,
 }
 
 /// A unikernel that one call works on, until this is dropped.
@@ -56,15 +46,6 @@ impl Claims {
             inner.unikernels.insert(id.clone())
         };
         free.then(|| Claim { claims: Arc::clone(self), id: id.clone() })
-    }
-
-    /// To be called before the question: what is asked now says nothing of what calls do until the answer is there.
-    pub fn observe(self: &Arc<Self>) -> Observation {
-        let mut inner = self.lock();
-        let (number, touched) = (inner.next_observation, inner.unikernels.clone());
-        inner.next_observation += 1;
-        inner.observations.insert(number, touched);
-        Observation { claims: Arc::clone(self), number }
     }
 
     /// Waits until a call has let go of a unikernel, or returns at once when one has since the last time.
@@ -116,19 +97,6 @@ impl Claims {
     }
 }
 
-impl Observation {
-    /// Every unikernel that a call has worked on since this began.
-    pub fn touched(&self) -> BTreeSet<UnikernelId> {
-        self.claims.lock().observations.get(&self.number).cloned().unwrap_or_default()
-    }
-}
-
-impl Drop for Observation {
-    fn drop(&mut self) {
-        self.claims.lock().observations.remove(&self.number);
-    }
-}
-
 impl Drop for Claim {
     fn drop(&mut self) {
         self.claims.lock().unikernels.remove(&self.id);
@@ -154,16 +122,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_observation_knows_what_calls_worked_on_meanwhile() {
+    fn a_look_knows_of_every_unikernel_that_a_call_worked_on_meanwhile() {
         let claims = Arc::new(Claims::default());
-        let [before, during, held] = ["a.0123456789", "b.0123456789", "c.0123456789"].map(|id| id.parse().unwrap());
-        drop(claims.claim(&before));
-        let held_claim = claims.claim(&held);
-        let observation = claims.observe();
-        drop(held_claim);
-        drop(claims.claim(&during));
-        assert_eq!(observation.touched(), BTreeSet::from([during, held]));
-        drop(observation);
-        assert!(claims.lock().observations.is_empty());
+        let id = |service: &str| UnikernelId::new(&service.parse().unwrap(), &[0; 32]);
+        drop(claims.claim(&id("before")));
+        let held = claims.claim(&id("held"));
+        claims.begin_look();
+        drop(held);
+        drop(claims.claim(&id("meanwhile")));
+        assert_eq!(claims.touched(), [id("held"), id("meanwhile")].into());
+        assert!(claims.busy().is_empty());
     }
 }

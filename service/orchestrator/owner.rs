@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-use super::claims::{Claims, Observation};
+use super::claims::Claims;
 use super::error::Error;
 use super::fault;
 use crate::domain::{Change, Event, Inventory, ManagerView, Policy, Publication, ServiceName, UnikernelId};
@@ -59,18 +59,6 @@ pub struct Seen {
 type Decide = Box<dyn FnOnce(&State) -> Result<Vec<Change>, Error> + Send>;
 type Look = Box<dyn FnOnce(&State) + Send>;
 type Observe = Box<dyn FnOnce(&mut Facts) + Send>;
-
-/// What a look at Albatross has found.
-#[derive(Debug)]
-pub struct Found {
-    pub inventory: Inventory,
-    /// `None`: it is not known now, and stays what it was.
-    pub policy: Option<Policy>,
-    /// The consoles' last lines of unikernels that are gone.
-    pub last_words: BTreeMap<UnikernelId, String>,
-    /// Begun before Albatross was asked.
-    pub observation: Observation,
-}
 
 enum Message {
     Decide {

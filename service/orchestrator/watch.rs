@@ -8,7 +8,6 @@ use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::claims::Observation;
 use super::context::Context;
 use super::error::Error;
 use super::owner::{Seen, Trouble};
@@ -95,7 +94,7 @@ fn inventory(running: Vec<albatross::Running>) -> Inventory {
     inventory
 }
 
-async fn take_in(context: &Context, inventory: Inventory, observation: Observation) -> Result<(), Error> {
+async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
     let policy = match context.albatross.policy().await {
         Ok(policy) => {
             Some(Policy { cpus: policy.cpuids.into_iter().collect(), networks: policy.bridges.into_iter().collect() })
@@ -105,7 +104,7 @@ async fn take_in(context: &Context, inventory: Inventory, observation: Observati
             None
         }
     };
-    let (seen, touched) = (inventory.clone(), observation.touched());
+    let (seen, touched) = (inventory.clone(), context.claims.touched());
     let gone = context.owner.look(move |state| {
         let mut facts = state.facts.clone();
         facts.inventory = seen;
