@@ -64,7 +64,13 @@ impl Publisher {
                 // In this order: a barrier is reached only when no event that was told before it is left.
                 biased;
                 event = events.recv() => match event {
-                    Some(event) => self.publish(event).await,
+                    Some(event) => {
+                        if matches!(event, Event::Job(_)) {
+                            // What the job works for goes first: it soon waits for the disk, and that is the time to tell.
+                            tokio::task::yield_now().await;
+                        }
+                        self.publish(event).await;
+                    }
                     None => return,
                 },
                 Some(barrier) = barriers.recv() => {
