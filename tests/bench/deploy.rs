@@ -16,6 +16,8 @@ use super::host::{MANAGER, Manager, Options, ROOT, TestHost, options};
 use super::netns::isolated;
 
 const ROUNDS: usize = 80;
+/// The service looks at Albatross when a unikernel has gone, and the stand-in, as the real one, does one thing at a time.
+const SETTLE: Duration = Duration::from_millis(30);
 
 pub fn run() {
     isolated("deploy", |_| measure());
@@ -44,12 +46,14 @@ async fn measure() {
         deployed.push(at - begun);
         answered.push(begun.elapsed());
         manager.call("Destroy", &(id, Options::new())).await.unwrap();
+        tokio::time::sleep(SETTLE).await;
         let name: ServiceName = format!("bare-{round}").parse().unwrap();
         let id = UnikernelId::new(&name, &[0xab; 32]);
         let file = File::open(&path).unwrap();
         let length = file.metadata().unwrap().len();
         assert!(created.time(bare.create(&id, &creation(digest), file, length)).await.unwrap().is_some());
         bare.destroy(&id).await.unwrap();
+        tokio::time::sleep(SETTLE).await;
     }
     note(&format!("Deploy of a stored image, call to running: {}", deployed.summary()));
     note(&format!("  bare create and info, same socket and image: {}", created.summary()));

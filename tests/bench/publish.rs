@@ -52,6 +52,7 @@ async fn measure(ports: u32, wanted: Fill) -> Option<Duration> {
         }
         publish(&manager, &pair[round % 2].0, &mut switch).await;
         tokio::time::sleep(PAUSE).await;
+        version(&manager).await; // the one measured finds both ends as awake as Publish does
         echo.time(version(&manager)).await;
         commit.push(disk.commit());
         batch.push(raw.switch());
