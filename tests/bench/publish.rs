@@ -17,9 +17,9 @@ use super::raw_batch::RawBatch;
 
 const SERVICE: &str = "website";
 const PORT: u16 = 8080;
-const ROUNDS: usize = 150;
+const ROUNDS: usize = 100;
 /// Between two calls, so that what the one before leaves to do (its drain ends) is not part of the next.
-const PAUSE: Duration = Duration::from_millis(15);
+const PAUSE: Duration = Duration::from_millis(60);
 
 pub fn run() {
     let fills = [(1, 0, 0), (1_000, 1, 999), (50_000, 50, 1_000)];
