@@ -138,7 +138,7 @@ async fn services_jobs_and_the_manager_tell_what_changes() {
 }
 
 #[tokio::test]
-async fn an_answer_comes_after_the_events_before_it() {
+async fn an_answer_comes_after_the_objects_that_were_told_before_it() {
     let Some(bus) = PrivateBus::start(OPEN, None) else { return };
     let (_service, events) = bus.serve(InitialViews::default()).await;
     let client = bus.client().await;
@@ -150,7 +150,8 @@ async fn an_answer_comes_after_the_events_before_it() {
     client.send(&call).await.unwrap();
     // The call is on its way; the owner of state tells 300 things before it answers.
     for number in 0..300 {
-        events.try_send(Event::Job(views::job(number, "create"))).unwrap();
+        let id = format!("website.{number:010x}");
+        events.try_send(appears(&views::unikernel(&id, UnikernelState::Creating))).unwrap();
     }
     let mut appeared = 0;
     loop {

@@ -12,7 +12,7 @@ use super::error::Failure;
 use crate::images::Caller;
 use crate::orchestrator::{self, Orchestrator};
 
-/// Asks the publisher to say when everything that the owner of state has told so far is on the bus.
+/// Asks the publisher to say when everything that the owner of state has told so far is in the objects.
 pub type Barrier = oneshot::Sender<()>;
 
 /// Callers that wait for the publisher at once; more of them wait their turn.
@@ -36,17 +36,17 @@ impl Entrance {
         self.gate.admit(connection, header).await
     }
 
-    /// What a call that changed something answers, after the objects and signals of the change.
+    /// What a call that changed something answers, once the objects are as the change made them. The signals follow.
     ///
     /// Without the wait a client could get the path of a unikernel before the object is there, or read as live what
     /// it has just replaced: answers and events take different ways here.
     pub async fn after_events<T>(&self, result: Result<T, orchestrator::Error>) -> Result<T, Failure> {
-        self.events_told().await;
+        self.events_taken_in().await;
         result.map_err(Failure::from)
     }
 
-    /// Returns when everything that has happened so far is on the bus.
-    pub async fn events_told(&self) {
+    /// Returns when the objects show everything that has happened so far.
+    pub async fn events_taken_in(&self) {
         let (barrier, reached) = oneshot::channel();
         if self.barriers.send(barrier).await.is_ok() {
             // An error is a publisher that has ended: there is nothing left to wait for.

@@ -120,7 +120,12 @@ impl Bus {
         if let Err(error) = self.connection.release_name(BUS_NAME).await {
             tracing::warn!(%error, "the name could not be given back to the bus");
         }
-        if tokio::time::timeout(BUS_DEADLINE, self.entrance.events_told()).await.is_err() {
+        let told = async {
+            // The first is reached when the objects are as they should be; the signals go out before the second.
+            self.entrance.events_taken_in().await;
+            self.entrance.events_taken_in().await;
+        };
+        if tokio::time::timeout(BUS_DEADLINE, told).await.is_err() {
             tracing::warn!("the last events were not told in time");
         }
         self.publisher.abort();

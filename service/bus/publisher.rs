@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use zbus::fdo::Properties;
+use zbus::names::InterfaceName;
 use zbus::object_server::{Interface, InterfaceRef, SignalEmitter};
-use zbus::{Connection, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
+use zbus::{Connection, ObjectPath, OwnedObjectPath, OwnedVariant};
 
 use super::entrance::{Barrier, Entrance};
 use super::job::JobObject;
@@ -31,12 +32,34 @@ pub struct Publisher {
     unikernels: Snapshots<UnikernelView>,
     services: Snapshots<ServiceView>,
     jobs: Snapshots<JobView>,
+    untold: Vec<Untold>,
 }
+
+/// What is in the objects already, and still to be told.
+#[derive(Debug)]
+enum Untold {
+    Properties {
+        emitter: SignalEmitter<'static>,
+        interface: InterfaceName<'static>,
+        changed: HashMap<String, OwnedVariant>,
+        invalidated: Vec<String>,
+    },
+    State {
+        old: String,
+        view: Arc<UnikernelView>,
+    },
+    /// A switch, or anything of a job: no answer of a call depends on these.
+    Event(Event),
+}
+
+/// Tasks that come in between from an event to the answer of the call that caused it: the owner, the workflow, the call
+/// on the bus. That many turns are left to them before signals go out.
+const HOPS: usize = 6;
 
 impl Publisher {
     pub fn new(connection: Connection, entrance: Entrance, manager: watch::Sender<Arc<ManagerView>>) -> Self {
-        let (unikernels, services, jobs) = Default::default();
-        Self { connection, entrance, manager, unikernels, services, jobs }
+        let (unikernels, services, jobs, untold) = Default::default();
+        Self { connection, entrance, manager, unikernels, services, jobs, untold }
     }
 
     /// Puts there what exists already, without a signal for any of it.
@@ -58,42 +81,90 @@ impl Publisher {
     }
 
     /// Ends when the owner of state has.
+    ///
+    /// Two steps: first the objects are as they should be, and whoever waits for that may answer; then the signals go
+    /// out. A signal costs the bus and every listener time that no caller should wait for.
     pub async fn run(mut self, mut events: mpsc::Receiver<Event>, mut barriers: mpsc::Receiver<Barrier>) {
         loop {
             tokio::select! {
                 event = events.recv() => match event {
-                    Some(event) => self.publish(event).await,
+                    Some(event) => self.take_in(event).await,
                     None => return,
                 },
-                Some(barrier) = barriers.recv() => {
-                    // What was told before it is in the queue now; what comes later does not hold it up.
-                    for _ in 0..events.len() {
-                        let Some(event) = events.recv().await else { return };
-                        self.publish(event).await;
-                    }
-                    // Whoever asked may have gone away.
-                    let _ = barrier.send(());
+                Some(barrier) = barriers.recv() => self.reach(barrier, &mut events).await,
+            }
+            for _ in 0..HOPS {
+                tokio::task::yield_now().await;
+                while let Ok(barrier) = barriers.try_recv() {
+                    self.reach(barrier, &mut events).await;
                 }
+            }
+            self.tell().await;
+        }
+    }
+
+    /// Lets whoever waits go on, once everything that was told before is in the objects. What comes later does not hold
+    /// it up.
+    async fn reach(&mut self, barrier: Barrier, events: &mut mpsc::Receiver<Event>) {
+        for _ in 0..events.len() {
+            if let Ok(event) = events.try_recv() {
+                self.take_in(event).await;
+            }
+        }
+        // Whoever asked may have gone away.
+        let _ = barrier.send(());
+    }
+
+    /// Puts one event into the objects, and keeps what is to be told of it. What fails is logged: the next events are
+    /// not lost for it.
+    async fn take_in(&mut self, event: Event) {
+        let taken_in = match event.clone() {
+            Event::Unikernel { before, after } => self.unikernel(before, after).await,
+            Event::Service { before, after } => self.service(before, after).await,
+            Event::Switched { .. } | Event::Job(_) | Event::JobRemoved { .. } => {
+                self.untold.push(Untold::Event(event.clone()));
+                Ok(())
+            }
+            Event::Manager(view) => {
+                let changed = show::<Manager, _>(&self.connection, path::ROOT, &self.manager, view).await;
+                changed.map(|changed| self.untold.extend(changed))
+            }
+        };
+        if let Err(error) = taken_in {
+            tracing::error!(%error, ?event, "an event could not be put on the bus");
+        }
+    }
+
+    /// Sends the signals that are due, in the order in which things happened.
+    async fn tell(&mut self) {
+        for untold in std::mem::take(&mut self.untold) {
+            if let Err(error) = self.tell_one(untold).await {
+                tracing::error!(%error, "a signal could not be sent");
             }
         }
     }
 
-    /// Puts one event on the bus. What fails is logged: the next events are not lost for it.
-    pub async fn publish(&mut self, event: Event) {
-        let published = match event.clone() {
-            Event::Unikernel { before, after } => self.unikernel(before, after).await,
-            Event::Service { before, after } => self.service(before, after).await,
-            Event::Switched { service, from, to } => {
+    async fn tell_one(&mut self, untold: Untold) -> zbus::Result<()> {
+        match untold {
+            Untold::Properties { emitter, interface, changed, invalidated } => {
+                let changed =
+                    changed.iter().filter_map(|(name, value)| Some((name.as_str(), value.try_clone().ok()?.into())));
+                let invalidated = invalidated.iter().map(String::as_str).collect::<Vec<_>>();
+                Properties::properties_changed(&emitter, interface, changed.collect(), Cow::Owned(invalidated)).await
+            }
+            Untold::State { old, view } => {
+                let (id, new) = (view.id.as_str(), view.state.to_string());
+                let path = path::unikernel(&view.id);
+                Manager::unikernel_state_changed(&self.emitter(), path.as_ref(), id, &old, &new, details(&view)).await
+            }
+            Untold::Event(Event::Switched { service, from, to }) => {
                 let (from, to) = (from.map(String::from), to.map(String::from));
                 let (from, to) = (from.unwrap_or_default(), to.unwrap_or_default());
                 Manager::service_switched(&self.emitter(), service.as_str(), &from, &to).await
             }
-            Event::Job(view) => self.job(view).await,
-            Event::JobRemoved { number, result } => self.job_removed(number, result).await,
-            Event::Manager(view) => show::<Manager, _>(&self.connection, path::ROOT, &self.manager, view).await,
-        };
-        if let Err(error) = published {
-            tracing::error!(%error, ?event, "an event could not be told on the bus");
+            Untold::Event(Event::Job(view)) => self.job(view).await,
+            Untold::Event(Event::JobRemoved { number, result }) => self.job_removed(number, result).await,
+            Untold::Event(_) => Ok(()),
         }
     }
 
@@ -109,21 +180,23 @@ impl Publisher {
         };
         let (path, entrance) = (path::unikernel(&view.id), &self.entrance);
         let make = |snapshot| UnikernelObject::new(snapshot, entrance.clone());
-        put(&self.connection, &mut self.unikernels, &path, view.clone(), make).await?;
+        let changed = put(&self.connection, &mut self.unikernels, &path, view.clone(), make).await?;
+        self.untold.extend(changed);
         let old = before.map(|before| before.state);
-        if old == Some(view.state) {
-            return Ok(());
+        if old != Some(view.state) {
+            let old = old.map(|state| state.to_string()).unwrap_or_default();
+            self.untold.push(Untold::State { old, view });
         }
-        let (id, new) = (view.id.as_str(), view.state.to_string());
-        let old = old.map(|state| state.to_string()).unwrap_or_default();
-        Manager::unikernel_state_changed(&self.emitter(), path.as_ref(), id, &old, &new, details(&view)).await
+        Ok(())
     }
 
     async fn service(&mut self, before: Option<Arc<ServiceView>>, after: Option<Arc<ServiceView>>) -> zbus::Result<()> {
         match (before, after) {
             (_, Some(view)) => {
                 let path = path::service(&view.name);
-                put(&self.connection, &mut self.services, &path, view, ServiceObject::new).await
+                let changed = put(&self.connection, &mut self.services, &path, view, ServiceObject::new).await?;
+                self.untold.extend(changed);
+                Ok(())
             }
             (Some(gone), None) => {
                 remove::<ServiceObject, _>(&self.connection, &mut self.services, path::service(&gone.name)).await
@@ -135,7 +208,10 @@ impl Publisher {
     async fn job(&mut self, view: JobView) -> zbus::Result<()> {
         let (path, entrance) = (path::job(view.number), &self.entrance);
         let make = |snapshot| JobObject::new(snapshot, entrance.clone());
-        put(&self.connection, &mut self.jobs, &path, Arc::new(view), make).await
+        match put(&self.connection, &mut self.jobs, &path, Arc::new(view), make).await? {
+            Some(changed) => Box::pin(self.tell_one(changed)).await,
+            None => Ok(()),
+        }
     }
 
     async fn job_removed(&mut self, number: JobNumber, result: JobResult) -> zbus::Result<()> {
@@ -150,20 +226,21 @@ impl Publisher {
     }
 }
 
-/// Shows `view` at `path`, with a new object where there is none. The ObjectManager tells of a new one.
+/// Shows `view` at `path`, with a new object where there is none, and returns what is to be told of a change. The
+/// ObjectManager tells of a new one.
 async fn put<I: Interface, V>(
     connection: &Connection,
     snapshots: &mut Snapshots<V>,
     path: &OwnedObjectPath,
     view: Arc<V>,
     make: impl FnOnce(watch::Receiver<Arc<V>>) -> I,
-) -> zbus::Result<()> {
+) -> zbus::Result<Option<Untold>> {
     if let Some(snapshot) = snapshots.get(path) {
         return show::<I, V>(connection, path.as_str(), snapshot, view).await;
     }
     let (snapshot, shown) = watch::channel(view);
     snapshots.insert(path.clone(), snapshot);
-    connection.object_server().at(path.as_ref(), make(shown)).await.map(drop)
+    connection.object_server().at(path.as_ref(), make(shown)).await.map(|_| None)
 }
 
 /// Takes the object at `path` off the bus; the ObjectManager tells of it.
@@ -178,22 +255,24 @@ async fn remove<I: Interface, V>(
     connection.object_server().remove::<I, _>(path.as_ref()).await.map(drop)
 }
 
-/// Gives an object its new snapshot and tells the properties that are different now, in one signal.
+/// Gives an object its new snapshot, and returns the properties that are different now, for one signal.
 async fn show<I: Interface, V>(
     connection: &Connection,
     path: &str,
     snapshot: &watch::Sender<Arc<V>>,
     view: Arc<V>,
-) -> zbus::Result<()> {
+) -> zbus::Result<Option<Untold>> {
     let object = connection.object_server().interface::<_, I>(path).await?;
     let before = properties(connection, &object).await?;
     snapshot.send_replace(view);
-    let after = properties(connection, &object).await?;
-    let (changed, invalidated) = difference(&before, &after);
-    if changed.is_empty() && invalidated.is_empty() {
-        return Ok(());
+    let mut after = properties(connection, &object).await?;
+    let invalidated = before.keys().filter(|name| !after.contains_key(*name)).cloned().collect::<Vec<_>>();
+    after.retain(|name, value| before.get(name) != Some(value));
+    if after.is_empty() && invalidated.is_empty() {
+        return Ok(None);
     }
-    Properties::properties_changed(object.signal_emitter(), I::name(), changed, Cow::Owned(invalidated)).await
+    let emitter = object.signal_emitter().to_owned();
+    Ok(Some(Untold::Properties { emitter, interface: I::name(), changed: after, invalidated }))
 }
 
 /// What the object's own getters answer, so that signal and property cannot differ.
@@ -203,14 +282,4 @@ async fn properties<I: Interface>(
 ) -> zbus::Result<HashMap<String, OwnedVariant>> {
     let server = connection.object_server();
     Ok(object.get().await.get_all(server, connection, None, object.signal_emitter()).await?)
-}
-
-type Shown = HashMap<String, OwnedVariant>;
-
-/// Properties with another value, and those that nobody can say without being asked any more.
-fn difference<'a>(before: &'a Shown, after: &'a Shown) -> (HashMap<&'a str, Variant<'a>>, Vec<&'a str>) {
-    let changed = after.iter().filter(|(name, value)| before.get(*name) != Some(value));
-    let changed = changed.filter_map(|(name, value)| Some((name.as_str(), value.try_clone().ok()?.into())));
-    let invalidated = before.keys().filter(|name| !after.contains_key(*name)).map(String::as_str);
-    (changed.collect(), invalidated.collect())
 }

@@ -38,6 +38,8 @@ pub struct Context {
     pub drains: Notify,
     /// Told when Albatross is to be looked at.
     pub look: Notify,
+    /// Told when that has a moment's time.
+    pub look_soon: Notify,
     /// Told when Albatross has been looked at: what is half-done can be finished.
     pub looked: Notify,
     /// Held while an image enters the store or leaves it, so that the file and its record go together.

@@ -1,11 +1,12 @@
 //! Deploy: from an image to a unikernel that is ready.
 
+use std::fs::File;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::info;
 
 use super::claims::{Claim, Pin};
@@ -48,6 +49,10 @@ pub struct Deploy {
     /// The store did not have the image before.
     brought_image: bool,
     deployment: Option<Deployment>,
+    /// The image, opened while the ledger was written.
+    opened: Option<(File, ImageRecord)>,
+    /// The address that was asked for on the network while the ledger was written, and whether somebody answered.
+    probed: Option<(IpAddr, bool)>,
     claim: Option<Claim>,
     unikernel: Option<Unikernel>,
     revived: bool,
@@ -64,6 +69,8 @@ impl Deploy {
             image: None,
             brought_image: false,
             deployment: None,
+            opened: None,
+            probed: None,
             claim: None,
             unikernel: None,
             revived: false,
@@ -198,12 +205,24 @@ impl Deploy {
         async move {
             let deployment = self.deployment()?.clone();
             self.finish_removal(&deployment).await?;
-            let admitted = self
-                .context
-                .owner
-                .decide(move |state| Ok(admission::admit(&deployment, &state.world, &state.facts, Timestamp::now())?))
-                .await?;
-            match admitted {
+            let image = deployment.image.digest;
+            let (chosen, chosen_address) = oneshot::channel();
+            let admitted = self.context.owner.decide(move |state| {
+                let (changes, admitted) = admission::admit(&deployment, &state.world, &state.facts, Timestamp::now())?;
+                if let Admitted::Start { unikernel, revived: false } = &admitted {
+                    let _ = chosen.send((unikernel.spec.network.clone(), unikernel.address));
+                }
+                Ok((changes, admitted))
+            });
+            // Both change nothing, and take as long as the disk does.
+            let probe = async {
+                let (network, address) = chosen_address.await.ok()?;
+                Some((address, leases::answers(&self.context, &network, address).await))
+            };
+            let open = self.context.store.get(image);
+            let (admitted, probed, opened) = tokio::join!(admitted, probe, open);
+            (self.probed, self.opened) = (probed, opened.ok());
+            match admitted? {
                 Admitted::AlreadyThere(unikernel) => {
                     self.unikernel = Some(unikernel);
                     Ok(Flow::Done)
@@ -267,9 +286,13 @@ impl Deploy {
     fn probe<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             for _ in 0..leases::PROBES {
-                let unikernel = self.unikernel()?;
-                let (network, address) = (unikernel.spec.network.clone(), unikernel.address);
-                if !leases::answers(&self.context, &network, address).await {
+                let unikernel = self.unikernel()?.clone();
+                let (network, address) = (unikernel.spec.network, unikernel.address);
+                let answers = match self.probed.take_if(|(probed, _)| *probed == address) {
+                    Some((_, answers)) => answers,
+                    None => leases::answers(&self.context, &network, address).await,
+                };
+                if !answers {
                     return Ok(Flow::Next);
                 }
                 if self.revived || unikernel.spec.address.address.is_some() {
@@ -297,11 +320,16 @@ impl Deploy {
     fn create<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             let unikernel = self.unikernel()?.clone();
+            let opened = self.opened.take();
             let (record, _) = self.image.as_ref().ok_or(Error::Defect)?;
             let creation = self.creation(&unikernel, record).await?;
-            let (file, record) = self.context.store.get(record.digest).await?;
+            let (file, size) = match opened {
+                Some((file, stored)) => (file, stored.size),
+                // For the error that says why it could not be opened.
+                None => self.context.store.get(record.digest).await.map(|(file, stored)| (file, stored.size))?,
+            };
             self.maybe_created = true;
-            let created = self.context.albatross.create(&unikernel.id, &creation, file, record.size).await;
+            let created = self.context.albatross.create(&unikernel.id, &creation, file, size).await;
             match created {
                 Ok(Some(running)) => {
                     self.unikernel = Some(running_now(unikernel, &running));
@@ -351,23 +379,24 @@ impl Deploy {
     }
 
     fn record_running<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
-        self.record(Phase::Running)
+        async move {
+            let unikernel = Unikernel { phase: Phase::Running, ..self.unikernel()?.clone() };
+            self.unikernel = Some(unikernel.clone());
+            // Not worth the disk's time: to a start of the service it is as half-made as one that is being created.
+            self.context.owner.show(unikernel).await?;
+            Ok(Flow::Next)
+        }
+        .boxed()
     }
 
     fn record_ready<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
-        self.record(Phase::Ready)
-    }
-
-    fn record(&mut self, phase: Phase) -> BoxFuture<'_, Result<Flow, Error>> {
         async move {
-            let mut unikernel = Unikernel { phase, ..self.unikernel()?.clone() };
-            if phase == Phase::Ready {
-                unikernel.exit_reason.clear();
-            }
+            let unikernel = Unikernel { phase: Phase::Ready, exit_reason: String::new(), ..self.unikernel()?.clone() };
+            self.unikernel = Some(unikernel.clone());
             let id = unikernel.id.clone();
             let put = Change::PutUnikernel(Box::new(unikernel));
             self.context.owner.decide(move |_| Ok((vec![put], ()))).await?;
-            info!(%id, ?phase, "deployment");
+            info!(%id, "deployed");
             Ok(Flow::Next)
         }
         .boxed()

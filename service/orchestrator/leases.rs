@@ -12,9 +12,9 @@ use super::owner::State;
 use crate::domain::{Change, Exclusion, LeaseTag, NetworkName, Timestamp};
 use crate::planning::{self, admission};
 
-/// How long an ARP probe waits for an answer. A bridge of this host answers in microseconds and a switched network in
-/// less than 2 ms; a longer wait would be most of the time that a deployment takes.
-const PROBE: Duration = Duration::from_millis(3);
+/// How long an ARP probe waits for an answer; the timer adds up to one more. A bridge of this host answers in
+/// microseconds and a switched network in less than 2 ms; a longer wait would be most of what a deployment takes.
+const PROBE: Duration = Duration::from_millis(2);
 
 /// Addresses that are tried before giving up, when one after the other answers.
 pub const PROBES: usize = 16;

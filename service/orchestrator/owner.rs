@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use super::claims::Claims;
 use super::error::Error;
 use super::fault;
-use crate::domain::{Change, Event, Inventory, ManagerView, Policy, Publication, ServiceName, UnikernelId};
+use crate::domain::{Change, Event, Inventory, ManagerView, Policy, Publication, ServiceName, Unikernel, UnikernelId};
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
 use crate::planning::facts::Facts;
@@ -66,6 +66,10 @@ enum Message {
         done: oneshot::Sender<Result<(), Error>>,
     },
     Look(Look),
+    Show {
+        unikernel: Box<Unikernel>,
+        done: oneshot::Sender<()>,
+    },
     Observe(Observe),
     Seen(Seen),
     Trouble {
@@ -110,6 +114,13 @@ impl OwnerHandle {
         })))
         .await?;
         value.await.map_err(|_| Error::Stopping)
+    }
+
+    /// Shows how far a deployment has come. It is on its way in the ledger and stays that until the next decision.
+    pub async fn show(&self, unikernel: Unikernel) -> Result<(), Error> {
+        let (done, shown) = oneshot::channel();
+        self.send(Message::Show { unikernel: Box::new(unikernel), done }).await?;
+        shown.await.map_err(|_| Error::Stopping)
     }
 
     /// Takes in what was observed of the host.
@@ -215,6 +226,10 @@ impl Owner {
                 self.refresh_claims();
                 look(&self.state);
             }
+            Message::Show { unikernel, done } => {
+                self.apply(vec![Change::PutUnikernel(unikernel)]).await;
+                let _ = done.send(());
+            }
             Message::Observe(observe) => self.observe(observe).await,
             Message::Seen(seen) => self.take_in(seen).await,
             Message::Trouble { subject, note } => self.note(subject, note),
@@ -250,10 +265,14 @@ impl Owner {
             self.take_back(back, &before, &after).await;
             return Err(error);
         }
+        self.apply(changes).await;
+        Ok(())
+    }
+
+    async fn apply(&mut self, changes: Vec<Change>) {
         for event in self.state.world.apply(changes) {
             self.tell(event).await;
         }
-        Ok(())
     }
 
     async fn take_back(&mut self, back: Vec<Change>, before: &Elements, after: &Elements) {

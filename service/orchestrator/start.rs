@@ -9,6 +9,7 @@ use super::claims::Claims;
 use super::context::{Context, Limits};
 use super::jobs::Jobs;
 use super::owner::{Owner, State};
+use super::watch::HostWatch;
 use super::{Orchestrator, drains, recover, watch};
 use crate::config::Config;
 use crate::domain::{Change, Event, ManagerView, Network, ServiceView, UnikernelView};
@@ -91,6 +92,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         deploy_slots: Arc::new(Semaphore::new(config.limits.concurrent_deploys)),
         drains: Notify::new(),
         look: Notify::new(),
+        look_soon: Notify::new(),
         looked: Notify::new(),
         store_gate: tokio::sync::Mutex::new(()),
     });
@@ -106,12 +108,13 @@ impl Runner {
     pub async fn run(self) {
         let Self { owner, context, configured, reader, foreign_changes, link_events } = self;
         tokio::spawn(owner.run());
-        watch::look_at_host(&context, &configured).await;
+        let mut host = HostWatch::new(configured);
+        watch::look_at_host(&context, &mut host).await;
         if let Err(error) = recover::match_images(&context).await {
             warn!(%error, "the image store could not be looked through");
         }
         tokio::spawn(watch::follow_table(Arc::clone(&context), reader, foreign_changes));
-        tokio::spawn(watch::follow_host(Arc::clone(&context), configured, link_events));
+        tokio::spawn(watch::follow_host(Arc::clone(&context), host, link_events));
         tokio::spawn(recover::follow(Arc::clone(&context)));
         tokio::spawn(drains::run(Arc::clone(&context)));
         watch::follow_albatross(context).await;

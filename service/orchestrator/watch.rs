@@ -15,7 +15,7 @@ use super::{publish, recover};
 use crate::albatross;
 use crate::domain::{Inventory, Network, NetworkName, Policy, Running, UnikernelId};
 use crate::host_network::nftables::{ForeignChanges, Table};
-use crate::host_network::{LinkEvent, LinkEvents};
+use crate::host_network::{Bridge, LinkEvent, LinkEvents};
 use crate::planning::facts::{HostBridge, effective_networks};
 use crate::planning::{reconcile, redaction};
 
@@ -24,6 +24,10 @@ const LOOK: Duration = Duration::from_secs(30);
 
 /// Between two looks while Albatross does not answer.
 const LOOK_WHILE_AWAY: Duration = Duration::from_secs(1);
+
+/// From what is no death to the look at it: a call that creates a unikernel has Albatross to itself meanwhile, for the
+/// daemon does one thing at a time.
+const SOON: Duration = Duration::from_millis(250);
 
 /// Events of one death (carrier down, up again, link gone) come within this time.
 const SETTLE: Duration = Duration::from_millis(4);
@@ -43,7 +47,8 @@ pub async fn follow_albatross(context: Arc<Context>) {
             tokio::select! {
                 () = context.look.notified() => {}
                 // What happened to the unikernel while a call worked on it was left to that call.
-                () = context.claims.ended() => {}
+                () = async { context.claims.ended().await; sleep(SOON).await } => {}
+                () = async { context.look_soon.notified().await; sleep(SOON).await } => {}
             }
         };
         if timeout(pause, news).await.is_ok() {
@@ -131,10 +136,45 @@ async fn last_words(context: &Context, gone: Vec<UnikernelId>) -> Result<BTreeMa
     Ok(words.into_iter().flatten().collect())
 }
 
+/// What a look at the host needs, and what it remembers.
+#[derive(Debug)]
+pub struct HostWatch {
+    configured: Vec<Network>,
+    /// Bridges, by their kernel's numbers, that loopback connections may leave by. To say so again is an event of the
+    /// link: without this each look would cause the next.
+    routed: BTreeMap<NetworkName, u32>,
+}
+
+impl HostWatch {
+    /// `configured`: networks as the configuration has them.
+    pub fn new(configured: Vec<Network>) -> Self {
+        Self { configured, routed: BTreeMap::new() }
+    }
+
+    /// Why published ports do not answer on localhost, of the bridges that are new.
+    async fn route_loopback(&mut self, context: &Context, present: &[&Bridge]) -> Option<String> {
+        self.routed.retain(|name, index| present.iter().any(|bridge| bridge.name == *name && bridge.index == *index));
+        let mut note = None;
+        for bridge in present {
+            if self.routed.contains_key(&bridge.name) {
+                continue;
+            }
+            match context.host.allow_loopback_routing(&bridge.name).await {
+                Ok(()) => drop(self.routed.insert(bridge.name.clone(), bridge.index)),
+                Err(error) => {
+                    let network = &bridge.name;
+                    note = Some(format!("published ports of network {network} do not answer on localhost: {error}"));
+                }
+            }
+        }
+        note
+    }
+}
+
 /// Follows links and addresses of the host. Never ends.
-pub async fn follow_host(context: Arc<Context>, configured: Vec<Network>, mut events: LinkEvents) {
+pub async fn follow_host(context: Arc<Context>, mut watch: HostWatch, mut events: LinkEvents) {
     loop {
-        look_at_host(&context, &configured).await;
+        look_at_host(&context, &mut watch).await;
         let mut addresses_changed = false;
         while !addresses_changed {
             match events.next().await {
@@ -144,9 +184,9 @@ pub async fn follow_host(context: Arc<Context>, configured: Vec<Network>, mut ev
                     context.look.notify_one();
                     addresses_changed = true;
                 }
-                Ok(LinkEvent::Changed { name, .. } | LinkEvent::Vanished { name, .. }) if name.starts_with(TAP) => {
-                    context.look.notify_one();
-                }
+                Ok(LinkEvent::Vanished { name, .. }) if name.starts_with(TAP) => context.look.notify_one(),
+                // One that is new, or whose carrier is gone: then it vanishes within milliseconds.
+                Ok(LinkEvent::Changed { name, .. }) if name.starts_with(TAP) => context.look_soon.notify_one(),
                 // A bridge that comes or goes takes its addresses along.
                 Ok(_) => addresses_changed = true,
                 Err(error) => {
@@ -161,8 +201,8 @@ pub async fn follow_host(context: Arc<Context>, configured: Vec<Network>, mut ev
     }
 }
 
-/// Takes in the host's addresses and bridges; `networks` are the configured ones.
-pub async fn look_at_host(context: &Context, configured: &[Network]) {
+/// Takes in the host's addresses and bridges.
+pub async fn look_at_host(context: &Context, watch: &mut HostWatch) {
     let observed = async {
         let bridges = context.host.bridges().await?;
         let addresses = context.host.addresses().await?;
@@ -175,17 +215,12 @@ pub async fn look_at_host(context: &Context, configured: &[Network]) {
             return context.owner.trouble(Trouble::HostNetwork, Some(note)).await;
         }
     };
-    context.owner.trouble(Trouble::HostNetwork, None).await;
-    let bridges: Vec<HostBridge> =
-        bridges.into_iter().map(|bridge| HostBridge { name: bridge.name, addresses: bridge.addresses }).collect();
-    let networks = effective_networks(configured, &bridges);
-    let present = |name: &NetworkName| bridges.iter().any(|bridge| bridge.name == *name);
-    for network in networks.iter().filter(|network| present(&network.name)) {
-        if let Err(error) = context.host.allow_loopback_routing(&network.name).await {
-            let note = format!("published ports of network {} do not answer on localhost: {error}", network.name);
-            context.owner.trouble(Trouble::HostNetwork, Some(note)).await;
-        }
-    }
+    let host_bridge = |bridge: &Bridge| HostBridge { name: bridge.name.clone(), addresses: bridge.addresses.clone() };
+    let networks = effective_networks(&watch.configured, &bridges.iter().map(host_bridge).collect::<Vec<_>>());
+    let is_network = |bridge: &&Bridge| networks.iter().any(|network| network.name == bridge.name);
+    let present: Vec<&Bridge> = bridges.iter().filter(is_network).collect();
+    let note = watch.route_loopback(context, &present).await;
+    context.owner.trouble(Trouble::HostNetwork, note).await;
     let note = (!crate::host_network::forwarding()).then(|| {
         "the host does not forward IPv4: publications are reached from the host alone. Set net.ipv4.ip_forward=1 in \
          /etc/sysctl.d"

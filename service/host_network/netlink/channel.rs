@@ -101,7 +101,7 @@ impl Channel {
         sequence: u32,
         read: &mut impl FnMut(&Frame<'_>) -> Result<Option<T>, Error>,
     ) -> Result<Option<Vec<T>>, Error> {
-        self.send(object, request).await?;
+        self.send_apart(object, request.to_vec()).await?;
         let (mut all, mut whole) = (Vec::new(), true);
         loop {
             self.receive(object).await?;
@@ -156,15 +156,7 @@ impl Channel {
         self.unfinished = true;
         let deadline = DEADLINE + PER_MEBIBYTE * u32::try_from(messages.len() >> 20).unwrap_or(u32::MAX);
         let answer = timeout(deadline, async {
-            // All of the kernel's work on a batch is done inside of this call, and it waits for whoever else changes
-            // the ruleset: not on the thread that everything else runs on.
-            let socket = self.socket.clone();
-            let sent = tokio::task::spawn_blocking(move || {
-                let result = socket.socket_ref().send(&messages, 0);
-                (messages, result)
-            });
-            let (messages, result) = sent.await.map_err(|error| Error::unreadable(object, error))?;
-            result.map_err(|error| Error::io(object, &error))?;
+            let messages = self.send_apart(object, messages).await?;
             Ok((messages, self.verdicts(object, sequences).await?))
         });
         let answer = answer.await.map_err(|_| Error::Timeout { object: object.into(), after: deadline })?;
@@ -191,6 +183,20 @@ impl Channel {
                 }
             }
         }
+    }
+
+    /// For what makes the kernel work long: all of a batch is done inside of the call, after whoever else changes the
+    /// ruleset, and so is the first part of a list, for which all connections are walked. Not on the thread that
+    /// everything else runs on. Gives the messages back.
+    async fn send_apart(&self, object: &str, messages: Vec<u8>) -> Result<Vec<u8>, Error> {
+        let socket = self.socket.clone();
+        let sent = tokio::task::spawn_blocking(move || {
+            let result = socket.socket_ref().send(&messages, 0);
+            (messages, result)
+        });
+        let (messages, result) = sent.await.map_err(|error| Error::unreadable(object, error))?;
+        result.map_err(|error| Error::io(object, &error))?;
+        Ok(messages)
     }
 
     async fn send(&self, object: &str, bytes: &[u8]) -> Result<(), Error> {

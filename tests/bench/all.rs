@@ -1,0 +1,62 @@
+//! Measures the service against limits that are measured in the same run: `cargo bench`, or `cargo bench -- publish`.
+//!
+//! Each figure is printed beside its limit, as PASS or OVER; the exit code is 1 when one is over. Every part runs as the
+//! host of a network namespace of its own, with its own bus, disk folder and stand-in for Albatross.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod deploy;
+mod figures;
+mod filled;
+mod leases;
+mod memory;
+mod publish;
+mod raw_batch;
+mod start;
+
+#[path = "../support/host.rs"]
+mod host;
+#[path = "../support/netns.rs"]
+#[allow(dead_code, reason = "of what tests need, a part is used here")]
+mod netns;
+#[path = "../private_bus/mod.rs"]
+mod private_bus;
+#[path = "../support/solo5_image.rs"]
+mod solo5_image;
+#[path = "../support/stand_in_process.rs"]
+mod stand_in_process;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    build_stand_in();
+    let parts: [(&str, fn()); 5] = [
+        ("publish", publish::run),
+        ("deploy", deploy::run),
+        ("start", start::run),
+        ("memory", memory::run),
+        ("leases", leases::run),
+    ];
+    for (name, run) in parts.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|word| word == name)) {
+        println!(
+            "
+{name}"
+        );
+        run();
+    }
+    if figures::any_over() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// `cargo bench` builds no examples, and the stand-in is one: into the same profile's folder, where the test's own
+/// file is.
+fn build_stand_in() {
+    let this = std::env::current_exe().unwrap();
+    let profile = this.parent().and_then(Path::parent).and_then(Path::file_name).unwrap().to_str().unwrap();
+    if this.parent().unwrap().parent().unwrap().join("examples/albatrossd-stand-in").exists() {
+        return;
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let build = Command::new(cargo).args(["build", "--profile", profile, "--example", "albatrossd-stand-in"]).status();
+    assert!(build.unwrap().success(), "the stand-in for Albatross cannot be built");
+}
