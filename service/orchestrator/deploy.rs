@@ -391,8 +391,8 @@ impl Deploy {
 
     fn record_ready<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
+            // Ours keeps the reason why it had ended before: should this be undone, that is what it goes back to.
             let unikernel = Unikernel { phase: Phase::Ready, exit_reason: String::new(), ..self.unikernel()?.clone() };
-            self.unikernel = Some(unikernel.clone());
             let id = unikernel.id.clone();
             let put = Change::PutUnikernel(Box::new(unikernel));
             self.context.owner.decide(move |_| Ok((vec![put], ()))).await?;

@@ -45,12 +45,19 @@ impl Remove {
 
     /// One whose intent is in the ledger already.
     pub fn half_done(context: Arc<Context>, id: UnikernelId) -> Self {
-        Self { intended: true, resumed: true, ..Self::new(context, id, true) }
+        Self { resumed: true, ..Self::new(context, id, true) }
     }
 
     fn intend<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
-            self.claim = Some(self.context.claims.claim(&self.id).ok_or_else(|| in_use(&self.id))?);
+            // What is being destroyed already, by another call or since the start, is waited for and then found destroyed:
+            // for as long as Albatross may take. Any other call is not.
+            self.resumed |= self.is_intended().await?;
+            self.claim = Some(match self.context.claims.claim(&self.id) {
+                Some(claim) => claim,
+                None if self.resumed => self.context.claims.claim_in_turn(&self.id).await,
+                None => return Err(in_use(&self.id)),
+            });
             if self.resumed {
                 return Ok(if self.is_intended().await? { Flow::Next } else { Flow::Done });
             }

@@ -85,16 +85,17 @@ pub fn collect(world: &World, facts: &Facts, keep: &Keep) -> Vec<Removal> {
     removals
 }
 
-/// Whether no call is working on it.
+/// Whether no call is working on it, but to destroy it: that is waited for, and what hangs on it goes too.
 fn is_free(unikernel: &Unikernel, facts: &Facts) -> bool {
-    unikernel.phase != Phase::Creating && !unikernel.removing && !facts.busy.contains(&unikernel.id)
+    unikernel.removing || (unikernel.phase != Phase::Creating && !facts.busy.contains(&unikernel.id))
 }
 
 fn unused<'a>(world: &World, name: &ServiceName, members: Vec<&'a Unikernel>, previous: u32) -> Vec<&'a Unikernel> {
     let service = world.service(name);
     let live = service.and_then(|service| service.publication.as_ref());
     let live = live.and_then(|publication| world.unikernel(&publication.unikernel));
-    let mut earlier = members.iter().copied().filter(|u| u.last_live.is_some() && !is(live, u)).collect::<Vec<_>>();
+    let mut earlier =
+        members.iter().copied().filter(|u| u.last_live.is_some() && !u.removing && !is(live, u)).collect::<Vec<_>>();
     // The previous one first, whatever the clock did; then by when they were live.
     earlier.sort_by_key(|u| {
         let is_previous = service.and_then(|service| service.previous.as_ref()) == Some(&u.id);
@@ -108,7 +109,7 @@ fn unused<'a>(world: &World, name: &ServiceName, members: Vec<&'a Unikernel>, pr
         .filter(|u| {
             let ended = matches!(u.phase, Phase::Exited | Phase::Failed);
             let superseded = live.is_some_and(|live| u.created_at < live.created_at);
-            ended || superseded || u.last_live.is_some()
+            u.removing || ended || superseded || u.last_live.is_some()
         })
         .collect()
 }

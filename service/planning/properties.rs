@@ -290,7 +290,8 @@ impl Model {
             match removal {
                 Removal::Publication(name) => assert!(services.as_ref().is_some_and(|kept| !kept.contains(name))),
                 Removal::Unikernel(id) => {
-                    assert!(!self.facts.busy.contains(id), "{id} is being worked on");
+                    let going = self.world.unikernel(id).is_some_and(|unikernel| unikernel.removing);
+                    assert!(going || !self.facts.busy.contains(id), "{id} is being worked on");
                     let unpublished = services.as_ref().is_some_and(|kept| !kept.contains(&id.service()));
                     assert!(unpublished || !self.world.is_live(id), "{id} is live");
                 }
