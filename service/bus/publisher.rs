@@ -122,7 +122,7 @@ impl Publisher {
             Event::Unikernel { before, after } => self.unikernel(before, after).await,
             Event::Service { before, after } => self.service(before, after).await,
             Event::Switched { .. } | Event::Job(_) | Event::JobRemoved { .. } => {
-                self.untold.push(Untold::Event(event.clone()));
+                self.keep(event.clone());
                 Ok(())
             }
             Event::Manager(view) => {
@@ -132,6 +132,17 @@ impl Publisher {
         };
         if let Err(error) = taken_in {
             tracing::error!(%error, ?event, "an event could not be put on the bus");
+        }
+    }
+
+    /// Keeps what is to be told; of a job's steps only the last, where they follow each other faster than they are told.
+    fn keep(&mut self, event: Event) {
+        if let (Event::Job(view), Some(Untold::Event(Event::Job(last)))) = (&event, self.untold.last_mut())
+            && view.number == last.number
+        {
+            *last = view.clone();
+        } else {
+            self.untold.push(Untold::Event(event));
         }
     }
 

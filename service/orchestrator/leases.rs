@@ -13,8 +13,8 @@ use crate::domain::{Change, Exclusion, LeaseTag, NetworkName, Timestamp};
 use crate::planning::{self, admission};
 
 /// How long an ARP probe waits for an answer; the timer adds up to one more. A bridge of this host answers in
-/// microseconds and a switched network in less than 2 ms; a longer wait would be most of what a deployment takes.
-const PROBE: Duration = Duration::from_millis(2);
+/// microseconds and a switched network in less than a millisecond; a longer wait would be most of what a deployment adds.
+const PROBE: Duration = Duration::from_millis(1);
 
 /// Addresses that are tried before giving up, when one after the other answers.
 pub const PROBES: usize = 16;

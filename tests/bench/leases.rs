@@ -6,7 +6,7 @@ use super::figures::{Samples, at_most, measured, note};
 use super::filled::{Fill, fill};
 use super::host::TestHost;
 
-const ROUNDS: usize = 150;
+const ROUNDS: usize = 300;
 
 pub fn run() {
     let few = measured("leases", || measure(10));

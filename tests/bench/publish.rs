@@ -50,9 +50,11 @@ async fn measure(ports: u32, wanted: Fill) -> Option<Duration> {
         if round == 10 {
             [switch, echo, commit, batch] = Default::default(); // warm
         }
+        // Both find the bus, the service and the client as awake as the other does.
+        version(&manager).await;
         publish(&manager, &pair[round % 2].0, &mut switch).await;
         tokio::time::sleep(PAUSE).await;
-        version(&manager).await; // the one measured finds both ends as awake as Publish does
+        version(&manager).await;
         echo.time(version(&manager)).await;
         commit.push(disk.commit());
         batch.push(raw.switch());
