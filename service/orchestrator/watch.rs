@@ -14,7 +14,7 @@ use super::owner::{Seen, Trouble};
 use super::{publish, recover};
 use crate::albatross;
 use crate::domain::{Inventory, Network, NetworkName, Policy, Running, UnikernelId};
-use crate::host_network::nftables::{ForeignChanges, Table};
+use crate::host_network::nftables::{ForeignChange, ForeignChanges, Table};
 use crate::host_network::{Bridge, LinkEvent, LinkEvents};
 use crate::planning::facts::{HostBridge, effective_networks};
 use crate::planning::{reconcile, redaction};
@@ -243,8 +243,7 @@ pub async fn follow_table(context: Arc<Context>, reader: Table, mut changes: For
         while !context.owner.repair_table().await.unwrap_or(true) {
             sleep(LOOK_WHILE_AWAY).await;
         }
-        note_other_tables(&context, &reader).await;
-        match changes.next().await {
+        match next_change(&context, &reader, &mut changes).await {
             Ok(change) => {
                 info!(
                     process = change.process,
@@ -255,6 +254,20 @@ pub async fn follow_table(context: Arc<Context>, reader: Table, mut changes: For
                 warn!(%error, "nftables notifications");
                 sleep(LOOK_WHILE_AWAY).await;
             }
+        }
+    }
+}
+
+/// Waits for a change of our table, and meanwhile looks what other tables do to our traffic.
+async fn next_change(
+    context: &Context,
+    reader: &Table,
+    changes: &mut ForeignChanges,
+) -> Result<ForeignChange, crate::host_network::Error> {
+    loop {
+        note_other_tables(context, reader).await;
+        if let Ok(change) = timeout(LOOK, changes.next()).await {
+            return change;
         }
     }
 }
