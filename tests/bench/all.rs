@@ -16,7 +16,6 @@ mod start;
 #[path = "../support/host.rs"]
 mod host;
 #[path = "../support/netns.rs"]
-#[allow(dead_code, reason = "of what tests need, a part is used here")]
 mod netns;
 #[path = "../private_bus/mod.rs"]
 mod private_bus;
