@@ -132,7 +132,8 @@ async fn serve(flags: Flags, config: Config) -> Result<(), Failure> {
     let access = AccessSettings { group: config.access.group.clone() };
     let parts = open(&flags, config)?;
     let Assembled { orchestrator, initial, events, runner } = orchestrator::assemble(parts)?;
-    // The name first: to put many ports into the kernel takes longer, and calls that come before that wait their turn.
+    runner.look().await;
+    // The name before the table: to put many ports into the kernel takes longer, and calls that come before wait for it.
     let serving = bus::serve(&flags.bus, access, orchestrator.clone(), initial, events).await?;
     tokio::spawn(runner.run());
     info!(version = env!("CARGO_PKG_VERSION"), bus = %flags.bus, "ready");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{ImageDigest, MacAddress, NetworkName, Timestamp, UnikernelId};
+use super::{ImageDigest, MacAddress, Timestamp, UnikernelId};
 
 /// A unikernel that Albatross runs under one of our names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,7 +12,6 @@ pub struct Running {
     /// Albatross 2.6 and earlier do not always say.
     pub started: Option<Timestamp>,
     pub mac: Option<MacAddress>,
-    pub cpus: BTreeSet<u32>,
 }
 
 /// Everything that Albatross runs on the configured path.
@@ -28,5 +27,4 @@ pub struct Inventory {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policy {
     pub cpus: BTreeSet<u32>,
-    pub networks: BTreeSet<NetworkName>,
 }

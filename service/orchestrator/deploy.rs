@@ -88,11 +88,14 @@ impl Deploy {
         async move {
             // Before anything is read: a template that cannot be filled in needs no image.
             template::check(&self.request.arguments)?;
-            let slots = Arc::clone(&self.context.deploy_slots);
-            self.slot = Some(slots.acquire_owned().await.map_err(|_| Error::Stopping)?);
+            self.slot = Some(self.free_slot().await?);
             Ok(Flow::Next)
         }
         .boxed()
+    }
+
+    async fn free_slot(&self) -> Result<OwnedSemaphorePermit, Error> {
+        Arc::clone(&self.context.deploy_slots).acquire_owned().await.map_err(|_| Error::Stopping)
     }
 
     fn import<'a>(&'a mut self, job: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
@@ -195,7 +198,16 @@ impl Deploy {
         async move {
             let deployment = self.deployment()?;
             let id = deployment.spec.id(&deployment.service);
-            self.claim = Some(self.context.claims.claim_in_turn(&id).await);
+            self.claim = Some(match self.context.claims.claim(&id) {
+                Some(claim) => claim,
+                None => {
+                    // Whoever only waits does not keep other services from being deployed.
+                    self.slot = None;
+                    let claim = self.context.claims.claim_in_turn(&id).await;
+                    self.slot = Some(self.free_slot().await?);
+                    claim
+                }
+            });
             Ok(Flow::Next)
         }
         .boxed()
@@ -394,8 +406,14 @@ impl Deploy {
             // Ours keeps the reason why it had ended before: should this be undone, that is what it goes back to.
             let unikernel = Unikernel { phase: Phase::Ready, exit_reason: String::new(), ..self.unikernel()?.clone() };
             let id = unikernel.id.clone();
-            let put = Change::PutUnikernel(Box::new(unikernel));
-            self.context.owner.decide(move |_| Ok((vec![put], ()))).await?;
+            self.context
+                .owner
+                .decide(move |state| {
+                    // A switch can have written there meanwhile when it was live.
+                    let last_live = state.world.unikernel(&unikernel.id).and_then(|now| now.last_live);
+                    Ok((vec![Change::PutUnikernel(Box::new(Unikernel { last_live, ..unikernel }))], ()))
+                })
+                .await?;
             info!(%id, "deployed");
             Ok(Flow::Next)
         }

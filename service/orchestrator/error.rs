@@ -1,7 +1,5 @@
 //! Everything that a call can end with. The bus gives each its name by [`Error::kind`].
 
-use std::time::Duration;
-
 use crate::domain::{ImageDigest, JobNumber, UnikernelId};
 use crate::planning::address_pool::{self, Why};
 use crate::{albatross, host_network, images, ledger, planning};
@@ -52,8 +50,6 @@ pub enum Error {
     NoSuchJob(JobNumber),
     #[error("cancelled")]
     Cancelled,
-    #[error("not possible within {0:?}: something else keeps the service busy, see `busctl call … ListJobs`")]
-    Busy(Duration),
     #[error("the service is stopping: call again in a moment")]
     Stopping,
     #[error("a defect of the service ended this call: please report what the journal says of it")]
@@ -75,7 +71,6 @@ impl Error {
             Self::ImageGone(_) => ErrorKind::ImageUnavailable,
             Self::NoSuchJob(_) => ErrorKind::NoSuchJob,
             Self::Cancelled => ErrorKind::Cancelled,
-            Self::Busy(_) => ErrorKind::InUse,
             Self::Ledger(_) | Self::Stopping | Self::Defect => ErrorKind::Internal,
         }
     }
@@ -84,7 +79,7 @@ impl Error {
 fn refused_kind(error: &planning::Error) -> ErrorKind {
     use planning::Error as Refused;
     match error {
-        Refused::InvalidArgument(_) | Refused::NoNetwork { .. } => ErrorKind::InvalidArgument,
+        Refused::InvalidArgument(_) => ErrorKind::InvalidArgument,
         Refused::NoSuchService(_) => ErrorKind::NoSuchService,
         Refused::NoSuchUnikernel(_) | Refused::NothingBefore(_) => ErrorKind::NoSuchUnikernel,
         Refused::NoSuchLease(_) => ErrorKind::NoSuchLease,

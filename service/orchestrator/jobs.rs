@@ -19,6 +19,8 @@ pub struct Jobs {
 #[derive(Debug, Default)]
 struct Inner {
     last: u64,
+    /// The service is stopping: a call that comes now is cancelled at once.
+    closing: bool,
     running: BTreeMap<JobNumber, Running>,
     ended: VecDeque<(JobView, JobResult)>,
 }
@@ -44,14 +46,14 @@ impl Jobs {
     }
 
     pub async fn begin(self: &Arc<Self>, kind: JobKind, subject: String) -> Job {
-        let (cancel, receiver) = watch::channel(false);
-        let view = {
+        let (view, receiver) = {
             let mut inner = self.lock();
+            let (cancel, receiver) = watch::channel(inner.closing);
             inner.last += 1;
             let number = JobNumber(inner.last);
             let view = JobView { number, kind, subject, step: "waiting", progress: None };
             inner.running.insert(number, Running { view: view.clone(), cancel });
-            view
+            (view, receiver)
         };
         let number = view.number;
         self.tell(Event::Job(view)).await;
@@ -73,7 +75,9 @@ impl Jobs {
     }
 
     pub fn cancel_all(&self) {
-        for running in self.lock().running.values() {
+        let mut inner = self.lock();
+        inner.closing = true;
+        for running in inner.running.values() {
             running.cancel.send_replace(true);
         }
     }

@@ -45,6 +45,7 @@ pub enum Trouble {
     OtherTables,
     Ledger,
     HostNetwork,
+    Loopback,
 }
 
 /// What a look at Albatross brought.
@@ -227,7 +228,9 @@ impl Owner {
                 look(&self.state);
             }
             Message::Show { unikernel, done } => {
-                self.apply(vec![Change::PutUnikernel(unikernel)]).await;
+                // A switch can have written there meanwhile when it was live.
+                let last_live = self.state.world.unikernel(&unikernel.id).and_then(|now| now.last_live);
+                self.apply(vec![Change::PutUnikernel(Box::new(Unikernel { last_live, ..*unikernel }))]).await;
                 let _ = done.send(());
             }
             Message::Observe(observe) => self.observe(observe).await,

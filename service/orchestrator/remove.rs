@@ -33,6 +33,8 @@ pub struct Remove {
     intended: bool,
     /// Taken up from the ledger: then it is finished, however often that takes, and never withdrawn.
     resumed: bool,
+    /// Taken up by nobody's call, after a start.
+    from_ledger: bool,
     /// What force has unpublished.
     unpublished: Option<Switched>,
     destroyed: bool,
@@ -40,12 +42,22 @@ pub struct Remove {
 
 impl Remove {
     pub fn new(context: Arc<Context>, id: UnikernelId, force: bool) -> Self {
-        Self { context, id, force, claim: None, intended: false, resumed: false, unpublished: None, destroyed: false }
+        Self {
+            context,
+            id,
+            force,
+            claim: None,
+            intended: false,
+            resumed: false,
+            from_ledger: false,
+            unpublished: None,
+            destroyed: false,
+        }
     }
 
     /// One whose intent is in the ledger already.
     pub fn half_done(context: Arc<Context>, id: UnikernelId) -> Self {
-        Self { resumed: true, ..Self::new(context, id, true) }
+        Self { resumed: true, from_ledger: true, ..Self::new(context, id, true) }
     }
 
     fn intend<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
@@ -58,8 +70,15 @@ impl Remove {
                 None if self.resumed => self.context.claims.claim_in_turn(&self.id).await,
                 None => return Err(in_use(&self.id)),
             });
+            if self.resumed && !self.is_intended().await? {
+                let id = self.id.clone();
+                let stays = self.context.owner.look(move |state| state.world.unikernel(&id).is_some()).await?;
+                // Gone is done. One that stays was not destroyed after all, or is a new one with the same id: the call
+                // that was waited for has its own error, and this one is told that there is somebody to ask again.
+                return if stays && !self.from_ledger { Err(in_use(&self.id)) } else { Ok(Flow::Done) };
+            }
             if self.resumed {
-                return Ok(if self.is_intended().await? { Flow::Next } else { Flow::Done });
+                return Ok(Flow::Next);
             }
             let (id, force) = (self.id.clone(), self.force);
             self.unpublished = self
@@ -94,7 +113,9 @@ impl Remove {
             self.context
                 .owner
                 .decide(move |state| Ok((removal::withdraw(&state.world, &id, unpublished.as_ref()), ())))
-                .await
+                .await?;
+            self.context.drains.notify_one();
+            Ok(())
         }
         .boxed()
     }

@@ -12,7 +12,7 @@ use super::owner::{Owner, State};
 use super::watch::HostWatch;
 use super::{Orchestrator, drains, recover, watch};
 use crate::config::Config;
-use crate::domain::{Change, Event, ManagerView, Network, ServiceView, UnikernelView};
+use crate::domain::{Change, Event, ManagerView, ServiceView, UnikernelView};
 use crate::host_network::nftables::{ForeignChanges, Table};
 use crate::host_network::{self, Flows, Host, LinkEvents};
 use crate::ledger::{Contents, Ledger};
@@ -62,7 +62,7 @@ pub struct Assembled {
 pub struct Runner {
     owner: Owner,
     context: Arc<Context>,
-    configured: Vec<Network>,
+    host: HostWatch,
     reader: Table,
     foreign_changes: ForeignChanges,
     link_events: LinkEvents,
@@ -97,19 +97,23 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         store_gate: tokio::sync::Mutex::new(()),
     });
     let orchestrator = Orchestrator { context: Arc::clone(&context) };
-    let configured = config.networks;
+    let host = HostWatch::new(config.networks);
     let link_events = LinkEvents::open()?;
-    let runner = Runner { owner, context, configured, reader, foreign_changes, link_events };
+    let runner = Runner { owner, context, host, reader, foreign_changes, link_events };
     Ok(Assembled { orchestrator, initial, events, runner })
 }
 
 impl Runner {
+    /// Looks at the host for the first time. What it finds is the first that the owner hears of, so that no call is
+    /// decided without knowing the networks.
+    pub async fn look(&self) {
+        watch::look_at_host(&self.context, &self.host).await;
+    }
+
     /// Never ends. Neither Albatross nor the kernel's table need answer.
     pub async fn run(self) {
-        let Self { owner, context, configured, reader, foreign_changes, link_events } = self;
+        let Self { owner, context, host, reader, foreign_changes, link_events } = self;
         tokio::spawn(owner.run());
-        let mut host = HostWatch::new(configured);
-        watch::look_at_host(&context, &mut host).await;
         if let Err(error) = recover::match_images(&context).await {
             warn!(%error, "the image store could not be looked through");
         }

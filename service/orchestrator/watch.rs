@@ -87,13 +87,9 @@ fn inventory(running: Vec<albatross::Running>) -> Inventory {
     let mut inventory = Inventory::default();
     for one in running {
         match one.id() {
-            Some(id) => inventory.unikernels.push(Running {
-                id,
-                digest: one.digest,
-                started: one.started,
-                mac: one.mac,
-                cpus: one.cpuids.into_iter().collect(),
-            }),
+            Some(id) => {
+                inventory.unikernels.push(Running { id, digest: one.digest, started: one.started, mac: one.mac })
+            }
             None => inventory.foreign_cpus.extend(one.cpuids),
         }
     }
@@ -102,9 +98,7 @@ fn inventory(running: Vec<albatross::Running>) -> Inventory {
 
 async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
     let policy = match context.albatross.policy().await {
-        Ok(policy) => {
-            Some(Policy { cpus: policy.cpuids.into_iter().collect(), networks: policy.bridges.into_iter().collect() })
-        }
+        Ok(policy) => Some(Policy { cpus: policy.cpuids.into_iter().collect() }),
         Err(error) => {
             debug!(%error, "no policy");
             None
@@ -151,33 +145,37 @@ impl HostWatch {
         Self { configured, routed: BTreeMap::new() }
     }
 
-    /// Why published ports do not answer on localhost, of the bridges that are new.
-    async fn route_loopback(&mut self, context: &Context, present: &[&Bridge]) -> Option<String> {
-        self.routed.retain(|name, index| present.iter().any(|bridge| bridge.name == *name && bridge.index == *index));
+    /// Lets connections from localhost reach the bridges that are new: with the guard chain in the kernel, and not before.
+    async fn route_loopback(&mut self, context: &Context, present: &[(NetworkName, u32)]) {
+        self.routed.retain(|name, index| present.iter().any(|(there, now)| there == name && now == index));
+        if !context.limits.ruleset.loopback {
+            return;
+        }
+        let new = present.iter().filter(|(name, _)| !self.routed.contains_key(name)).cloned().collect::<Vec<_>>();
+        let guarded = !new.is_empty() && context.owner.repair_table().await.unwrap_or(false);
         let mut note = None;
-        for bridge in present {
-            if self.routed.contains_key(&bridge.name) {
-                continue;
-            }
-            match context.host.allow_loopback_routing(&bridge.name).await {
-                Ok(()) => drop(self.routed.insert(bridge.name.clone(), bridge.index)),
+        for (name, index) in new.into_iter().filter(|_| guarded) {
+            match context.host.allow_loopback_routing(&name).await {
+                Ok(()) => drop(self.routed.insert(name, index)),
                 Err(error) => {
-                    let network = &bridge.name;
-                    note = Some(format!("published ports of network {network} do not answer on localhost: {error}"));
+                    note = Some(format!("published ports of network {name} do not answer on localhost: {error}"));
                 }
             }
         }
-        note
+        context.owner.trouble(Trouble::Loopback, note).await;
     }
 }
 
 /// Follows links and addresses of the host. Never ends.
 pub async fn follow_host(context: Arc<Context>, mut watch: HostWatch, mut events: LinkEvents) {
     loop {
-        look_at_host(&context, &mut watch).await;
+        let present = look_at_host(&context, &watch).await;
+        watch.route_loopback(&context, &present).await;
         let mut addresses_changed = false;
         while !addresses_changed {
-            match events.next().await {
+            // Forwarding is switched without an event.
+            let Ok(event) = timeout(LOOK, events.next()).await else { break };
+            match event {
                 Ok(LinkEvent::AddressesChanged) => addresses_changed = true,
                 Ok(LinkEvent::Lost) => {
                     // Events were dropped: look at everything afresh.
@@ -201,8 +199,8 @@ pub async fn follow_host(context: Arc<Context>, mut watch: HostWatch, mut events
     }
 }
 
-/// Takes in the host's addresses and bridges.
-pub async fn look_at_host(context: &Context, watch: &mut HostWatch) {
+/// Takes in the host's addresses and bridges. Returns the bridges that are networks, with their numbers.
+pub async fn look_at_host(context: &Context, watch: &HostWatch) -> Vec<(NetworkName, u32)> {
     let observed = async {
         let bridges = context.host.bridges().await?;
         let addresses = context.host.addresses().await?;
@@ -212,15 +210,15 @@ pub async fn look_at_host(context: &Context, watch: &mut HostWatch) {
         Ok(observed) => observed,
         Err(error) => {
             let note = format!("the host's addresses are not known: {error}");
-            return context.owner.trouble(Trouble::HostNetwork, Some(note)).await;
+            context.owner.trouble(Trouble::HostNetwork, Some(note)).await;
+            return Vec::new();
         }
     };
     let host_bridge = |bridge: &Bridge| HostBridge { name: bridge.name.clone(), addresses: bridge.addresses.clone() };
     let networks = effective_networks(&watch.configured, &bridges.iter().map(host_bridge).collect::<Vec<_>>());
     let is_network = |bridge: &&Bridge| networks.iter().any(|network| network.name == bridge.name);
-    let present: Vec<&Bridge> = bridges.iter().filter(is_network).collect();
-    let note = watch.route_loopback(context, &present).await;
-    context.owner.trouble(Trouble::HostNetwork, note).await;
+    let present = bridges.iter().filter(is_network).map(|bridge| (bridge.name.clone(), bridge.index)).collect();
+    context.owner.trouble(Trouble::HostNetwork, None).await;
     let note = (!crate::host_network::forwarding()).then(|| {
         "the host does not forward IPv4: publications are reached from the host alone. Set net.ipv4.ip_forward=1 in \
          /etc/sysctl.d"
@@ -234,6 +232,7 @@ pub async fn look_at_host(context: &Context, watch: &mut HostWatch) {
     if let Err(error) = observed.await {
         debug!(%error, "not taken in");
     }
+    present
 }
 
 /// Puts our table back when somebody else touched it, and says which other table drops our traffic. Never ends.

@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
 use super::address_pool;
 use crate::domain::{HostPort, LeaseTag, NetworkName, ServiceName, UnikernelId};
 
@@ -33,8 +31,6 @@ pub enum Error {
     NotReady(String),
     #[error("{0}")]
     InUse(String),
-    #[error("{prefix} is in none of the networks that are known: {known}")]
-    NoNetwork { prefix: IpNet, known: String },
 }
 
 fn port_text(port: &HostPort) -> String {

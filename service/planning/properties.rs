@@ -262,13 +262,8 @@ impl Model {
 
     fn observe(&mut self, lost: Option<UnikernelId>) {
         let settled = |u: &&Unikernel| !reconcile::is_half_made(u) && lost.as_ref() != Some(&u.id);
-        let running = |u: &Unikernel| Running {
-            id: u.id.clone(),
-            digest: u.spec.image,
-            started: u.started_at,
-            mac: None,
-            cpus: BTreeSet::new(),
-        };
+        let running =
+            |u: &Unikernel| Running { id: u.id.clone(), digest: u.spec.image, started: u.started_at, mac: None };
         let unikernels = self.world.unikernels().filter(settled).map(running).collect();
         self.facts.inventory = Inventory { unikernels, foreign_cpus: Vec::new() };
         let changes = reconcile::observe(&self.world, &self.facts, &Default::default());

@@ -82,8 +82,8 @@ pub fn undo_deploy(world: &World, id: &UnikernelId, reason: &str, now: Timestamp
     let Some(unikernel) = world.unikernel(id) else { return Vec::new() };
     let ended_before = !reason.is_empty();
     if ended_before || unikernel.last_live.is_some() || world.is_live(id) {
-        let exit_reason = if ended_before { reason } else { NOT_STARTED }.to_string();
-        let ended = Unikernel { phase: Phase::Exited, exit_reason, brought_image: false, ..unikernel.clone() };
+        let (phase, reason) = if ended_before { (Phase::Exited, reason) } else { (Phase::Failed, NOT_STARTED) };
+        let ended = Unikernel { phase, exit_reason: reason.into(), brought_image: false, ..unikernel.clone() };
         return vec![Change::PutUnikernel(Box::new(ended))];
     }
     removal::forget(world, id, now)

@@ -7,8 +7,9 @@ pub fn state(unikernel: &Unikernel, service: Option<&Service>) -> UnikernelState
     match unikernel.phase {
         Phase::Creating => UnikernelState::Creating,
         Phase::Exited => UnikernelState::Exited,
+        Phase::Starting => UnikernelState::Starting,
         Phase::Failed => UnikernelState::Failed,
-        Phase::Starting | Phase::Running | Phase::Ready => published_state(unikernel, service),
+        Phase::Running | Phase::Ready => published_state(unikernel, service),
     }
 }
 
@@ -23,7 +24,6 @@ fn published_state(unikernel: &Unikernel, service: Option<&Service>) -> Unikerne
         UnikernelState::Retired
     } else {
         match unikernel.phase {
-            Phase::Starting => UnikernelState::Starting,
             Phase::Running => UnikernelState::Running,
             _ => UnikernelState::Ready,
         }
