@@ -34,7 +34,7 @@
 //! # A Deploy, from door to door
 //!
 //! `bus::manager` parses and admits the caller → `orchestrator::deploy` goes through its table: *queued, importing,
-//! claiming, reserving, clearing, probing, creating, recording, starting, finishing*. The image is copied, hashed and checked;
+//! claiming, reserving, clearing, probing, creating, starting, waiting, finishing*. The image is copied, hashed and checked;
 //! `planning::admission` decides on id, lease and core, and the owner writes them down before Albatross hears of it;
 //! Albatross creates, and is asked whether it really did; the readiness rule is waited for. A step that fails is undone
 //! with all above it, and a crash leaves the intent in the ledger, from which the next start does the same.

@@ -6,6 +6,7 @@
 mod albatross_stand_in;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{Seek, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use albatross_deployer::albatross::wire::{
     Command, ConsoleCommand, Data, Dialect, Info, Message, Name, Payload, Policy, PolicyCommand, Success, Text,
     UnikernelCommand,
 };
-use albatross_deployer::albatross::{Client, Creation, Error, Settings};
+use albatross_deployer::albatross::{Client, Created, Creation, Error, Running, Settings};
 use albatross_deployer::domain::{
     Arguments, ImageDigest, MacAddress, NetworkDevice, RestartPolicy, Timestamp, UnikernelId,
 };
@@ -42,6 +43,20 @@ fn id(text: &str) -> UnikernelId {
 
 fn web() -> UnikernelId {
     id("web.0123456789")
+}
+
+/// Creates it, and asks whether it runs.
+async fn create(
+    client: &Client,
+    id: &UnikernelId,
+    creation: &Creation,
+    image: File,
+    length: u64,
+) -> Result<Option<Running>, Error> {
+    match client.create(id, creation, image, length).await? {
+        Created::Running(running) => Ok(Some(running)),
+        Created::Accepted => client.unikernel(id).await,
+    }
 }
 
 fn creation() -> Creation {
@@ -122,7 +137,7 @@ async fn on_a_path_names_come_relative_and_only_those_directly_there_count() {
 async fn a_create_sends_the_whole_image_and_says_what_runs() {
     let stand_in = StandIn::start(|message, world| world.act(message));
     let bytes: Vec<u8> = (0..700_001_u32).map(|index| (index % 253) as u8).collect();
-    let running = client(&stand_in).create(&web(), &creation(), image(&bytes), bytes.len() as u64).await.unwrap();
+    let running = create(&client(&stand_in), &web(), &creation(), image(&bytes), bytes.len() as u64).await.unwrap();
     assert_eq!(running.unwrap().name, "web.0123456789");
     let world = stand_in.world();
     assert_eq!(world.images, [bytes]);
@@ -137,7 +152,7 @@ async fn a_create_that_exits_at_once_has_succeeded_and_is_gone() {
     let stand_in = StandIn::start(
         |message, world| if is_create(message) { done("created unikernel") } else { world.act(message) },
     );
-    assert_eq!(client(&stand_in).create(&web(), &creation(), image(b"ELF"), 3).await.unwrap(), None);
+    assert_eq!(create(&client(&stand_in), &web(), &creation(), image(b"ELF"), 3).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -145,7 +160,7 @@ async fn albatross_says_why_not_in_its_own_words() {
     let words = "bridges br0 not allowed by policy";
     let stand_in =
         StandIn::start(move |message, world| if is_create(message) { refused(words) } else { world.act(message) });
-    let error = client(&stand_in).create(&web(), &creation(), image(b"ELF"), 3).await.unwrap_err();
+    let error = create(&client(&stand_in), &web(), &creation(), image(b"ELF"), 3).await.unwrap_err();
     assert!(matches!(&error, Error::Refused(_)), "{error:?}");
     assert_eq!(error.to_string(), words);
 }
@@ -153,7 +168,7 @@ async fn albatross_says_why_not_in_its_own_words() {
 #[tokio::test]
 async fn an_image_shorter_than_announced_creates_nothing_and_leaves_no_connection() {
     let stand_in = StandIn::start(|message, world| world.act(message));
-    let error = client(&stand_in).create(&web(), &creation(), image(b"ELF"), 300_000).await.unwrap_err();
+    let error = create(&client(&stand_in), &web(), &creation(), image(b"ELF"), 300_000).await.unwrap_err();
     assert!(matches!(&error, Error::Image(_)), "{error:?}");
     stand_in.until_closed().await;
     assert_eq!(stand_in.world().names(), [""; 0]);
@@ -168,7 +183,7 @@ async fn a_create_without_an_answer_is_settled_by_what_runs() {
             let usual = world.act(message);
             if is_create(message) { lost.clone() } else { usual }
         });
-        let created = client(&stand_in).create(&web(), &creation(), image(b"ELF"), 3).await;
+        let created = create(&client(&stand_in), &web(), &creation(), image(b"ELF"), 3).await;
         assert_eq!(created.unwrap().unwrap().name, "web.0123456789", "{act:?}");
         assert_eq!(stand_in.world().count(is_create), 1, "it is not sent again");
 
@@ -176,7 +191,7 @@ async fn a_create_without_an_answer_is_settled_by_what_runs() {
         let lost = act.clone();
         let stand_in =
             StandIn::start(move |message, world| if is_create(message) { lost.clone() } else { world.act(message) });
-        let error = client(&stand_in).create(&web(), &creation(), image(b"ELF"), 3).await.unwrap_err();
+        let error = create(&client(&stand_in), &web(), &creation(), image(b"ELF"), 3).await.unwrap_err();
         assert!(matches!(error, Error::Unavailable { .. } | Error::Garbled { .. }), "{act:?}: {error:?}");
         assert_eq!(stand_in.world().count(is_create), 1, "it is not sent again");
     }
@@ -186,7 +201,7 @@ async fn a_create_without_an_answer_is_settled_by_what_runs() {
 async fn what_runs_under_the_name_with_another_image_is_not_taken_for_the_created() {
     let stand_in = StandIn::start(|message, world| if is_create(message) { Act::Close } else { world.act(message) });
     stand_in.world().run(":web.0123456789", Info { digest: [8; 32], ..info(1) });
-    let error = client(&stand_in).create(&web(), &creation(), image(b"ELF"), 3).await.unwrap_err();
+    let error = create(&client(&stand_in), &web(), &creation(), image(b"ELF"), 3).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
 }
 
@@ -196,7 +211,7 @@ async fn older_daemons_are_found_out_and_spoken_to_in_their_words() {
         let stand_in = StandIn::start(|message, world| world.act(message));
         stand_in.world().dialect = dialect;
         let client = client(&stand_in);
-        client.create(&web(), &creation(), image(b"ELF"), 3).await.unwrap().unwrap();
+        create(&client, &web(), &creation(), image(b"ELF"), 3).await.unwrap().unwrap();
         assert_eq!(client.understood(), Some(dialect));
         assert_eq!(stand_in.world().count(is_create), 1, "{dialect}: no create that it does not know");
         let asked = stand_in.world().count(is_info);
@@ -212,7 +227,7 @@ async fn a_daemon_that_was_replaced_by_an_older_one_is_found_out_anew() {
     client.inventory().await.unwrap();
     stand_in.world().dialect = Dialect::V2_6;
     // The first to notice is a create, which the older daemon closes on.
-    client.create(&web(), &creation(), image(b"ELF"), 3).await.unwrap().unwrap();
+    create(&client, &web(), &creation(), image(b"ELF"), 3).await.unwrap().unwrap();
     assert_eq!(client.understood(), Some(Dialect::V2_6));
     stand_in.world().dialect = Dialect::Before2_6;
     assert_eq!(client.inventory().await.unwrap().len(), 1);
@@ -360,7 +375,7 @@ async fn a_destroy_that_hangs_is_settled_by_what_runs_and_blocks_nobody() {
     let others = async {
         tokio::time::sleep(DEADLINE / 10).await;
         let started = Instant::now();
-        client.create(&id("db.0123456789"), &creation(), image(b"ELF"), 3).await.unwrap().unwrap();
+        create(&client, &id("db.0123456789"), &creation(), image(b"ELF"), 3).await.unwrap().unwrap();
         assert_eq!(client.inventory().await.unwrap().len(), 2);
         assert!(started.elapsed() < DEADLINE / 2, "{:?}", started.elapsed());
     };

@@ -710,7 +710,7 @@ fn a_job_that_is_cancelled_leaves_nothing() {
             let manager = manager.clone();
             tokio::spawn(async move { manager.deploy("website", &image, options("tcp:80")).await })
         };
-        cancel(&manager, "starting").await;
+        cancel(&manager, "waiting").await;
         assert_refused(starting.await.unwrap(), "Cancelled", &["cancelled"]);
         // While Albatross takes its time.
         host.albatross.control("delay 1500 create");

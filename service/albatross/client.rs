@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::UnikernelId;
+use tokio::time::Instant;
+
+use crate::domain::{Timestamp, UnikernelId};
 
 use super::Error;
 use super::asking::{Daemon, Reply, Request};
@@ -44,6 +46,15 @@ struct Inner {
     deadline: Duration,
 }
 
+/// What is known of a unikernel that was created. It may have ended since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Created {
+    /// Albatross says that its process has been started.
+    Accepted,
+    /// Albatross did not answer; it runs, as was found by asking.
+    Running(Running),
+}
+
 impl Client {
     /// # Errors
     /// When the path is not one of Albatross's.
@@ -75,7 +86,7 @@ impl Client {
         Ok(found.map(|(_, info)| Running::new(id.to_string(), info)))
     }
 
-    /// Creates a unikernel from the first `image_length` bytes of `image`. `None`: it was created and has exited.
+    /// Creates a unikernel from the first `image_length` bytes of `image`.
     ///
     /// # Errors
     /// Those that are final say that it was not created. After any other error it may come yet.
@@ -85,24 +96,24 @@ impl Client {
         creation: &Creation,
         image: File,
         image_length: u64,
-    ) -> Result<Option<Running>, Error> {
+    ) -> Result<Created, Error> {
         let image = Arc::new(image);
         let dialect = self.inner.daemon.dialect_to_use(&self.name(id)).await.map_err(Error::not_sent)?;
         let sent = self.create_in(dialect, id, creation, &image, image_length).await.map_err(Error::not_sent)?;
         let silence = match sent {
-            Reply::Done(_) => return self.unikernel(id).await,
+            Reply::Done(_) => return Ok(Created::Accepted),
             Reply::Refused(text) => return Err(Error::Refused(text)),
             Reply::Unknown(silence) => silence,
         };
         if let Some(running) = self.unikernel(id).await?.filter(|running| running.digest == creation.digest) {
-            return Ok(Some(running));
+            return Ok(Created::Running(running));
         }
         // The question just asked was answered, so this dialect is understood now. If it is another one, the daemon
         // was replaced by one that closed on the create because it did not know it.
         match (silence, self.understood()) {
             (Silence::Closed, Some(now)) if now != dialect => {
                 match self.create_in(now, id, creation, &image, image_length).await? {
-                    Reply::Done(_) => self.unikernel(id).await,
+                    Reply::Done(_) => Ok(Created::Accepted),
                     Reply::Refused(text) => Err(Error::Refused(text)),
                     Reply::Unknown(silence) => Err(self.inner.daemon.endpoint.silent(silence)),
                 }
@@ -130,15 +141,20 @@ impl Client {
     /// # Errors
     /// `WillNotExit` when it still runs after it was told to exit.
     pub async fn destroy(&self, id: &UnikernelId) -> Result<(), Error> {
-        let reply = self.change(id, UnikernelCommand::Destroy, None, self.inner.deadline).await?;
-        // Even a success is not believed: "destroyed: removed from restarting" has been said of what ran again.
-        if self.unikernel(id).await?.is_none() {
-            return Ok(());
-        }
-        match reply {
-            Reply::Refused(text) => Err(Error::Refused(text)),
-            Reply::Done(_) | Reply::Unknown(Silence::Late) => Err(self.will_not_exit(id)),
-            Reply::Unknown(silence) => Err(self.inner.daemon.endpoint.silent(silence)),
+        let until = Instant::now() + self.inner.deadline;
+        loop {
+            let began = Timestamp::now();
+            let reply = self.change(id, UnikernelCommand::Destroy, None, self.inner.deadline).await?;
+            // Even a success is not believed: "destroyed: removed from restarting" has been said of what ran again.
+            let Some(running) = self.unikernel(id).await? else { return Ok(()) };
+            // What ends by itself all the time can be started again between the two.
+            let is_another = running.started.is_some_and(|started| started >= began.to_milliseconds());
+            match reply {
+                Reply::Done(_) | Reply::Refused(_) if is_another && Instant::now() < until => {}
+                Reply::Refused(text) => return Err(Error::Refused(text)),
+                Reply::Done(_) | Reply::Unknown(Silence::Late) => return Err(self.will_not_exit(id)),
+                Reply::Unknown(silence) => return Err(self.inner.daemon.endpoint.silent(silence)),
+            }
         }
     }
 

@@ -12,7 +12,7 @@ mod framing;
 mod values;
 pub mod wire;
 
-pub use client::{Client, Settings};
+pub use client::{Client, Created, Settings};
 pub use console::ConsoleLine;
 pub use error::Error;
 pub use values::{Creation, Policy, Running};

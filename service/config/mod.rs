@@ -42,6 +42,8 @@ pub struct Publish {
     pub drain: Duration,
     /// Published ports are reachable as localhost on the host.
     pub loopback: bool,
+    /// When what is live ends and the one before still runs, that one is put live again.
+    pub fall_back: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +92,7 @@ pub struct Access {
 
 impl Default for Publish {
     fn default() -> Self {
-        Self { drain: Duration::from_secs(30), loopback: true }
+        Self { drain: Duration::from_secs(30), loopback: true, fall_back: false }
     }
 }
 

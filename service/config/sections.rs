@@ -48,7 +48,8 @@ fn publish(publish: &mut Publish, section: &Setting) -> Result<(), Error> {
         match setting.name {
             "drain" => publish.drain = setting.milliseconds(0..=LONGEST_DRAIN)?,
             "loopback" => publish.loopback = setting.boolean()?,
-            _ => return Err(setting.unknown(&["drain", "loopback"])),
+            "fall-back" => publish.fall_back = setting.boolean()?,
+            _ => return Err(setting.unknown(&["drain", "loopback", "fall-back"])),
         }
     }
     Ok(())

@@ -88,6 +88,7 @@ fn every_key_is_taken_over() {
         [publish]
         drain = 0
         loopback = false
+        fall-back = true
         [collect]
         keep-previous = 7
         automatic = true
@@ -110,7 +111,7 @@ fn every_key_is_taken_over() {
     )])
     .unwrap();
     let expected = Config {
-        publish: Publish { drain: Duration::ZERO, loopback: false },
+        publish: Publish { drain: Duration::ZERO, loopback: false, fall_back: true },
         collect: Collect { keep_previous: 7, automatic: true },
         limits: Limits { image_size: 1000, concurrent_deploys: 1, job_history: 0 },
         images: Images {
@@ -140,7 +141,7 @@ fn later_files_replace_keys_of_earlier_ones() {
         (".40-hidden.toml", "what is this?"),
     ])
     .unwrap();
-    assert_eq!(config.publish, Publish { drain: Duration::from_millis(3), loopback: false });
+    assert_eq!(config.publish, Publish { drain: Duration::from_millis(3), loopback: false, fall_back: false });
     assert_eq!(config.networks[0].gateway, Some("10.0.0.9".parse().unwrap()));
     assert_eq!(config.networks[0].exclude, []);
 }
@@ -164,7 +165,10 @@ fn refusals_name_file_line_and_key() {
             "x = 1",
             "config.toml:1: x: unknown key, expected one of default-network, network, publish, collect, limits, images, albatross, access",
         ),
-        ("\n[publish]\ndrains = 1", "config.toml:3: publish.drains: unknown key, expected one of drain, loopback"),
+        (
+            "\n[publish]\ndrains = 1",
+            "config.toml:3: publish.drains: unknown key, expected one of drain, loopback, fall-back",
+        ),
         ("[collect]\nkeep = 1", "config.toml:2: collect.keep: unknown key, expected one of keep-previous, automatic"),
         (
             "[limits]\nx.y = 1",

@@ -12,6 +12,7 @@ pub struct Running {
     /// Albatross 2.6 and earlier do not always say.
     pub started: Option<Timestamp>,
     pub mac: Option<MacAddress>,
+    pub cpus: Vec<u32>,
 }
 
 /// Everything that Albatross runs on the configured path.

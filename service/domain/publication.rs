@@ -137,6 +137,9 @@ pub struct Service {
     pub previous: Option<UnikernelId>,
     /// Until when those that were live may finish their connections.
     pub draining: Vec<(UnikernelId, Timestamp)>,
+    /// What was live and ended, where the one before was put live again without being asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fell_back_from: Option<UnikernelId>,
 }
 
 /// UDP flows that a switch has left on the unikernel before: still to be deleted.

@@ -19,6 +19,11 @@ impl Timestamp {
     pub fn after(self, later: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(later.as_micros()).unwrap_or(i64::MAX)))
     }
+
+    /// The millisecond that it lies in, as Albatross tells times.
+    pub fn to_milliseconds(self) -> Self {
+        Self(self.0 - self.0.rem_euclid(1000))
+    }
 }
 
 impl From<SystemTime> for Timestamp {

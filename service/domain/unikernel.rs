@@ -100,6 +100,8 @@ pub enum Phase {
     Running,
     /// Its readiness rule held.
     Ready,
+    /// It was ready, ended, and runs again; its rule has not held since. A start does not undo it.
+    Returned,
     /// It ended, or Albatross does not have it any more.
     Exited,
     /// It did not come up, or cannot stay up.

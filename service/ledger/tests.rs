@@ -88,6 +88,7 @@ fn service(name: &str, ports: u16) -> Service {
         name,
         previous: None,
         draining: vec![(live, Timestamp(9))],
+        fell_back_from: None,
     }
 }
 

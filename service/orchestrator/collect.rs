@@ -1,9 +1,7 @@
 //! Collect: removes what nobody uses, in the order of one list that a dry run shows as well.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::sleep;
 use tracing::info;
 
 use super::context::Context;
@@ -16,25 +14,43 @@ use super::workflow;
 use crate::domain::{Change, ImageDigest, UnikernelId};
 use crate::planning::collecting::{self, Keep, Removal};
 
-/// How often a drain is looked at while Collect waits for it. The drain itself ends by an event.
-const LOOK: Duration = Duration::from_millis(50);
+/// What becomes of those that still have connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drains {
+    /// They are waited for.
+    Wait,
+    /// They go as well.
+    Go,
+    /// They stay.
+    Stay,
+}
 
 #[derive(Debug)]
 pub struct Collect {
     pub keep: Keep,
-    pub dry_run: bool,
-    pub force: bool,
+    pub drains: Drains,
 }
 
 impl Collect {
-    /// What was removed, or in a dry run would be.
+    /// What it would remove now.
+    pub async fn removals(&self, context: &Context) -> Result<Vec<Removal>, Error> {
+        let (keep, drains) = (self.keep.clone(), self.drains);
+        context
+            .owner
+            .look(move |state| {
+                let removals = collecting::collect(&state.world, &state.facts, &keep);
+                match drains {
+                    Drains::Stay => collecting::without_draining(removals, &state.world),
+                    Drains::Wait | Drains::Go => removals,
+                }
+            })
+            .await
+    }
+
+    /// What was removed.
     pub async fn run(&self, context: &Arc<Context>, job: &Job) -> Result<Vec<Removal>, Error> {
         job.step("deciding").await;
-        let keep = self.keep.clone();
-        let removals = context.owner.look(move |state| collecting::collect(&state.world, &state.facts, &keep)).await?;
-        if self.dry_run {
-            return Ok(removals);
-        }
+        let removals = self.removals(context).await?;
         let mut removed = Vec::with_capacity(removals.len());
         for removal in removals {
             if job.is_cancelled() {
@@ -57,7 +73,7 @@ impl Collect {
                 Ok(true)
             }
             Removal::Unikernel(id) => {
-                if !self.force {
+                if self.drains == Drains::Wait {
                     self.wait_for_drain(context, id, job).await?;
                 }
                 if !self.is_still_unused(context, removal).await? {
@@ -78,25 +94,20 @@ impl Collect {
 
     async fn wait_for_drain(&self, context: &Context, id: &UnikernelId, job: &Job) -> Result<(), Error> {
         job.step("draining").await;
-        loop {
-            let (service, draining) = (id.service(), id.clone());
-            let drains = context.owner.look(move |state| {
-                let service = state.world.service(&service);
-                service.is_some_and(|service| service.draining.iter().any(|(id, _)| *id == draining))
-            });
-            if !drains.await? {
-                return Ok(());
-            }
-            tokio::select! {
-                () = sleep(LOOK) => {}
-                () = job.cancelled() => return Err(Error::Cancelled),
-            }
+        let draining = id.clone();
+        let drained = context.owner.until(move |state| {
+            let service = state.world.service(&draining.service());
+            let drains = service.is_some_and(|service| service.draining.iter().any(|(id, _)| *id == draining));
+            (!drains).then_some(())
+        });
+        tokio::select! {
+            drained = drained => drained,
+            () = job.cancelled() => Err(Error::Cancelled),
         }
     }
 
     async fn is_still_unused(&self, context: &Context, removal: &Removal) -> Result<bool, Error> {
-        let (keep, removal) = (self.keep.clone(), removal.clone());
-        context.owner.look(move |state| collecting::collect(&state.world, &state.facts, &keep).contains(&removal)).await
+        Ok(self.removals(context).await?.contains(removal))
     }
 }
 

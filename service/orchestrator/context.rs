@@ -36,6 +36,10 @@ pub struct Context {
     pub deploy_slots: Arc<Semaphore>,
     /// Told when something may have begun to drain.
     pub drains: Notify,
+    /// Told when something may have become free, for who collects without being asked.
+    pub collects: Notify,
+    /// Told when something may have returned.
+    pub returns: Notify,
     /// Told when Albatross is to be looked at.
     pub look: Notify,
     /// Told when that has a moment's time.

@@ -13,10 +13,11 @@ use super::claims::{Claim, Pin};
 use super::context::Context;
 use super::error::Error;
 use super::jobs::Job;
+use super::owner::State;
 use super::request::{DeployRequest, ImageSource};
-use super::workflow::{Flow, Step, nothing};
-use super::{collect, leases, readiness};
-use crate::albatross::{Creation, Running};
+use super::workflow::{self, Flow, Step, nothing};
+use super::{collect, leases, readiness, returns};
+use crate::albatross::{Created, Creation, Running};
 use crate::domain::{Change, ImageDigest, ImageRecord, Phase, Timestamp, Unikernel, UnikernelId, UnikernelSpec};
 use crate::images;
 use crate::planning::admission::{self, Admitted, Deployment};
@@ -34,10 +35,17 @@ pub const DEPLOY: &[Step<Deploy>] = &[
     Step { name: "clearing", perform: Deploy::clear, undo: Deploy::destroy, cancellable: false },
     Step { name: "probing", perform: Deploy::probe, undo: nothing, cancellable: true },
     Step { name: "creating", perform: Deploy::create, undo: Deploy::destroy, cancellable: false },
-    Step { name: "recording", perform: Deploy::record_running, undo: nothing, cancellable: false },
-    Step { name: "starting", perform: Deploy::wait_until_ready, undo: nothing, cancellable: true },
+    Step { name: "starting", perform: Deploy::confirm, undo: nothing, cancellable: false },
+    Step { name: "waiting", perform: Deploy::wait_until_ready, undo: nothing, cancellable: true },
     Step { name: "finishing", perform: Deploy::record_ready, undo: nothing, cancellable: false },
 ];
+
+/// Returns when the unikernel is ready. What could not be undone of one that failed is when Albatross answers.
+pub async fn deploy(context: Arc<Context>, request: DeployRequest, job: &Job) -> Result<(UnikernelId, IpAddr), Error> {
+    let mut deploy = Deploy::new(context, request);
+    workflow::run(DEPLOY, &mut deploy, job).await?;
+    deploy.outcome()
+}
 
 /// A deployment on its way.
 #[derive(Debug)]
@@ -56,6 +64,7 @@ pub struct Deploy {
     claim: Option<Claim>,
     unikernel: Option<Unikernel>,
     revived: bool,
+    created: Option<Created>,
     /// Albatross may have been asked to create it, and has not said that it is gone.
     maybe_created: bool,
 }
@@ -74,6 +83,7 @@ impl Deploy {
             claim: None,
             unikernel: None,
             revived: false,
+            created: None,
             maybe_created: false,
         }
     }
@@ -216,7 +226,7 @@ impl Deploy {
     fn reserve<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             let deployment = self.deployment()?.clone();
-            self.finish_removal(&deployment).await?;
+            self.settle(&deployment).await?;
             let image = deployment.image.digest;
             let (chosen, chosen_address) = oneshot::channel();
             let admitted = self.context.owner.decide(move |state| {
@@ -236,6 +246,14 @@ impl Deploy {
             (self.probed, self.opened) = (probed, opened.ok());
             match admitted? {
                 Admitted::AlreadyThere(unikernel) => {
+                    if unikernel.phase == Phase::Returned {
+                        let asked = Unikernel {
+                            readiness: self.request.readiness.clone(),
+                            timeout: self.request.timeout,
+                            ..unikernel.clone()
+                        };
+                        returns::confirm(&self.context, &asked).await?;
+                    }
                     self.unikernel = Some(unikernel);
                     Ok(Flow::Done)
                 }
@@ -249,23 +267,24 @@ impl Deploy {
         .boxed()
     }
 
-    /// The claim is ours, so a removal that is in the ledger is one that could not be finished: it is now, or there is no
-    /// use in asking Albatross for more.
-    async fn finish_removal(&self, deployment: &Deployment) -> Result<(), Error> {
+    /// What the ledger holds of it already is brought up to date first. The claim is ours, so a removal that is in it is one
+    /// that could not be finished: it is now, or there is no use in asking Albatross for more.
+    async fn settle(&self, deployment: &Deployment) -> Result<(), Error> {
         let id = deployment.spec.id(&deployment.service);
         let wanted = id.clone();
-        let removing = self
-            .context
-            .owner
-            .look(move |state| state.world.unikernel(&wanted).is_some_and(|unikernel| unikernel.removing));
-        if removing.await? {
+        let Some(there) = self.context.owner.look(move |state| state.world.unikernel(&wanted).cloned()).await? else {
+            return Ok(());
+        };
+        if there.removing {
             self.context.albatross.destroy(&id).await?;
-            self.context
-                .owner
-                .decide(move |state| Ok((removal::forget(&state.world, &id, Timestamp::now()), ())))
-                .await?;
+            let forget = move |state: &State| Ok((removal::forget(&state.world, &id, Timestamp::now()), ()));
+            return self.context.owner.decide(forget).await;
         }
-        Ok(())
+        // Its death may not have been noticed yet. Where Albatross does not answer, what was seen last holds.
+        match self.context.albatross.unikernel(&id).await {
+            Ok(None) => self.context.owner.decide(move |state| Ok((reconcile::missed(&state.world, &id), ()))).await,
+            _ => Ok(()),
+        }
     }
 
     /// Takes the lease and the intent back; where Albatross may still have the unikernel, leaves both until it has not.
@@ -343,11 +362,10 @@ impl Deploy {
             self.maybe_created = true;
             let created = self.context.albatross.create(&unikernel.id, &creation, file, size).await;
             match created {
-                Ok(Some(running)) => {
-                    self.unikernel = Some(running_now(unikernel, &running));
+                Ok(created) => {
+                    self.created = Some(created);
                     Ok(Flow::Next)
                 }
-                Ok(None) => Err(self.context.not_ready(&unikernel, "it exited at once".into()).await),
                 Err(error) => {
                     self.maybe_created = !error.is_final();
                     if self.maybe_created {
@@ -390,12 +408,23 @@ impl Deploy {
         .boxed()
     }
 
-    fn record_running<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+    /// Albatross has started its process; whether it runs it says when it is asked.
+    fn confirm<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
-            let unikernel = Unikernel { phase: Phase::Running, ..self.unikernel()?.clone() };
-            self.unikernel = Some(unikernel.clone());
-            // Not worth the disk's time: to a start of the service it is as half-made as one that is being created.
-            self.context.owner.show(unikernel).await?;
+            // Neither state is worth the disk's time: to a start of the service both are as half-made as one that is
+            // being created.
+            let starting = Unikernel { phase: Phase::Starting, ..self.unikernel()?.clone() };
+            self.context.owner.show(starting.clone()).await?;
+            let running = match self.created.take() {
+                Some(Created::Running(running)) => Some(running),
+                _ => self.context.albatross.unikernel(&starting.id).await?,
+            };
+            let Some(running) = running else {
+                return Err(self.context.not_ready(&starting, "it exited at once".into()).await);
+            };
+            let running = Unikernel { phase: Phase::Running, ..running_now(starting, &running) };
+            self.unikernel = Some(running.clone());
+            self.context.owner.show(running).await?;
             Ok(Flow::Next)
         }
         .boxed()

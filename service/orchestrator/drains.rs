@@ -83,7 +83,10 @@ async fn wait(context: Arc<Context>, drain: Drain) -> Drain {
         tokio::time::sleep_until(until).await;
     }
     match end(&context, &drain).await {
-        Ok(()) => info!(id = %drain.id, "drained"),
+        Ok(()) => {
+            info!(id = %drain.id, "drained");
+            context.collects.notify_one();
+        }
         Err(error) => {
             debug!(id = %drain.id, %error, "drained, but that could not be written yet");
             tokio::time::sleep(TRY_AGAIN).await;

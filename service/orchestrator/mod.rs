@@ -7,9 +7,11 @@
 //!   watchers ── observations ──────────────►   owner: ledger, then kernel, then view ── events ──► bus
 //! ```
 
+mod automatic;
 mod claims;
 mod collect;
 mod context;
+mod degraded;
 mod deploy;
 mod drains;
 mod error;
@@ -23,6 +25,7 @@ mod recover;
 mod remove;
 mod request;
 mod restart;
+mod returns;
 mod start;
 mod watch;
 mod workflow;
@@ -35,9 +38,9 @@ use ipnet::IpNet;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info};
 
-use self::collect::Collect;
+use self::collect::{Collect, Drains};
 use self::context::Context;
-use self::deploy::{DEPLOY, Deploy};
+use self::deploy::deploy;
 use self::jobs::Job;
 use self::publish::{SWITCH, Switch, To};
 use self::remove::{REMOVE, Remove};
@@ -112,7 +115,12 @@ impl Orchestrator {
     pub async fn collect(&self, request: CollectRequest) -> Result<Vec<Removal>, Error> {
         let previous = request.keep_previous.unwrap_or(self.context.limits.keep_previous);
         let keep = Keep { services: request.keep, previous };
-        let collect = Collect { keep, dry_run: request.dry_run, force: request.force };
+        let drains = if request.force { Drains::Go } else { Drains::Wait };
+        let collect = Collect { keep, drains };
+        if request.dry_run { collect.removals(&self.context).await } else { self.collect_so(collect).await }
+    }
+
+    async fn collect_so(&self, collect: Collect) -> Result<Vec<Removal>, Error> {
         self.work(JobKind::Collect, String::new(), move |context, job| async move { collect.run(&context, &job).await })
             .await
     }
@@ -229,17 +237,6 @@ impl Orchestrator {
     }
 }
 
-async fn deploy(context: Arc<Context>, request: DeployRequest, job: &Job) -> Result<(UnikernelId, IpAddr), Error> {
-    let mut deploy = Deploy::new(Arc::clone(&context), request);
-    if let Err(error) = workflow::run(DEPLOY, &mut deploy, job).await {
-        drop(deploy);
-        // What could not be undone is when Albatross answers.
-        context.look.notify_one();
-        return Err(error);
-    }
-    deploy.outcome()
-}
-
 async fn in_task<T: Send + 'static>(work: impl Future<Output = Result<T, Error>> + Send + 'static) -> Result<T, Error> {
     tokio::spawn(work).await.unwrap_or_else(|defect| {
         error!(%defect, "a call ended by a defect");
@@ -251,7 +248,7 @@ async fn in_task<T: Send + 'static>(work: impl Future<Output = Result<T, Error>>
 #[cfg(feature = "fault-injection")]
 pub fn fault_points() -> std::collections::BTreeMap<&'static str, Vec<&'static str>> {
     std::collections::BTreeMap::from([
-        ("deploy", workflow::names(DEPLOY)),
+        ("deploy", workflow::names(deploy::DEPLOY)),
         ("switch", workflow::names(SWITCH)),
         ("remove", workflow::names(REMOVE)),
         ("restart", workflow::names(RESTART)),

@@ -7,16 +7,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use super::claims::Claims;
+use super::degraded;
 use super::error::Error;
 use super::fault;
-use crate::domain::{Change, Event, Inventory, ManagerView, Policy, Publication, ServiceName, Unikernel, UnikernelId};
+use crate::domain::{
+    Change, Event, Inventory, ManagerView, Policy, Publication, ServiceName, Timestamp, Unikernel, UnikernelId,
+};
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
 use crate::planning::facts::Facts;
+use crate::planning::publishing;
 use crate::planning::reconcile;
 use crate::planning::ruleset::{self, Elements, Ruleset};
 use crate::planning::world::World;
@@ -46,6 +50,9 @@ pub enum Trouble {
     Ledger,
     HostNetwork,
     Loopback,
+    Loops,
+    Strangers,
+    FellBack,
 }
 
 /// What a look at Albatross brought.
@@ -87,7 +94,11 @@ const MAILBOX: usize = 256;
 
 /// How others reach the owner.
 #[derive(Clone, Debug)]
-pub struct OwnerHandle(mpsc::Sender<Message>);
+pub struct OwnerHandle {
+    mailbox: mpsc::Sender<Message>,
+    /// Marked at every change of the world.
+    changed: watch::Receiver<()>,
+}
 
 impl OwnerHandle {
     /// Runs `decide`, and when its changes are written and the kernel has followed, returns what it said besides.
@@ -115,6 +126,21 @@ impl OwnerHandle {
         })))
         .await?;
         value.await.map_err(|_| Error::Stopping)
+    }
+
+    /// Waits until `found` finds something: looks now, and again after each change. The caller sets the limit.
+    pub async fn until<T: Send + 'static>(
+        &self,
+        found: impl Fn(&State) -> Option<T> + Clone + Send + 'static,
+    ) -> Result<T, Error> {
+        let mut changed = self.changed.clone();
+        loop {
+            changed.mark_unchanged();
+            if let Some(value) = self.look(found.clone()).await? {
+                return Ok(value);
+            }
+            changed.changed().await.map_err(|_| Error::Stopping)?;
+        }
     }
 
     /// Shows how far a deployment has come. It is on its way in the ledger and stays that until the next decision.
@@ -151,8 +177,16 @@ impl OwnerHandle {
     }
 
     async fn send(&self, message: Message) -> Result<(), Error> {
-        self.0.send(message).await.map_err(|_| Error::Stopping)
+        self.mailbox.send(message).await.map_err(|_| Error::Stopping)
     }
+}
+
+/// What of the configuration the owner acts by.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    pub ruleset: ruleset::Settings,
+    /// Go back to the unikernel before when the live one ends.
+    pub fall_back: bool,
 }
 
 /// The owner, before it runs.
@@ -160,7 +194,7 @@ pub struct Owner {
     state: State,
     ledger: Ledger,
     table: Table,
-    settings: ruleset::Settings,
+    settings: Settings,
     claims: Arc<Claims>,
     events: mpsc::Sender<Event>,
     albatross_version: String,
@@ -170,6 +204,7 @@ pub struct Owner {
     /// What takes back from the ledger what the kernel refused, where the ledger did not take that at once.
     owed: Vec<Change>,
     mailbox: mpsc::Receiver<Message>,
+    changed: watch::Sender<()>,
 }
 
 impl std::fmt::Debug for Owner {
@@ -183,11 +218,12 @@ impl Owner {
         state: State,
         ledger: Ledger,
         table: Table,
-        settings: ruleset::Settings,
+        settings: Settings,
         claims: Arc<Claims>,
         events: mpsc::Sender<Event>,
     ) -> (Self, OwnerHandle) {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
+        let (change, changed) = watch::channel(());
         let manager = ManagerView::default();
         let troubles = BTreeMap::new();
         let albatross_version = String::new();
@@ -203,8 +239,9 @@ impl Owner {
             troubles,
             owed: Vec::new(),
             mailbox,
+            changed: change,
         };
-        (owner, OwnerHandle(sender))
+        (owner, OwnerHandle { mailbox: sender, changed })
     }
 
     /// Serves until every handle is gone. The kernel keeps what it has until the host's networks are known, or somebody
@@ -269,6 +306,9 @@ impl Owner {
             return Err(error);
         }
         self.apply(changes).await;
+        if self.troubles.contains_key(&Trouble::FellBack) {
+            self.note(Trouble::FellBack, degraded::fell_back(&self.state));
+        }
         Ok(())
     }
 
@@ -276,6 +316,7 @@ impl Owner {
         for event in self.state.world.apply(changes) {
             self.tell(event).await;
         }
+        self.changed.send_replace(());
     }
 
     async fn take_back(&mut self, back: Vec<Change>, before: &Elements, after: &Elements) {
@@ -298,7 +339,7 @@ impl Owner {
             Ok(()) => Ok(()),
             // Somebody flushed the table at this moment. Put all of it back, and then the change on top.
             Err(error) if error.needs_install() => {
-                self.table.install(&self.state.ruleset(self.settings)).await?;
+                self.table.install(&self.state.ruleset(self.settings.ruleset)).await?;
                 Ok(self.table.apply(&change).await?)
             }
             Err(error) => Err(error.into()),
@@ -321,7 +362,7 @@ impl Owner {
 
     /// Whether the table is in the kernel as it should be.
     async fn install_table(&mut self) -> bool {
-        let outcome = self.table.install(&self.state.ruleset(self.settings)).await;
+        let outcome = self.table.install(&self.state.ruleset(self.settings.ruleset)).await;
         match &outcome {
             Ok(true) => info!("the table was put into the kernel"),
             Ok(false) => {}
@@ -346,9 +387,29 @@ impl Owner {
         facts.inventory = seen.inventory;
         facts.policy = seen.policy.or(facts.policy.take());
         facts.busy = self.claims.touched();
+        reconcile::note_starts(&self.state.world, facts, Timestamp::now());
         let changes = reconcile::observe(&self.state.world, facts, &seen.last_words);
         if let Err(error) = self.write(changes).await {
             warn!(%error, "what Albatross runs could not be written down");
+        }
+        if self.settings.fall_back {
+            self.fall_back().await;
+        }
+        self.note(Trouble::Loops, degraded::loops(&self.state));
+        self.note(Trouble::Strangers, degraded::strangers(&self.state));
+        self.note(Trouble::FellBack, degraded::fell_back(&self.state));
+    }
+
+    async fn fall_back(&mut self) {
+        let changes = publishing::fall_back(&self.state.world, &self.state.facts, Timestamp::now());
+        for service in changes.iter().filter_map(|change| match change {
+            Change::PutService(service) => Some(service),
+            _ => None,
+        }) {
+            warn!(service = %service.name, "what was live has ended: going back to the one before");
+        }
+        if let Err(error) = self.write(changes).await {
+            error!(%error, "what was live has ended, and going back to the one before failed");
         }
     }
 

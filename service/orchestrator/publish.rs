@@ -1,5 +1,8 @@
 //! Publish, Unpublish and Rollback: one decision each. The owner writes it down and makes the kernel follow in one
 //! batch; what is left is to delete the UDP flows that conntrack still holds to the unikernel before.
+//!
+//! A unikernel that is not ready yet is waited for, and one to go back to that has ended is deployed again; then it is
+//! decided anew, for much may have happened meanwhile.
 
 use std::sync::Arc;
 
@@ -8,11 +11,14 @@ use futures_util::future::BoxFuture;
 use tracing::{info, warn};
 
 use super::context::Context;
+use super::deploy::deploy;
 use super::error::Error;
 use super::jobs::Job;
+use super::request::DeployRequest;
+use super::returns;
 use super::workflow::{Flow, Step, nothing};
 use crate::domain::{Change, ServiceName, StaleFlows, Timestamp, UnikernelId};
-use crate::planning::publishing::{self, Switched, Wanted};
+use crate::planning::publishing::{self, Decision, Obstacle, Switched, Wanted};
 
 /// The way of a switch. A flow that could not be deleted stays in the ledger until it is.
 pub const SWITCH: &[Step<Switch>] = &[
@@ -27,6 +33,18 @@ pub enum To {
     Nothing,
     Previous,
 }
+
+/// What came of one attempt.
+enum Tried {
+    /// `stale`: flows to the unikernel before are to be deleted.
+    Switched {
+        stale: bool,
+    },
+    After(Obstacle),
+}
+
+/// How often something may come between a unikernel's being ready and its being put live.
+const OBSTACLES: usize = 4;
 
 #[derive(Debug)]
 pub struct Switch {
@@ -47,33 +65,56 @@ impl Switch {
         self.live.ok_or(Error::Defect)
     }
 
-    fn decide<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+    fn decide<'a>(&'a mut self, job: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
-            let (service, to) = (self.service.clone(), self.to.clone());
-            let (live, stale, switched) = self
-                .context
-                .owner
-                .decide(move |state| {
-                    let now = Timestamp::now();
-                    let (changes, live) = match &to {
-                        To::Publication(wanted) => (publishing::publish(&state.world, &service, wanted, now)?, None),
-                        To::Nothing => (publishing::unpublish(&state.world, &service, now)?, None),
-                        To::Previous => {
-                            let (changes, live) = publishing::rollback(&state.world, &service, now)?;
-                            (changes, Some(live))
-                        }
-                    };
-                    let stale = changes.iter().any(|change| matches!(change, Change::PutStaleFlows(_)));
-                    let switched = Switched::by(&changes, &state.world);
-                    Ok((changes, (live, stale, switched)))
-                })
-                .await?;
+            let mut stale = self.try_once().await?;
+            for _ in 0..OBSTACLES {
+                let Tried::After(obstacle) = stale else { break };
+                overcome(&self.context, obstacle, job).await?;
+                job.step("switching").await;
+                stale = self.try_once().await?;
+            }
+            match stale {
+                Tried::Switched { stale: true } => Ok(Flow::Next),
+                Tried::Switched { stale: false } => Ok(Flow::Done),
+                Tried::After(Obstacle::NotReadyYet(unikernel) | Obstacle::Ended(unikernel)) => {
+                    Err(self.context.not_ready(&unikernel, "it does not stay up".into()).await)
+                }
+            }
+        }
+        .boxed()
+    }
+
+    async fn try_once(&mut self) -> Result<Tried, Error> {
+        let (service, to) = (self.service.clone(), self.to.clone());
+        let (live, tried, switched) = self
+            .context
+            .owner
+            .decide(move |state| {
+                let now = Timestamp::now();
+                let (decision, live) = match &to {
+                    To::Publication(wanted) => (publishing::publish(&state.world, &service, wanted, now)?, None),
+                    To::Nothing => (publishing::unpublish(&state.world, &service, now)?.into(), None),
+                    To::Previous => {
+                        let (decision, live) = publishing::rollback(&state.world, &service, now)?;
+                        (decision, Some(live))
+                    }
+                };
+                let changes = match decision {
+                    Decision::Now(changes) => changes,
+                    Decision::After(obstacle) => return Ok((Vec::new(), (live, Tried::After(obstacle), None))),
+                };
+                let stale = changes.iter().any(|change| matches!(change, Change::PutStaleFlows(_)));
+                let switched = Switched::by(&changes, &state.world);
+                Ok((changes, (live, Tried::Switched { stale }, switched)))
+            })
+            .await?;
+        if let Tried::Switched { .. } = tried {
             info!(service = %self.service, "switched");
             self.context.drains.notify_one();
             (self.live, self.switched) = (live, switched);
-            Ok(if stale { Flow::Next } else { Flow::Done })
         }
-        .boxed()
+        Ok(tried)
     }
 
     /// What was live before is live again, unless somebody has switched since.
@@ -95,6 +136,22 @@ impl Switch {
             Ok(Flow::Next)
         }
         .boxed()
+    }
+}
+
+/// Makes that go away which keeps a unikernel from being put live.
+async fn overcome(context: &Arc<Context>, obstacle: Obstacle, job: &Job) -> Result<(), Error> {
+    match obstacle {
+        Obstacle::NotReadyYet(unikernel) => {
+            job.step("waiting").await;
+            tokio::select! {
+                ready = returns::until_ready(context, &unikernel) => ready,
+                () = job.cancelled() => Err(Error::Cancelled),
+            }
+        }
+        Obstacle::Ended(unikernel) => {
+            deploy(Arc::clone(context), DeployRequest::again(*unikernel), job).await.map(drop)
+        }
     }
 }
 

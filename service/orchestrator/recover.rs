@@ -51,20 +51,21 @@ async fn finish_half_done(context: &Arc<Context>) -> bool {
 }
 
 /// Ends those that Albatross has created after their deployment was undone: nobody waits for them, and their address may
-/// be another's by now.
-pub async fn end_late_ones(context: &Context, inventory: &Inventory) {
+/// be another's by now. Those that are ended leave the inventory.
+pub async fn end_late_ones(context: &Context, inventory: &mut Inventory) {
     let late = context.claims.late();
-    for running in inventory.unikernels.iter().filter(|running| late.contains(&running.id)) {
-        let id = &running.id;
+    let came = inventory.unikernels.iter().map(|running| running.id.clone()).filter(|id| late.contains(id));
+    for id in &came.collect::<Vec<_>>() {
         let Some(_claim) = context.claims.claim(id) else { continue };
         let wanted = id.clone();
         let known = context.owner.look(move |state| state.world.unikernel(&wanted).is_some()).await;
-        let ended = match known {
-            Ok(false) => context.albatross.destroy(id).await,
-            _ => Ok(()),
-        };
+        let wanted = known.unwrap_or(true);
+        let ended = if wanted { Ok(()) } else { context.albatross.destroy(id).await };
         match ended {
-            Ok(()) => context.claims.not_late(id),
+            Ok(()) => {
+                context.claims.not_late(id);
+                inventory.unikernels.retain(|running| wanted || running.id != *id);
+            }
             Err(error) => warn!(%id, %error, "came after its deployment was undone, and cannot be ended yet"),
         }
     }

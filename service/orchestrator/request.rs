@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::domain::{
     AddressChoice, Arguments, BlockDevice, Exclusion, ImageDigest, NetworkName, PortMapping, Readiness, RestartPolicy,
-    ServiceName, UnikernelId,
+    ServiceName, Unikernel, UnikernelId,
 };
 use crate::images::Caller;
 
@@ -41,6 +41,27 @@ pub struct DeployRequest {
     pub restart: RestartPolicy,
     pub readiness: Readiness,
     pub timeout: Duration,
+}
+
+impl DeployRequest {
+    /// The request that has `unikernel`'s id, and so gives it its old lease.
+    pub fn again(unikernel: Unikernel) -> Self {
+        let spec = unikernel.spec;
+        Self {
+            service: unikernel.id.service(),
+            image: ImageSource::Stored(spec.image),
+            network: Some(spec.network),
+            memory: spec.memory,
+            cpu: spec.cpu,
+            arguments: spec.arguments,
+            address: spec.address,
+            exclude: Vec::new(),
+            block_devices: spec.block_devices,
+            restart: spec.restart,
+            readiness: unikernel.readiness,
+            timeout: unikernel.timeout,
+        }
+    }
 }
 
 #[derive(Debug)]

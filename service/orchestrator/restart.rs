@@ -10,9 +10,9 @@ use super::context::Context;
 use super::deploy::running_now;
 use super::error::Error;
 use super::jobs::Job;
-use super::readiness;
 use super::remove::in_use;
-use super::request::{DeployRequest, ImageSource};
+use super::request::DeployRequest;
+use super::returns;
 use super::workflow::{Flow, Step, nothing};
 use crate::domain::{Change, Phase, Unikernel, UnikernelId};
 use crate::planning;
@@ -20,7 +20,7 @@ use crate::planning;
 /// The way of a restart. There is nothing to undo: what did not come up again is seen at the next look at Albatross.
 pub const RESTART: &[Step<Restart>] = &[
     Step { name: "restarting", perform: Restart::restart, undo: nothing, cancellable: false },
-    Step { name: "starting", perform: Restart::wait_until_ready, undo: nothing, cancellable: true },
+    Step { name: "waiting", perform: Restart::wait_until_ready, undo: nothing, cancellable: true },
 ];
 
 #[derive(Debug)]
@@ -42,28 +42,9 @@ pub async fn way(context: &Context, id: &UnikernelId) -> Result<Way, Error> {
     let unikernel = context.owner.look(move |state| state.world.unikernel(&wanted).cloned()).await?;
     let unikernel = unikernel.ok_or_else(|| planning::Error::NoSuchUnikernel(id.clone()))?;
     Ok(match unikernel.phase {
-        Phase::Exited | Phase::Failed => Way::Deploy(Box::new(deploy_again(unikernel))),
+        Phase::Exited | Phase::Failed => Way::Deploy(Box::new(DeployRequest::again(unikernel))),
         _ => Way::Restart(Box::new(unikernel)),
     })
-}
-
-/// The request that has `unikernel`'s id, and so gives it its old lease.
-fn deploy_again(unikernel: Unikernel) -> DeployRequest {
-    let spec = unikernel.spec;
-    DeployRequest {
-        service: unikernel.id.service(),
-        image: ImageSource::Stored(spec.image),
-        network: Some(spec.network),
-        memory: spec.memory,
-        cpu: spec.cpu,
-        arguments: spec.arguments,
-        address: spec.address,
-        exclude: Vec::new(),
-        block_devices: spec.block_devices,
-        restart: spec.restart,
-        readiness: unikernel.readiness,
-        timeout: unikernel.timeout,
-    }
 }
 
 impl Restart {
@@ -86,7 +67,7 @@ impl Restart {
                 .decide(move |state| {
                     // The record as it is now: it may have been published meanwhile.
                     let record = state.world.unikernel(&id).cloned();
-                    let put = record.map(|record| Unikernel { started_at: started, ..record });
+                    let put = record.map(|record| Unikernel { phase: Phase::Returned, started_at: started, ..record });
                     Ok((put.map(|put| Change::PutUnikernel(Box::new(put))).into_iter().collect(), ()))
                 })
                 .await?;
@@ -97,10 +78,8 @@ impl Restart {
 
     fn wait_until_ready<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
-            match readiness::wait(&self.context.albatross, &self.unikernel).await {
-                Ok(()) => Ok(Flow::Next),
-                Err(reason) => Err(self.context.not_ready(&self.unikernel, reason).await),
-            }
+            returns::confirm(&self.context, &self.unikernel).await?;
+            Ok(Flow::Next)
         }
         .boxed()
     }

@@ -8,9 +8,9 @@ use tracing::warn;
 use super::claims::Claims;
 use super::context::{Context, Limits};
 use super::jobs::Jobs;
-use super::owner::{Owner, State};
+use super::owner::{self, Owner, State};
 use super::watch::HostWatch;
-use super::{Orchestrator, drains, recover, watch};
+use super::{Orchestrator, automatic, drains, recover, returns, watch};
 use crate::config::Config;
 use crate::domain::{Change, Event, ManagerView, ServiceView, UnikernelView};
 use crate::host_network::nftables::{ForeignChanges, Table};
@@ -66,6 +66,8 @@ pub struct Runner {
     reader: Table,
     foreign_changes: ForeignChanges,
     link_events: LinkEvents,
+    /// What collects without being asked, where the configuration wants that.
+    automatic: Option<Orchestrator>,
 }
 
 /// Opens what the kernel gives and puts the parts together.
@@ -79,7 +81,8 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let state = State { world: world(contents), facts: facts(&config) };
     let initial = initial_views(&state);
     let jobs = Jobs::new(events_sender.clone(), config.limits.job_history);
-    let (owner, owner_handle) = Owner::new(state, ledger, table, settings, Arc::clone(&claims), events_sender);
+    let acts_by = owner::Settings { ruleset: settings, fall_back: config.publish.fall_back };
+    let (owner, owner_handle) = Owner::new(state, ledger, table, acts_by, Arc::clone(&claims), events_sender);
     let context = Arc::new(Context {
         owner: owner_handle,
         jobs,
@@ -91,6 +94,8 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         limits: Limits { drain: config.publish.drain, keep_previous: config.collect.keep_previous, ruleset: settings },
         deploy_slots: Arc::new(Semaphore::new(config.limits.concurrent_deploys)),
         drains: Notify::new(),
+        collects: Notify::new(),
+        returns: Notify::new(),
         look: Notify::new(),
         look_soon: Notify::new(),
         looked: Notify::new(),
@@ -99,7 +104,8 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let orchestrator = Orchestrator { context: Arc::clone(&context) };
     let host = HostWatch::new(config.networks);
     let link_events = LinkEvents::open()?;
-    let runner = Runner { owner, context, host, reader, foreign_changes, link_events };
+    let automatic = config.collect.automatic.then(|| orchestrator.clone());
+    let runner = Runner { owner, context, host, reader, foreign_changes, link_events, automatic };
     Ok(Assembled { orchestrator, initial, events, runner })
 }
 
@@ -112,7 +118,7 @@ impl Runner {
 
     /// Never ends. Neither Albatross nor the kernel's table need answer.
     pub async fn run(self) {
-        let Self { owner, context, host, reader, foreign_changes, link_events } = self;
+        let Self { owner, context, host, reader, foreign_changes, link_events, automatic } = self;
         tokio::spawn(owner.run());
         if let Err(error) = recover::match_images(&context).await {
             warn!(%error, "the image store could not be looked through");
@@ -121,6 +127,10 @@ impl Runner {
         tokio::spawn(watch::follow_host(Arc::clone(&context), host, link_events));
         tokio::spawn(recover::follow(Arc::clone(&context)));
         tokio::spawn(drains::run(Arc::clone(&context)));
+        tokio::spawn(returns::run(Arc::clone(&context)));
+        if let Some(orchestrator) = automatic {
+            tokio::spawn(automatic::run(orchestrator));
+        }
         watch::follow_albatross(context).await;
     }
 }

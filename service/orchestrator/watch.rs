@@ -59,7 +59,7 @@ pub async fn follow_albatross(context: Arc<Context>) {
 
 async fn look_at_albatross(context: &Arc<Context>) -> bool {
     context.claims.begin_look();
-    let inventory = match context.albatross.inventory().await {
+    let mut inventory = match context.albatross.inventory().await {
         Ok(running) => inventory(running),
         Err(error) => {
             let note = format!("{error}. What is published stays, and nothing can be deployed until it answers");
@@ -71,7 +71,7 @@ async fn look_at_albatross(context: &Arc<Context>) -> bool {
     if let Some(dialect) = context.albatross.understood() {
         context.owner.albatross_version(dialect.to_string()).await;
     }
-    recover::end_late_ones(context, &inventory).await;
+    recover::end_late_ones(context, &mut inventory).await;
     if let Err(error) = take_in(context, inventory).await {
         debug!(%error, "not taken in");
     }
@@ -87,9 +87,13 @@ fn inventory(running: Vec<albatross::Running>) -> Inventory {
     let mut inventory = Inventory::default();
     for one in running {
         match one.id() {
-            Some(id) => {
-                inventory.unikernels.push(Running { id, digest: one.digest, started: one.started, mac: one.mac })
-            }
+            Some(id) => inventory.unikernels.push(Running {
+                id,
+                digest: one.digest,
+                started: one.started,
+                mac: one.mac,
+                cpus: one.cpuids,
+            }),
             None => inventory.foreign_cpus.extend(one.cpuids),
         }
     }
@@ -112,7 +116,12 @@ async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
         reconcile::vanished(&state.world, &facts)
     });
     let last_words = last_words(context, gone.await?).await?;
-    context.owner.seen(Seen { inventory, policy, last_words }).await
+    context.owner.seen(Seen { inventory, policy, last_words }).await?;
+    // What it asks the owner comes after what was just told.
+    context.returns.notify_one();
+    context.drains.notify_one();
+    context.collects.notify_one();
+    Ok(())
 }
 
 /// The last line of the consoles of those that are gone: with Solo5 it names the exit code.

@@ -29,7 +29,7 @@ pub struct Deployment {
 /// What a deployment comes down to.
 #[derive(Debug)]
 pub enum Admitted {
-    /// The same configuration runs already.
+    /// The same configuration runs already: it is ready, or has returned and its rule is to be waited for.
     AlreadyThere(Unikernel),
     /// A record to be started: a new one, or (`revived`) one that keeps its lease, whose unikernel has ended or was left
     /// half-made. Of that one Albatross may still have something.
@@ -48,7 +48,7 @@ pub fn admit(
         Some(there) if there.removing => {
             Err(Error::InUse(format!("{id} is being destroyed: deploy it again after that")))
         }
-        Some(there) if there.phase != Phase::Ready => {
+        Some(there) if !matches!(there.phase, Phase::Ready | Phase::Returned) => {
             let mut unikernel = started_anew(there);
             unikernel.readiness = deployment.readiness.clone();
             unikernel.timeout = deployment.timeout;

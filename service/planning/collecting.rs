@@ -85,6 +85,25 @@ pub fn collect(world: &World, facts: &Facts, keep: &Keep) -> Vec<Removal> {
     removals
 }
 
+/// Without those that still have connections to finish, and what goes with them.
+pub fn without_draining(mut removals: Vec<Removal>, world: &World) -> Vec<Removal> {
+    let drains = |id: &UnikernelId| {
+        world.service(&id.service()).is_some_and(|service| service.draining.iter().any(|(other, _)| other == id))
+    };
+    let kept = removals.iter().filter_map(|removal| match removal {
+        Removal::Unikernel(id) if drains(id) => world.unikernel(id),
+        _ => None,
+    });
+    let kept = kept.map(|unikernel| (unikernel.id.clone(), unikernel.spec.image)).collect::<Vec<_>>();
+    removals.retain(|removal| match removal {
+        Removal::Publication(_) => true,
+        Removal::Unikernel(id) => kept.iter().all(|(other, _)| other != id),
+        Removal::Lease(tag) => kept.iter().all(|(other, _)| other.tag() != *tag),
+        Removal::Image(digest) => kept.iter().all(|(_, image)| image != digest),
+    });
+    removals
+}
+
 /// Whether no call is working on it, but to destroy it: that is waited for, and what hangs on it goes too.
 fn is_free(unikernel: &Unikernel, facts: &Facts) -> bool {
     unikernel.removing || (unikernel.phase != Phase::Creating && !facts.busy.contains(&unikernel.id))

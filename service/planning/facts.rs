@@ -8,8 +8,11 @@ use ipnet::IpNet;
 
 use super::address_pool::{Exclusions, Reason};
 use super::error::Error;
+use super::starts::Starts;
 use super::world::World;
-use crate::domain::{Exclusion, ImageDigest, Inventory, Network, NetworkName, Policy, Timestamp, UnikernelId};
+use crate::domain::{
+    Exclusion, ImageDigest, Inventory, Network, NetworkName, Phase, Policy, Running, Timestamp, UnikernelId,
+};
 
 /// How long an address that answered is passed over.
 const ANSWER_HOLDS: Duration = Duration::from_secs(10 * 60);
@@ -32,6 +35,8 @@ pub struct Facts {
     pub answering: BTreeMap<IpAddr, Timestamp>,
     pub inventory: Inventory,
     pub policy: Option<Policy>,
+    /// Starts again that were seen lately.
+    pub starts: Starts,
     /// Unikernels that a call is working on: reconciliation leaves them alone.
     pub busy: BTreeSet<UnikernelId>,
     /// Images that a call is about to use: not collected.
@@ -91,6 +96,11 @@ impl Facts {
         exclusions
     }
 
+    /// What Albatross runs under names as ours are, and no record has.
+    pub fn strangers<'a>(&'a self, world: &'a World) -> impl Iterator<Item = &'a Running> {
+        self.inventory.unikernels.iter().filter(|running| world.unikernel(&running.id).is_none())
+    }
+
     /// The core with the fewest unikernels on it, ours and others', of those that the policy allows.
     pub fn least_used_cpu(&self, world: &World) -> u32 {
         let mut used: BTreeMap<u32, usize> = match &self.policy {
@@ -98,8 +108,10 @@ impl Facts {
             // Albatross has not answered yet; core 0 is on every host, and it will say when it is not allowed.
             _ => BTreeMap::from([(0, 0)]),
         };
-        let ours = world.unikernels().map(|unikernel| unikernel.cpu);
-        for cpu in ours.chain(self.inventory.foreign_cpus.iter().copied()) {
+        let ours =
+            world.unikernels().filter(|unikernel| unikernel.phase != Phase::Exited).map(|unikernel| unikernel.cpu);
+        let strangers = self.strangers(world).flat_map(|stranger| stranger.cpus.iter().copied());
+        for cpu in ours.chain(strangers).chain(self.inventory.foreign_cpus.iter().copied()) {
             if let Some(count) = used.get_mut(&cpu) {
                 *count += 1;
             }

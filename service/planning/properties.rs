@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::admission::{self, Admitted, Deployment};
 use super::collecting::{self, Keep, Removal};
 use super::facts::Facts;
-use super::publishing::{self, Switched, Wanted};
+use super::publishing::{self, Decision, Switched, Wanted};
 use super::world::World;
 use super::{reconcile, removal};
 use crate::domain::{
@@ -49,6 +49,10 @@ enum Act {
     /// Albatross runs all but one.
     Lose(usize),
     RunAll,
+    /// Albatross starts one again.
+    StartAgain(usize),
+    Confirm(usize),
+    FallBack,
     Drained(usize),
     Collect {
         keep: BTreeSet<usize>,
@@ -74,6 +78,9 @@ fn act() -> impl Strategy<Value = Act> {
         2 => which.clone().prop_map(Act::Forget),
         1 => which.clone().prop_map(Act::Lose),
         1 => Just(Act::RunAll),
+        2 => which.clone().prop_map(Act::StartAgain),
+        2 => which.clone().prop_map(Act::Confirm),
+        2 => Just(Act::FallBack),
         1 => service.prop_map(Act::Drained),
         1 => (prop::collection::btree_set(0..SERVICES.len(), 0..3), any::<bool>(), 0..3_u32)
             .prop_map(|(keep, all, previous)| Act::Collect { keep, all, previous }),
@@ -178,13 +185,14 @@ impl Model {
                 if let Some(unikernel) = self.which(*which).filter(|u| !u.removing && reconcile::is_half_made(u)) {
                     self.write(reconcile::undo_deploy(&self.world, &unikernel.id, &unikernel.exit_reason, now));
                     let left = self.world.unikernel(&unikernel.id);
-                    assert!(left.is_none_or(|left| left.phase == Phase::Exited), "what has run before is kept, ended");
+                    let ended = |left: &Unikernel| matches!(left.phase, Phase::Exited | Phase::Failed);
+                    assert!(left.is_none_or(ended), "what has run before is kept, ended");
                 }
             }
             Act::Publish { service, port, protocol, which } => {
                 let unikernel = which.and_then(|which| self.which(which)).map(|unikernel| unikernel.id);
                 let wanted = wanted(*port, *protocol, unikernel);
-                if let Ok(changes) = publishing::publish(&self.world, &name(*service), &wanted, now) {
+                if let Ok(Decision::Now(changes)) = publishing::publish(&self.world, &name(*service), &wanted, now) {
                     self.write(changes);
                 }
             }
@@ -192,7 +200,7 @@ impl Model {
                 let published = |world: &World| world.service(&name(*service)).and_then(|s| s.publication.clone());
                 let before = published(&self.world);
                 let wanted = wanted(*port, PortProtocol::Any, None);
-                if let Ok(changes) = publishing::publish(&self.world, &name(*service), &wanted, now)
+                if let Ok(Decision::Now(changes)) = publishing::publish(&self.world, &name(*service), &wanted, now)
                     && let Some(switched) = Switched::by(&changes, &self.world)
                 {
                     self.write(changes);
@@ -207,7 +215,7 @@ impl Model {
                 }
             }
             Act::Rollback(service) => {
-                if let Ok((changes, live)) = publishing::rollback(&self.world, &name(*service), now) {
+                if let Ok((Decision::Now(changes), live)) = publishing::rollback(&self.world, &name(*service), now) {
                     self.write(changes);
                     assert!(self.world.is_live(&live));
                 }
@@ -238,8 +246,18 @@ impl Model {
                     self.write(removal::forget(&self.world, &unikernel.id, now));
                 }
             }
-            Act::Lose(which) => self.observe(self.which(*which).map(|unikernel| unikernel.id)),
-            Act::RunAll => self.observe(None),
+            Act::Lose(which) => self.observe(self.which(*which).map(|unikernel| unikernel.id), None),
+            Act::RunAll => self.observe(None, None),
+            Act::StartAgain(which) => self.observe(None, self.which(*which).map(|unikernel| unikernel.id)),
+            Act::Confirm(which) => {
+                if let Some(unikernel) = self.which(*which) {
+                    self.write(reconcile::ready_again(&self.world, &unikernel.id, unikernel.started_at));
+                }
+            }
+            Act::FallBack => {
+                self.write(publishing::fall_back(&self.world, &self.facts, now));
+                assert!(publishing::fall_back(&self.world, &self.facts, now).is_empty(), "nobody falls back twice");
+            }
             Act::Drained(service) => {
                 if let Some(service) = self.world.service(&name(*service)).cloned() {
                     self.write(vec![Change::PutService(Box::new(Service { draining: Vec::new(), ..service }))]);
@@ -260,19 +278,27 @@ impl Model {
         }
     }
 
-    fn observe(&mut self, lost: Option<UnikernelId>) {
+    fn observe(&mut self, lost: Option<UnikernelId>, again: Option<UnikernelId>) {
         let settled = |u: &&Unikernel| !reconcile::is_half_made(u) && lost.as_ref() != Some(&u.id);
-        let running =
-            |u: &Unikernel| Running { id: u.id.clone(), digest: u.spec.image, started: u.started_at, mac: None };
+        let running = |u: &Unikernel| Running {
+            id: u.id.clone(),
+            digest: u.spec.image,
+            started: if again.as_ref() == Some(&u.id) { Some(self.now) } else { u.started_at },
+            mac: None,
+            cpus: Vec::new(),
+        };
         let unikernels = self.world.unikernels().filter(settled).map(running).collect();
         self.facts.inventory = Inventory { unikernels, foreign_cpus: Vec::new() };
+        reconcile::note_starts(&self.world, &mut self.facts, self.now);
         let changes = reconcile::observe(&self.world, &self.facts, &Default::default());
         for change in &changes {
             let Change::PutUnikernel(changed) = change else { panic!("{change:?}") };
             let was = self.world.unikernel(&changed.id).unwrap();
             assert!(!reconcile::is_half_made(was) && !was.removing, "calls' own are left alone");
+            assert!(changed.restarts >= was.restarts);
         }
         self.write(changes);
+        reconcile::note_starts(&self.world, &mut self.facts, self.now);
         assert!(reconcile::observe(&self.world, &self.facts, &Default::default()).is_empty(), "seen once is enough");
     }
 

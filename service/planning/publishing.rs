@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::error::Error;
+use super::facts::Facts;
 use super::world::World;
 use crate::domain::{
     Change, Phase, PortMapping, Publication, Service, ServiceName, StaleFlows, Timestamp, Transport, Unikernel,
@@ -25,9 +26,34 @@ pub struct Wanted {
     pub drain: Duration,
 }
 
+/// What a switch comes down to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    Now(Vec<Change>),
+    After(Obstacle),
+}
+
+/// What has to happen before a switch can be decided on again.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Obstacle {
+    /// It runs, or is on its way there: its readiness rule is waited for.
+    NotReadyYet(Box<Unikernel>),
+    /// It has ended: it is deployed again under its lease.
+    Ended(Box<Unikernel>),
+}
+
+impl From<Vec<Change>> for Decision {
+    fn from(changes: Vec<Change>) -> Self {
+        Self::Now(changes)
+    }
+}
+
 /// Puts a unikernel of `service` live.
-pub fn publish(world: &World, service: &ServiceName, wanted: &Wanted, now: Timestamp) -> Result<Vec<Change>, Error> {
+pub fn publish(world: &World, service: &ServiceName, wanted: &Wanted, now: Timestamp) -> Result<Decision, Error> {
     let unikernel = chosen(world, service, wanted.unikernel.as_ref())?;
+    if unikernel.phase != Phase::Ready {
+        return Ok(Decision::After(Obstacle::NotReadyYet(Box::new(unikernel.clone()))));
+    }
     let publication = Publication {
         unikernel: unikernel.id.clone(),
         target: unikernel.address,
@@ -41,7 +67,7 @@ pub fn publish(world: &World, service: &ServiceName, wanted: &Wanted, now: Times
             return Err(Error::PortConflict { port, other: other.clone() });
         }
     }
-    Ok(switch(world, service, Some(publication), now))
+    Ok(switch(world, service, Some(publication), now).into())
 }
 
 /// Takes a service's ports away. What was live drains.
@@ -50,18 +76,50 @@ pub fn unpublish(world: &World, service: &ServiceName, now: Timestamp) -> Result
     Ok(switch(world, service, None, now))
 }
 
-/// Puts the unikernel live that was live before, on the ports that are published now.
-pub fn rollback(world: &World, service: &ServiceName, now: Timestamp) -> Result<(Vec<Change>, UnikernelId), Error> {
+/// Puts the unikernel live that was live before, on the ports that are published now. Says which that is.
+pub fn rollback(world: &World, service: &ServiceName, now: Timestamp) -> Result<(Decision, UnikernelId), Error> {
     known(world, service)?;
     let nothing = || Error::NothingBefore(service.clone());
     let record = world.service(service).ok_or_else(nothing)?;
     // One that is not published has no ports to go back on: Publish says which.
     let publication = record.publication.as_ref().ok_or_else(nothing)?;
-    let previous = record.previous.as_ref().ok_or_else(nothing)?;
-    let unikernel = ready(world.unikernel(previous).ok_or_else(nothing)?)?;
-    let back =
-        Publication { unikernel: previous.clone(), target: unikernel.address, ..Publication::clone(publication) };
-    Ok((switch(world, service, Some(back), now), previous.clone()))
+    let previous = record.previous.as_ref().and_then(|previous| world.unikernel(previous)).ok_or_else(nothing)?;
+    if previous.removing {
+        return Err(being_destroyed(previous));
+    }
+    let decision = match previous.phase {
+        Phase::Ready => switch(world, service, Some(moved_to(publication, previous)), now).into(),
+        Phase::Exited | Phase::Failed => Decision::After(Obstacle::Ended(Box::new(previous.clone()))),
+        _ => Decision::After(Obstacle::NotReadyYet(Box::new(previous.clone()))),
+    };
+    Ok((decision, previous.id.clone()))
+}
+
+/// Goes back to the unikernel before, in every service whose live one has ended while that one runs and is ready.
+pub fn fall_back(world: &World, facts: &Facts, now: Timestamp) -> Vec<Change> {
+    let free = |unikernel: &&Unikernel| !unikernel.removing && !facts.busy.contains(&unikernel.id);
+    let fallen = world.services().filter_map(|service| {
+        let publication = service.publication.as_ref()?;
+        let live = world.unikernel(&publication.unikernel).filter(free)?;
+        let previous = world.unikernel(service.previous.as_ref()?).filter(free)?;
+        let ended = matches!(live.phase, Phase::Exited | Phase::Failed);
+        let runs = previous.phase == Phase::Ready && facts.inventory.unikernels.iter().any(|r| r.id == previous.id);
+        (ended && runs).then(|| (live, switch(world, &service.name, Some(moved_to(publication, previous)), now)))
+    });
+    let marked = fallen.flat_map(|(live, mut changes)| {
+        for change in &mut changes {
+            if let Change::PutService(service) = change {
+                service.fell_back_from = Some(live.id.clone());
+            }
+        }
+        changes
+    });
+    marked.collect()
+}
+
+/// The ports of `publication`, redirected to `unikernel`.
+fn moved_to(publication: &Publication, unikernel: &Unikernel) -> Publication {
+    Publication { unikernel: unikernel.id.clone(), target: unikernel.address, ..publication.clone() }
 }
 
 fn known(world: &World, service: &ServiceName) -> Result<(), Error> {
@@ -69,32 +127,40 @@ fn known(world: &World, service: &ServiceName) -> Result<(), Error> {
     if known { Ok(()) } else { Err(Error::NoSuchService(service.clone())) }
 }
 
+/// The unikernel that is meant: ready, or on its way there.
 fn chosen<'a>(world: &'a World, service: &ServiceName, id: Option<&UnikernelId>) -> Result<&'a Unikernel, Error> {
     known(world, service)?;
     if let Some(id) = id {
         if id.service() != *service {
             return Err(Error::InvalidArgument(format!("{id} is not a unikernel of service {service}")));
         }
-        return ready(world.unikernel(id).ok_or_else(|| Error::NoSuchUnikernel(id.clone()))?);
+        return runs(world.unikernel(id).ok_or_else(|| Error::NoSuchUnikernel(id.clone()))?);
     }
-    let newest = world.members(service).filter(|unikernel| ready(unikernel).is_ok()).max_by_key(|u| u.created_at);
-    newest.ok_or_else(|| {
+    // The newest that has been ready: one that is started again at this moment must not give way to an older one.
+    let been_ready = |unikernel: &Unikernel| matches!(unikernel.phase, Phase::Ready | Phase::Returned);
+    let running = world.members(service).filter(|unikernel| runs(unikernel).is_ok());
+    running.max_by_key(|unikernel| (been_ready(unikernel), unikernel.created_at)).ok_or_else(|| {
         Error::NotReady(format!(
             "no unikernel of service {service} is ready: deploy one, or look at its state and console"
         ))
     })
 }
 
-fn ready(unikernel: &Unikernel) -> Result<&Unikernel, Error> {
-    if unikernel.phase == Phase::Ready && !unikernel.removing {
-        return Ok(unikernel);
+fn runs(unikernel: &Unikernel) -> Result<&Unikernel, Error> {
+    if unikernel.removing {
+        return Err(being_destroyed(unikernel));
     }
-    let because = if unikernel.exit_reason.is_empty() {
-        "has not become ready".to_string()
-    } else {
-        format!("does not run: {}", unikernel.exit_reason)
-    };
-    Err(Error::NotReady(format!("{} {because}; Restart starts it again", unikernel.id)))
+    match unikernel.phase {
+        Phase::Exited | Phase::Failed => Err(Error::NotReady(format!(
+            "{} does not run: {}; Restart starts it again",
+            unikernel.id, unikernel.exit_reason
+        ))),
+        _ => Ok(unikernel),
+    }
+}
+
+fn being_destroyed(unikernel: &Unikernel) -> Error {
+    Error::NotReady(format!("{} is being destroyed: deploy it again after that", unikernel.id))
 }
 
 /// The changes from what `service` publishes now to `publication`, with all that hangs on them: what was live becomes
@@ -105,12 +171,13 @@ pub fn switch(world: &World, service: &ServiceName, publication: Option<Publicat
         publication: None,
         previous: None,
         draining: Vec::new(),
+        fell_back_from: None,
     });
     if before.publication.as_deref() == publication.as_ref() {
         return Vec::new();
     }
     let mut changes = Vec::new();
-    let mut after = before.clone();
+    let mut after = Service { fell_back_from: None, ..before.clone() };
     let live = publication.as_ref().map(|publication| publication.unikernel.clone());
     if let Some(old) = before.publication.as_deref().filter(|old| live.as_ref() != Some(&old.unikernel)) {
         let drain = publication.as_ref().map_or(old.drain, |publication| publication.drain);

@@ -1,16 +1,25 @@
 //! What Albatross runs against what the ledger says.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::facts::Facts;
 use super::removal;
+use super::starts::Starts;
 use super::world::World;
 use crate::domain::{Change, Phase, Running, Timestamp, Unikernel, UnikernelId};
 
 /// The exit reason of a unikernel that is gone without a word.
 const VANISHED: &str = "Albatross does not run it any more";
+/// That of one whose name is another's now.
+const REPLACED: &str = "somebody else started another image under its name";
 /// That of one that was to be started again, and was not.
 const NOT_STARTED: &str = "it was to be started again, and that was not finished";
+
+/// Why one is failed that Albatross starts all the time.
+const LOOPS: &str = "it ends again and again, and Albatross starts it again each time";
+/// How often a loop is news: each time is written to disk.
+const LOOP_NEWS: Duration = Duration::from_secs(5);
 
 /// What changes by what Albatross runs now. `last_words` are the consoles' last lines of those that are gone.
 ///
@@ -21,12 +30,10 @@ pub fn observe(world: &World, facts: &Facts, last_words: &BTreeMap<UnikernelId, 
     world
         .unikernels()
         .filter(|unikernel| is_settled(unikernel, facts))
-        .filter_map(|unikernel| {
-            let running = running.get(&unikernel.id).filter(|running| running.digest == unikernel.spec.image);
-            match running {
-                Some(running) => seen(unikernel, running),
-                None => gone(unikernel, last_words.get(&unikernel.id)),
-            }
+        .filter_map(|unikernel| match running.get(&unikernel.id) {
+            Some(running) if running.digest == unikernel.spec.image => seen(unikernel, running, &facts.starts),
+            Some(_) => gone(unikernel, REPLACED),
+            None => gone(unikernel, last_words.get(&unikernel.id).map_or(VANISHED, String::as_str)),
         })
         .map(|unikernel| Change::PutUnikernel(Box::new(unikernel)))
         .collect()
@@ -51,28 +58,71 @@ pub fn is_half_made(unikernel: &Unikernel) -> bool {
     matches!(unikernel.phase, Phase::Creating | Phase::Starting | Phase::Running)
 }
 
-fn gone(unikernel: &Unikernel, last_words: Option<&String>) -> Option<Unikernel> {
-    let ended = matches!(unikernel.phase, Phase::Exited | Phase::Failed);
-    (!ended).then(|| Unikernel {
-        phase: Phase::Exited,
-        exit_reason: last_words.cloned().unwrap_or_else(|| VANISHED.into()),
-        ..unikernel.clone()
-    })
+/// Those that run again, and whose readiness rule nobody waits for.
+pub fn returned(world: &World, facts: &Facts) -> Vec<Unikernel> {
+    let returned = world.unikernels().filter(|unikernel| unikernel.phase == Phase::Returned);
+    returned.filter(|unikernel| is_settled(unikernel, facts)).cloned().collect()
 }
 
-fn seen(unikernel: &Unikernel, running: &Running) -> Option<Unikernel> {
-    let mut after = unikernel.clone();
-    if matches!(unikernel.phase, Phase::Exited | Phase::Failed) {
-        // Back without our doing: by Albatross's own list after its restart, or by its client. It was ready once.
-        after.phase = Phase::Ready;
+/// The readiness rule of `id` holds since that start of it.
+pub fn ready_again(world: &World, id: &UnikernelId, started: Option<Timestamp>) -> Vec<Change> {
+    let same = |unikernel: &&Unikernel| unikernel.phase == Phase::Returned && unikernel.started_at == started;
+    let unikernel = world.unikernel(id).filter(same);
+    let ready = unikernel.map(|unikernel| Unikernel { phase: Phase::Ready, ..unikernel.clone() });
+    ready.map(|ready| Change::PutUnikernel(Box::new(ready))).into_iter().collect()
+}
+
+/// Albatross does not have `id`, whatever the ledger says.
+pub fn missed(world: &World, id: &UnikernelId) -> Vec<Change> {
+    let settled = world.unikernel(id).filter(|unikernel| !is_half_made(unikernel));
+    let gone = settled.and_then(|unikernel| gone(unikernel, VANISHED));
+    gone.map(|gone| Change::PutUnikernel(Box::new(gone))).into_iter().collect()
+}
+
+fn gone(unikernel: &Unikernel, reason: &str) -> Option<Unikernel> {
+    let ended = matches!(unikernel.phase, Phase::Exited | Phase::Failed);
+    (!ended).then(|| Unikernel { phase: Phase::Exited, exit_reason: reason.into(), ..unikernel.clone() })
+}
+
+fn seen(unikernel: &Unikernel, running: &Running, starts: &Starts) -> Option<Unikernel> {
+    let started = running.started.or(unikernel.started_at);
+    let mut after = Unikernel { mac: running.mac.or(unikernel.mac), started_at: started, ..unikernel.clone() };
+    let again = unikernel.started_at.filter(|&before| started != Some(before));
+    if let Some(before) = again {
+        after.restarts = unikernel.restarts.saturating_add(starts.since(&unikernel.id, before).max(1));
+        after.phase = Phase::Returned;
+    }
+    if starts.is_loop(&unikernel.id) {
+        after.phase = Phase::Failed;
+        after.exit_reason = LOOPS.into();
+        let lately = |before: Timestamp| started.is_some_and(|started| started < before.after(LOOP_NEWS));
+        if unikernel.phase == Phase::Failed && again.is_some_and(lately) {
+            return None;
+        }
+    } else if matches!(unikernel.phase, Phase::Exited | Phase::Failed) {
+        // Back without our doing: by Albatross's own list after its restart, or by its client.
+        after.phase = Phase::Returned;
         after.exit_reason = String::new();
     }
-    if running.started.is_some() && running.started != unikernel.started_at {
-        after.restarts += u32::from(unikernel.started_at.is_some());
-        after.started_at = running.started;
-    }
-    after.mac = running.mac.or(unikernel.mac);
     (after != *unikernel).then_some(after)
+}
+
+/// Notes every start again that `facts` shows.
+pub fn note_starts(world: &World, facts: &mut Facts, now: Timestamp) {
+    for running in &facts.inventory.unikernels {
+        let before = world.unikernel(&running.id).and_then(|unikernel| unikernel.started_at);
+        if let (Some(before), Some(started)) = (before, running.started)
+            && before != started
+        {
+            facts.starts.note(&running.id, started);
+        }
+    }
+    facts.starts.forget(now);
+}
+
+/// Those that end as soon as they are started, and are started at once.
+pub fn looping<'a>(world: &'a World, facts: &'a Facts) -> impl Iterator<Item = &'a Unikernel> {
+    world.unikernels().filter(|unikernel| unikernel.phase == Phase::Failed && facts.starts.is_loop(&unikernel.id))
 }
 
 /// Takes a deployment back that did not come to its end, once Albatross does not have the unikernel: until then the

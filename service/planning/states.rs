@@ -9,7 +9,7 @@ pub fn state(unikernel: &Unikernel, service: Option<&Service>) -> UnikernelState
         Phase::Exited => UnikernelState::Exited,
         Phase::Starting => UnikernelState::Starting,
         Phase::Failed => UnikernelState::Failed,
-        Phase::Running | Phase::Ready => published_state(unikernel, service),
+        Phase::Running | Phase::Ready | Phase::Returned => published_state(unikernel, service),
     }
 }
 
@@ -24,8 +24,8 @@ fn published_state(unikernel: &Unikernel, service: Option<&Service>) -> Unikerne
         UnikernelState::Retired
     } else {
         match unikernel.phase {
-            Phase::Running => UnikernelState::Running,
-            _ => UnikernelState::Ready,
+            Phase::Ready => UnikernelState::Ready,
+            _ => UnikernelState::Running,
         }
     }
 }

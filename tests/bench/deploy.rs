@@ -53,7 +53,11 @@ async fn measure() {
         let id = UnikernelId::new(&name, &[0xab; 32]);
         let file = File::open(&path).unwrap();
         let length = file.metadata().unwrap().len();
-        assert!(created.time(bare.create(&id, &creation(digest), file, length)).await.unwrap().is_some());
+        let create = async {
+            bare.create(&id, &creation(digest), file, length).await.unwrap();
+            bare.unikernel(&id).await.unwrap()
+        };
+        assert!(created.time(create).await.is_some());
         bare.destroy(&id).await.unwrap();
         tokio::time::sleep(SETTLE).await;
     }

@@ -99,7 +99,13 @@ fn published(number: u32, ports: u32) -> (Unikernel, Service) {
         sources: Vec::new(),
         drain: 0,
     };
-    let service = Service { name, publication: Some(Arc::new(publication)), previous: None, draining: Vec::new() };
+    let service = Service {
+        name,
+        publication: Some(Arc::new(publication)),
+        previous: None,
+        draining: Vec::new(),
+        fell_back_from: None,
+    };
     (unikernel, service)
 }
 

@@ -1,0 +1,31 @@
+//! `[collect] automatic`: collects what has drained, without being asked.
+
+use tracing::{info, warn};
+
+use super::Orchestrator;
+use super::collect::{Collect, Drains};
+use super::error::Error;
+use crate::planning::collecting::Keep;
+
+/// Collects whenever something may have become free. Never ends.
+pub async fn run(orchestrator: Orchestrator) {
+    loop {
+        orchestrator.context.collects.notified().await;
+        match collect(&orchestrator).await {
+            Ok(0) => {}
+            Ok(removed) => info!(removed, "collected"),
+            // The next look at Albatross tries again.
+            Err(error) => warn!(%error, "the automatic collection"),
+        }
+    }
+}
+
+/// How many things were removed. No job is begun where there is nothing to do.
+async fn collect(orchestrator: &Orchestrator) -> Result<usize, Error> {
+    let keep = Keep { services: None, previous: orchestrator.context.limits.keep_previous };
+    let collect = Collect { keep, drains: Drains::Stay };
+    if collect.removals(&orchestrator.context).await?.is_empty() {
+        return Ok(0);
+    }
+    Ok(orchestrator.collect_so(collect).await?.len())
+}

@@ -1,0 +1,41 @@
+//! What Degraded says of unikernels: what does not work now, and what to do about it.
+
+use super::owner::State;
+use crate::planning::reconcile;
+
+/// At most so many are named in one note.
+const NAMED: usize = 8;
+
+/// Those that Albatross starts again and again.
+pub fn loops(state: &State) -> Option<String> {
+    let names = named(reconcile::looping(&state.world, &state.facts).map(|unikernel| &unikernel.id))?;
+    Some(format!(
+        "{names}: ends again and again, and Albatross starts it each time at once. ReadConsole shows why; Destroy ends it"
+    ))
+}
+
+/// What runs under names as ours are without our doing.
+pub fn strangers(state: &State) -> Option<String> {
+    let strangers = state.facts.strangers(&state.world).filter(|stranger| !state.facts.busy.contains(&stranger.id));
+    let names = named(strangers.map(|stranger| &stranger.id))?;
+    Some(format!(
+        "{names}: Albatross runs it and this service has no record of it, so its address is leased to nobody. \
+         Albatross's own client destroys it"
+    ))
+}
+
+/// Services that went back to the unikernel before.
+pub fn fell_back(state: &State) -> Option<String> {
+    let fallen = state.world.services().filter_map(|service| service.fell_back_from.as_ref());
+    let names = named(fallen)?;
+    Some(format!(
+        "{names}: was live and has ended, so its service went back to the one before. Deploy and publish one that stays up"
+    ))
+}
+
+fn named(names: impl Iterator<Item = impl ToString>) -> Option<String> {
+    let names = names.map(|name| name.to_string()).collect::<Vec<_>>();
+    let (first, rest) = names.split_at(names.len().min(NAMED));
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    (!first.is_empty()).then(|| first.join(", ") + &more)
+}
