@@ -11,54 +11,33 @@ mod private_bus;
 mod solo5_image;
 #[path = "support/stand_in_process.rs"]
 mod stand_in_process;
+#[path = "support/states.rs"]
+mod states;
 
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use host::{MANAGER, Options, TestHost, error_of, options};
+use host::{Options, TestHost, error_of, options};
 use netns::{isolated, sh};
-use zbus::MessageStream;
+use states::States;
 
 /// Longer than a look at Albatross takes that is held up by `delay`.
 const HELD_UP: Duration = Duration::from_millis(900);
 
-/// The states that were told until now, as `old>new`.
-async fn states_told(signals: &mut MessageStream) -> Vec<String> {
-    let mut told = Vec::new();
-    while let Ok(Some(Ok(message))) = tokio::time::timeout(Duration::from_millis(100), signals.next()).await {
-        type Arguments =
-            (zbus::OwnedObjectPath, String, String, String, std::collections::HashMap<String, zbus::OwnedVariant>);
-        let (_, _, old, new, _): Arguments = message.body().deserialize().unwrap();
-        told.push(format!("{old}>{new}"));
-    }
-    told
-}
-
-async fn state_changes(connection: &zbus::Connection) -> MessageStream {
-    let rule = zbus::MatchRule::builder()
-        .msg_type(zbus::message::Type::Signal)
-        .interface(MANAGER)
-        .member("UnikernelStateChanged")
-        .build()
-        .unwrap();
-    MessageStream::for_match_rule(rule, connection, None).await.unwrap()
-}
-
-const SUCCESS: [&str; 3] = [">creating", "creating>running", "running>ready"];
+const SUCCESS: [&str; 4] = [">creating", "creating>starting", "starting>running", "running>ready"];
 
 #[test]
 fn what_albatross_was_asked_before_a_deployment_says_nothing_of_it() {
     isolated("what_albatross_was_asked_before_a_deployment_says_nothing_of_it", |_| async {
         let Some(host) = TestHost::start().await else { return };
         let manager = host.manager().await;
-        let mut signals = state_changes(&manager.0).await;
+        let mut signals = States::watch(&manager.0).await;
         // Its tap makes the service look; the look has the list, and waits for the policy while a deployment succeeds.
         host.albatross.control("delay 600 policy");
         host.albatross.control("foreign stranger br0");
         tokio::time::sleep(Duration::from_millis(100)).await;
         manager.deploy("website", &host.image("1", &[]), options("http:80/")).await.unwrap();
         tokio::time::sleep(HELD_UP).await;
-        assert_eq!(states_told(&mut signals).await, SUCCESS);
+        assert_eq!(signals.so_far().await, SUCCESS);
     });
 }
 
@@ -67,12 +46,12 @@ fn what_the_host_tells_says_nothing_of_a_unikernel() {
     isolated("what_the_host_tells_says_nothing_of_a_unikernel", |_| async {
         let Some(host) = TestHost::start().await else { return };
         let manager = host.manager().await;
-        let mut signals = state_changes(&manager.0).await;
+        let mut signals = States::watch(&manager.0).await;
         host.albatross.control("delay 600 policy");
         manager.deploy("website", &host.image("1", &[]), options("http:80/")).await.unwrap();
         sh("ip address add 198.51.100.7/32 dev lo");
         tokio::time::sleep(HELD_UP).await;
-        assert_eq!(states_told(&mut signals).await, SUCCESS);
+        assert_eq!(signals.so_far().await, SUCCESS);
     });
 }
 
@@ -81,7 +60,7 @@ fn one_that_ends_while_its_call_ends_is_noticed() {
     isolated("one_that_ends_while_its_call_ends_is_noticed", |_| async {
         let Some(host) = TestHost::start().await else { return };
         let manager = host.manager().await;
-        let mut signals = state_changes(&manager.0).await;
+        let mut signals = States::watch(&manager.0).await;
         // The look that its end causes has begun before the call is done, and must leave it to the call.
         host.albatross.control("delay 200 policy");
         let mut options = options("running");
@@ -93,7 +72,7 @@ fn one_that_ends_while_its_call_ends_is_noticed() {
             while begin.elapsed() < Duration::from_secs(5)
                 && told.last().is_none_or(|last: &String| !last.ends_with(">exited"))
             {
-                told.extend(states_told(&mut signals).await);
+                told.extend(signals.so_far().await);
             }
             assert_eq!(told.last().map(String::as_str), Some("ready>exited"), "{told:?}");
         }
@@ -134,7 +113,7 @@ fn a_deployment_without_albatross_leaves_nothing_behind() {
     isolated("a_deployment_without_albatross_leaves_nothing_behind", |_| async {
         let Some(mut host) = TestHost::start().await else { return };
         let manager = host.manager().await;
-        let mut signals = state_changes(&manager.0).await;
+        let mut signals = States::watch(&manager.0).await;
         host.albatross.terminate();
         for _ in 0..2 {
             let (name, message) = error_of(manager.deploy("website", &host.image("1", &[]), options("http:80/")).await);
@@ -144,7 +123,7 @@ fn a_deployment_without_albatross_leaves_nothing_behind() {
         }
         host.albatross.again();
         manager.deploy("website", &host.image("1", &[]), options("http:80/")).await.unwrap();
-        let told = states_told(&mut signals).await;
-        assert_eq!(told[told.len() - 3..], SUCCESS, "{told:?}");
+        let told = signals.so_far().await;
+        assert_eq!(told[told.len() - 4..], SUCCESS, "{told:?}");
     });
 }
