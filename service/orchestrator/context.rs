@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::claims::Claims;
 use super::error::Error;
@@ -40,6 +40,8 @@ pub struct Context {
     pub collects: Notify,
     /// Told when something may have returned.
     pub returns: Notify,
+    /// Marked when it is time to look at what nobody tells of.
+    pub beat: watch::Sender<()>,
     /// Told when Albatross is to be looked at.
     pub look: Notify,
     /// Told when that has a moment's time.

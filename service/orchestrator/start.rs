@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tracing::warn;
 
 use super::claims::Claims;
@@ -10,7 +10,7 @@ use super::context::{Context, Limits};
 use super::jobs::Jobs;
 use super::owner::{self, Owner, State};
 use super::watch::HostWatch;
-use super::{Orchestrator, automatic, drains, recover, returns, watch};
+use super::{Orchestrator, automatic, drains, recover, returns, watch as watching};
 use crate::config::Config;
 use crate::domain::{Change, Event, ManagerView, ServiceView, UnikernelView};
 use crate::host_network::nftables::{ForeignChanges, Table};
@@ -96,6 +96,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         drains: Notify::new(),
         collects: Notify::new(),
         returns: Notify::new(),
+        beat: watch::Sender::new(()),
         look: Notify::new(),
         look_soon: Notify::new(),
         looked: Notify::new(),
@@ -113,7 +114,7 @@ impl Runner {
     /// Looks at the host for the first time. What it finds is the first that the owner hears of, so that no call is
     /// decided without knowing the networks.
     pub async fn look(&self) {
-        watch::look_at_host(&self.context, &self.host).await;
+        watching::look_at_host(&self.context, &self.host).await;
     }
 
     /// Never ends. Neither Albatross nor the kernel's table need answer.
@@ -123,15 +124,16 @@ impl Runner {
         if let Err(error) = recover::match_images(&context).await {
             warn!(%error, "the image store could not be looked through");
         }
-        tokio::spawn(watch::follow_table(Arc::clone(&context), reader, foreign_changes));
-        tokio::spawn(watch::follow_host(Arc::clone(&context), host, link_events));
+        tokio::spawn(watching::beat(Arc::clone(&context)));
+        tokio::spawn(watching::follow_table(Arc::clone(&context), reader, foreign_changes));
+        tokio::spawn(watching::follow_host(Arc::clone(&context), host, link_events));
         tokio::spawn(recover::follow(Arc::clone(&context)));
         tokio::spawn(drains::run(Arc::clone(&context)));
         tokio::spawn(returns::run(Arc::clone(&context)));
         if let Some(orchestrator) = automatic {
             tokio::spawn(automatic::run(orchestrator));
         }
-        watch::follow_albatross(context).await;
+        watching::follow_albatross(context).await;
     }
 }
 

@@ -1,11 +1,12 @@
 //! Looks at the world outside: when the kernel says that something has happened, and every 30 s besides.
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use super::context::Context;
@@ -19,11 +20,11 @@ use crate::host_network::{Bridge, LinkEvent, LinkEvents};
 use crate::planning::facts::{HostBridge, effective_networks};
 use crate::planning::{reconcile, redaction};
 
-/// Between two looks at Albatross when nothing happens. Deaths are told by the kernel; this is for what it cannot tell.
-const LOOK: Duration = Duration::from_secs(30);
+/// Between two looks at everything when nothing happens. Deaths are told by the kernel; this is for what it cannot tell.
+const BEAT: Duration = Duration::from_secs(30);
 
-/// Between two looks while Albatross does not answer.
-const LOOK_WHILE_AWAY: Duration = Duration::from_secs(1);
+/// Pauses between two looks at what does not answer: from the first to the second.
+const PAUSES_WHILE_AWAY: (Duration, Duration) = (Duration::from_secs(1), BEAT);
 
 /// From what is no death to the look at it: a call that creates a unikernel has Albatross to itself meanwhile, for the
 /// daemon does one thing at a time.
@@ -38,22 +39,59 @@ const CONSOLES: usize = 8;
 /// Taps of Albatross: `vmmtap0` and so on.
 const TAP: &str = "vmmtap";
 
+/// One beat for all that is looked at without being told: a service that is idle wakes up once for all of it.
+pub async fn beat(context: Arc<Context>) {
+    loop {
+        sleep(BEAT).await;
+        context.beat.send_replace(());
+    }
+}
+
 /// Keeps what is known of Albatross true. Never ends.
 pub async fn follow_albatross(context: Arc<Context>) {
+    let (mut beat, mut pace) = (context.beat.subscribe(), Pace::new(Instant::now()));
+    let mut pause_while_away = PAUSES_WHILE_AWAY.0;
     loop {
         let answers = look_at_albatross(&context).await;
-        let pause = if answers { LOOK } else { LOOK_WHILE_AWAY };
-        let news = async {
-            tokio::select! {
-                () = context.look.notified() => {}
-                // What happened to the unikernel while a call worked on it was left to that call.
-                () = async { context.claims.ended().await; sleep(SOON).await } => {}
-                () = async { context.look_soon.notified().await; sleep(SOON).await } => {}
+        let away = async {
+            if answers {
+                pending::<()>().await;
             }
+            sleep(pause_while_away).await;
         };
-        if timeout(pause, news).await.is_ok() {
-            sleep(SETTLE).await;
+        tokio::select! {
+            () = context.look.notified() => sleep(SETTLE).await,
+            // What happened to the unikernel while a call worked on it was left to that call.
+            () = async { context.claims.ended().await; sleep(SOON).await } => {}
+            () = async { context.look_soon.notified().await; sleep(SOON).await } => {}
+            _ = beat.changed() => {}
+            () = away => {}
         }
+        pause_while_away = if answers { PAUSES_WHILE_AWAY.0 } else { (pause_while_away * 2).min(PAUSES_WHILE_AWAY.1) };
+        sleep(pace.next(Instant::now())).await;
+    }
+}
+
+/// Keeps looks apart where one event follows the other, as with a unikernel that ends whenever it is started: a few are
+/// made at once, and then one every 20 ms.
+#[derive(Debug)]
+struct Pace {
+    /// When all that may be made at once can be again.
+    full: Instant,
+}
+
+impl Pace {
+    const EVERY: Duration = Duration::from_millis(20);
+    const AT_ONCE: u32 = 8;
+
+    fn new(now: Instant) -> Self {
+        Self { full: now }
+    }
+
+    /// How long a look that is wanted now has to wait.
+    fn next(&mut self, now: Instant) -> Duration {
+        self.full = self.full.max(now) + Self::EVERY;
+        self.full.saturating_duration_since(now + Self::EVERY * Self::AT_ONCE)
     }
 }
 
@@ -177,13 +215,17 @@ impl HostWatch {
 
 /// Follows links and addresses of the host. Never ends.
 pub async fn follow_host(context: Arc<Context>, mut watch: HostWatch, mut events: LinkEvents) {
+    let mut beat = context.beat.subscribe();
     loop {
         let present = look_at_host(&context, &watch).await;
         watch.route_loopback(&context, &present).await;
         let mut addresses_changed = false;
         while !addresses_changed {
-            // Forwarding is switched without an event.
-            let Ok(event) = timeout(LOOK, events.next()).await else { break };
+            let event = tokio::select! {
+                event = events.next() => event,
+                // Forwarding is switched without an event.
+                _ = beat.changed() => break,
+            };
             match event {
                 Ok(LinkEvent::AddressesChanged) => addresses_changed = true,
                 Ok(LinkEvent::Lost) => {
@@ -198,7 +240,7 @@ pub async fn follow_host(context: Arc<Context>, mut watch: HostWatch, mut events
                 Ok(_) => addresses_changed = true,
                 Err(error) => {
                     warn!(%error, "link notifications");
-                    sleep(LOOK_WHILE_AWAY).await;
+                    sleep(PAUSES_WHILE_AWAY.0).await;
                     addresses_changed = true;
                 }
             }
@@ -249,7 +291,7 @@ pub async fn follow_table(context: Arc<Context>, reader: Table, mut changes: For
     loop {
         // Somebody else's transaction may be in the way: what was refused a moment ago is taken now.
         while !context.owner.repair_table().await.unwrap_or(true) {
-            sleep(LOOK_WHILE_AWAY).await;
+            sleep(PAUSES_WHILE_AWAY.0).await;
         }
         match next_change(&context, &reader, &mut changes).await {
             Ok(change) => {
@@ -260,7 +302,7 @@ pub async fn follow_table(context: Arc<Context>, reader: Table, mut changes: For
             }
             Err(error) => {
                 warn!(%error, "nftables notifications");
-                sleep(LOOK_WHILE_AWAY).await;
+                sleep(PAUSES_WHILE_AWAY.0).await;
             }
         }
     }
@@ -272,10 +314,12 @@ async fn next_change(
     reader: &Table,
     changes: &mut ForeignChanges,
 ) -> Result<ForeignChange, crate::host_network::Error> {
+    let mut beat = context.beat.subscribe();
     loop {
         note_other_tables(context, reader).await;
-        if let Ok(change) = timeout(LOOK, changes.next()).await {
-            return change;
+        tokio::select! {
+            change = changes.next() => return change,
+            _ = beat.changed() => {}
         }
     }
 }
@@ -293,4 +337,21 @@ async fn note_other_tables(context: &Context, reader: &Table) {
         }
     };
     context.owner.trouble(Trouble::OtherTables, note).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_come_at_once_and_then_apart() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        for _ in 0..Pace::AT_ONCE {
+            assert_eq!(pace.next(now), Duration::ZERO);
+        }
+        assert_eq!(pace.next(now), Pace::EVERY);
+        assert_eq!(pace.next(now + Pace::EVERY), Pace::EVERY);
+        assert_eq!(pace.next(now + Duration::from_secs(1)), Duration::ZERO);
+    }
 }
