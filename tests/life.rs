@@ -366,3 +366,60 @@ fn a_deployment_asks_albatross_whether_what_it_has_runs() {
         assert_eq!((again.as_str(), host.running()), (id.as_str(), vec![id.clone()]));
     });
 }
+
+/// Counts what `nft monitor` calls generations: one a batch.
+struct Generations(std::process::Child, std::path::PathBuf);
+
+impl Generations {
+    fn watch(host: &TestHost) -> Self {
+        let path = host.directory.path().join("generations");
+        let file = std::fs::File::create(&path).unwrap();
+        let child = std::process::Command::new("nft").arg("monitor").stdout(file).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        Self(child, path)
+    }
+
+    async fn so_far(&self) -> usize {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        std::fs::read_to_string(&self.1).unwrap().matches("# new generation").count()
+    }
+}
+
+impl Drop for Generations {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn any_change_of_a_publication_is_one_batch() {
+    isolated("any_change_of_a_publication_is_one_batch", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        manager.deploy("website", &host.image("1", &[]), options("http:80/")).await.unwrap();
+        let on = |addresses: &[&'static str]| Options::from([("addresses", addresses.to_vec().into())]);
+        let generations = Generations::watch(&host);
+        let steps: [(&[(&str, u16, u16)], Options<'_>); 6] = [
+            (&[("tcp", 8080, 80), ("udp", 53, 80), ("tcp", 8443, 80)], Options::new()),
+            (&[("tcp", 8080, 80)], Options::new()),                       // fewer
+            (&[("tcp", 9090, 80), ("tcp", 9091, 80)], Options::new()),    // others
+            (&[("udp", 9090, 80), ("any", 9091, 80)], Options::new()),    // other protocols
+            (&[("udp", 9090, 80), ("any", 9091, 80)], on(&[host::HOST])), // another address
+            (&[("tcp", 8080, 80)], on(&["127.0.0.1", host::HOST])),
+        ];
+        for (number, (ports, options)) in steps.into_iter().enumerate() {
+            let before = generations.so_far().await;
+            manager.publish("website", ports, options).await.unwrap();
+            assert_eq!(generations.so_far().await, before + 1, "step {number}");
+        }
+        assert!(host.get(8080).unwrap().starts_with("version=1"));
+        for gone in [8443, 9090, 9091] {
+            assert!(host.get(gone).is_err(), "{gone}");
+        }
+        // What is as it should be is not written again.
+        let before = generations.so_far().await;
+        manager.publish("website", &[("tcp", 8080, 80)], on(&["127.0.0.1", host::HOST])).await.unwrap();
+        assert_eq!(generations.so_far().await, before);
+    });
+}
