@@ -66,6 +66,7 @@ pub struct Runner {
     reader: Table,
     foreign_changes: ForeignChanges,
     link_events: LinkEvents,
+    events: mpsc::Sender<Event>,
 }
 
 /// Opens what the kernel gives and puts the parts together.
@@ -79,7 +80,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let state = State { world: world(contents), facts: facts(&config) };
     let initial = initial_views(&state);
     let jobs = Jobs::new(events_sender.clone(), config.limits.job_history);
-    let (owner, owner_handle) = Owner::new(state, ledger, table, settings, Arc::clone(&claims), events_sender);
+    let (owner, owner_handle) = Owner::new(state, ledger, table, settings, Arc::clone(&claims), events_sender.clone());
     let context = Arc::new(Context {
         owner: owner_handle,
         jobs,
@@ -99,7 +100,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let orchestrator = Orchestrator { context: Arc::clone(&context) };
     let host = HostWatch::new(config.networks);
     let link_events = LinkEvents::open()?;
-    let runner = Runner { owner, context, host, reader, foreign_changes, link_events };
+    let runner = Runner { owner, context, host, reader, foreign_changes, link_events, events: events_sender };
     Ok(Assembled { orchestrator, initial, events, runner })
 }
 
@@ -112,7 +113,7 @@ impl Runner {
 
     /// Never ends. Neither Albatross nor the kernel's table need answer.
     pub async fn run(self) {
-        let Self { owner, context, host, reader, foreign_changes, link_events } = self;
+        let Self { owner, context, host, reader, foreign_changes, link_events, events } = self;
         tokio::spawn(owner.run());
         if let Err(error) = recover::match_images(&context).await {
             warn!(%error, "the image store could not be looked through");
@@ -120,7 +121,7 @@ impl Runner {
         tokio::spawn(watch::follow_table(Arc::clone(&context), reader, foreign_changes));
         tokio::spawn(watch::follow_host(Arc::clone(&context), host, link_events));
         tokio::spawn(recover::follow(Arc::clone(&context)));
-        tokio::spawn(drains::run(Arc::clone(&context)));
+        tokio::spawn(drains::run(Arc::clone(&context), events));
         watch::follow_albatross(context).await;
     }
 }
