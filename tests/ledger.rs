@@ -52,6 +52,7 @@ fn service(name: &str, ports: u16) -> Service {
         name,
         previous: None,
         draining: vec![],
+        fell_back_from: None,
     }
 }
 

@@ -18,8 +18,10 @@ use super::job::JobObject;
 use super::manager::Manager;
 use super::path;
 use super::service::ServiceObject;
-use super::unikernel::{UnikernelObject, details};
-use crate::domain::{Event, JobNumber, JobResult, JobView, ManagerView, ServiceView, UnikernelView};
+use super::unikernel::{ACTIVE_CONNECTIONS, UnikernelObject, details};
+use crate::domain::{
+    Event, JobNumber, JobResult, JobView, ManagerView, ServiceView, UnikernelId, UnikernelState, UnikernelView,
+};
 
 /// The snapshots that objects of one kind show, by their paths.
 type Snapshots<V> = HashMap<OwnedObjectPath, watch::Sender<Arc<V>>>;
@@ -121,6 +123,10 @@ impl Publisher {
         let taken_in = match event.clone() {
             Event::Unikernel { before, after } => self.unikernel(before, after).await,
             Event::Service { before, after } => self.service(before, after).await,
+            Event::Connections { id, count } => {
+                self.connections(&id, count);
+                Ok(())
+            }
             Event::Switched { .. } | Event::Job(_) | Event::JobRemoved { .. } => {
                 self.keep(event.clone());
                 Ok(())
@@ -213,6 +219,18 @@ impl Publisher {
                 remove::<ServiceObject, _>(&self.connection, &mut self.services, path::service(&gone.name)).await
             }
             (None, None) => Ok(()),
+        }
+    }
+
+    /// Keeps the count of one that drains: of all others the property tells when it is asked for.
+    fn connections(&mut self, id: &UnikernelId, count: u32) {
+        let path = path::unikernel(id);
+        let state = self.unikernels.get(&path).map(|snapshot| snapshot.borrow().state);
+        if state == Some(UnikernelState::Draining) {
+            let emitter = SignalEmitter::from_parts(self.connection.clone(), path.into_inner());
+            let changed = HashMap::from([(ACTIVE_CONNECTIONS.to_owned(), count.into())]);
+            let interface = UnikernelObject::name();
+            self.untold.push(Untold::Properties { emitter, interface, changed, invalidated: Vec::new() });
         }
     }
 

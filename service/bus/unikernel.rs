@@ -17,6 +17,9 @@ use crate::orchestrator::ErrorKind;
 /// or vanishes meanwhile.
 const COUNT_DEADLINE: Duration = Duration::from_secs(1);
 
+/// The property whose changes are told as they are counted.
+pub const ACTIVE_CONNECTIONS: &str = "ActiveConnections";
+
 #[derive(Debug)]
 pub struct UnikernelObject {
     view: watch::Receiver<Arc<UnikernelView>>,
@@ -121,11 +124,12 @@ impl UnikernelObject {
         self.view().restarts
     }
 
-    /// How many connections from outside go to it now; 0 for one that is neither live nor draining. The kernel counts
-    /// when it is asked: Get and GetAll have it, the signals and GetManagedObjects leave it out while there can be any.
+    /// How many connections from outside go to it now; 0 for one that is neither live nor draining. While it drains,
+    /// PropertiesChanged tells every change within 100 ms or so. The kernel counts when it is asked: Get and GetAll have
+    /// it also while it is live; GetManagedObjects leaves it out while there can be any.
     ///
     /// Fails with KernelRefused or Internal when the kernel does not tell.
-    #[zbus(property(emits_changed_signal = "false"))]
+    #[zbus(property)]
     async fn active_connections(&self, #[zbus(header)] header: Option<Header<'_>>) -> Result<u32, Failure> {
         let view = self.view();
         if !matches!(view.state, UnikernelState::Live | UnikernelState::Draining) {

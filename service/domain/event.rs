@@ -8,7 +8,8 @@ use super::{
     UnikernelId, UnikernelState,
 };
 
-/// What a Unikernel object shows. `ActiveConnections` is not here: the kernel is asked for it when somebody looks.
+/// What a Unikernel object shows. `ActiveConnections` is not here: the kernel is asked for it when somebody looks,
+/// and [`Event::Connections`] tells it while it drains.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UnikernelView {
     pub id: UnikernelId,
@@ -67,6 +68,11 @@ pub enum Event {
         service: ServiceName,
         from: Option<UnikernelId>,
         to: Option<UnikernelId>,
+    },
+    /// How many connections one that drains still has.
+    Connections {
+        id: UnikernelId,
+        count: u32,
     },
     Job(JobView),
     JobRemoved {

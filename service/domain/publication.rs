@@ -142,7 +142,7 @@ pub struct Service {
     pub fell_back_from: Option<UnikernelId>,
 }
 
-/// UDP flows that a switch has left on the unikernel before: still to be deleted.
+/// Flows that a switch or a death has left on a unikernel that does not get them any more: still to be deleted.
 ///
 /// Part of the ledger, so that a crash between the switch and the deletion leaves no client on a dead address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -152,4 +152,9 @@ pub struct StaleFlows {
     pub target: IpAddr,
     /// Host ports (UDP) of those flows, as their clients see them.
     pub ports: BTreeSet<u16>,
+    /// TCP as well, where no answer has come yet: `target` is dead, and another is live.
+    ///
+    /// Left out where it is not so: these are the ledger's keys, and entries from before have to stay the same ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub half_open: bool,
 }

@@ -102,7 +102,12 @@ fn image(number: u8) -> ImageRecord {
 }
 
 fn flows(service: &str, port: u16) -> StaleFlows {
-    StaleFlows { service: service.parse().unwrap(), target: ip("10.0.0.2"), ports: [port, 53].into() }
+    StaleFlows {
+        service: service.parse().unwrap(),
+        target: ip("10.0.0.2"),
+        ports: [port, 53].into(),
+        half_open: port == 1,
+    }
 }
 
 fn every_kind() -> Vec<Change> {
@@ -269,6 +274,7 @@ fn values_keep_their_form() {
         &format!(r#"{{"digest":"sha256:{digest}","size":17,"network_device":"service","block_devices":["disk"]}}"#),
     );
     holds(flows("website", 443), r#"{"service":"website","target":"10.0.0.2","ports":[53,443]}"#);
+    holds(flows("website", 1), r#"{"service":"website","target":"10.0.0.2","ports":[1,53],"half_open":true}"#);
 }
 
 /// The contents as sets, for comparisons in which the order says nothing.

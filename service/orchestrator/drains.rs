@@ -5,52 +5,230 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::Instant;
+use futures_util::FutureExt;
+use tokio::sync::mpsc;
+use tokio::task::unconstrained;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
 use super::context::Context;
 use super::error::Error;
-use crate::domain::{Change, Service, Timestamp, UnikernelId};
-
-/// Until the end of a drain is written once more.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
-
-/// Keeps one wait for each that drains. Never ends.
-pub async fn run(context: Arc<Context>) {
-    let mut waiting = BTreeMap::<Drain, AbortHandle>::new();
-    let mut waits = JoinSet::new();
-    loop {
-        let draining = draining(&context).await.unwrap_or_default();
-        // One that is live again may drain anew, with less time.
-        waiting.retain(|drain, wait| {
-            draining.contains(drain) || {
-                wait.abort();
-                false
-            }
-        });
-        for drain in draining {
-            waiting.entry(drain).or_insert_with_key(|drain| waits.spawn(wait(Arc::clone(&context), drain.clone())));
-        }
-        tokio::select! {
-            () = context.drains.notified() => {}
-            Some(ended) = waits.join_next() => {
-                if let Ok(drain) = ended {
-                    waiting.remove(&drain);
-                }
-            }
-        }
-    }
-}
+use crate::domain::{Change, Event, Service, Timestamp, UnikernelId};
+use crate::host_network::{self, FlowEvents, FlowNews};
 
 /// To count connections takes the kernel milliseconds: the switch that made it drain is answered first.
 const BREATH: Duration = Duration::from_millis(20);
+
+/// Notifications come in bunches, and of all connections of the host: after the first, what comes within this time is
+/// read together.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// Notifications that are read together: more than the socket holds.
+const BATCH: usize = 4096;
+
+/// Between two counts for notifications, which come without end while many connections close.
+const PACE: Duration = Duration::from_millis(100);
+
+/// The pause after counting is this many times what it took: a host with very many connections has other work to do.
+const RELIEF: u32 = 9;
+
+/// The kernel does not tell of flows that began before the service did; they are looked for this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// Until the end of a drain is written once more.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Drain {
     id: UnikernelId,
     address: IpAddr,
     until: Timestamp,
+}
+
+/// What is known of one that drains.
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    count_at: Instant,
+    /// Its time is up.
+    until: Instant,
+    told: Option<u32>,
+}
+
+/// Follows all that drain with one subscription. Never ends.
+pub async fn run(context: Arc<Context>, events: mpsc::Sender<Event>) {
+    let mut drains = Drains::new(context, events);
+    drains.refresh().await;
+    loop {
+        let alarm = drains.alarm();
+        tokio::select! {
+            () = drains.context.drains.notified() => drains.refresh().await,
+            heard = heard(&mut drains.news), if drains.read_at.is_none() => {
+                drains.take_in(heard);
+                drains.read_at = Some(Instant::now() + SETTLE);
+            }
+            () = sleep_until_some(alarm) => {
+                drains.round().await;
+                drains.refresh().await;
+            }
+        }
+    }
+}
+
+async fn sleep_until_some(alarm: Option<Instant>) {
+    match alarm {
+        Some(alarm) => sleep_until(alarm).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn heard(news: &mut Option<FlowEvents>) -> Result<FlowNews, host_network::Error> {
+    match news {
+        Some(news) => news.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Drains {
+    context: Arc<Context>,
+    events: mpsc::Sender<Event>,
+    following: BTreeMap<Drain, Progress>,
+    /// While something drains that has connections.
+    news: Option<FlowEvents>,
+    /// When to read what has been told meanwhile: until then it is left in the socket.
+    read_at: Option<Instant>,
+    /// No count for notifications before.
+    not_before: Instant,
+}
+
+impl Drains {
+    fn new(context: Arc<Context>, events: mpsc::Sender<Event>) -> Self {
+        let following = BTreeMap::new();
+        Self { context, events, following, news: None, read_at: None, not_before: Instant::now() }
+    }
+
+    /// Looks what drains now. Without any, nothing is listened to.
+    async fn refresh(&mut self) {
+        let draining = draining(&self.context).await.unwrap_or_default();
+        // One that is live again may drain anew, with less time.
+        self.following.retain(|drain, _| draining.contains(drain));
+        for drain in draining {
+            let until = Instant::now() + left(drain.until);
+            let count_at = Instant::now() + BREATH;
+            self.following.entry(drain).or_insert(Progress { count_at, until, told: None });
+        }
+        if self.following.is_empty() {
+            self.stop_listening();
+        }
+    }
+
+    fn listen(&mut self) {
+        match FlowEvents::open() {
+            Ok(news) => {
+                self.news = Some(news);
+                // What ended between the count and now was told to nobody.
+                self.count_all();
+            }
+            Err(error) => debug!(%error, "the end of connections is not told: they are counted now and then"),
+        }
+    }
+
+    fn stop_listening(&mut self) {
+        self.read_at = None;
+        if let Some(news) = self.news.take() {
+            // The kernel waits there for what nftables has still to destroy.
+            tokio::task::spawn_blocking(|| drop(news));
+        }
+    }
+
+    /// When there is something to do, should nothing happen.
+    fn alarm(&self) -> Option<Instant> {
+        let counts = self.following.values().map(|progress| progress.count_at.min(progress.until));
+        counts.chain(self.read_at).min()
+    }
+
+    fn take_in(&mut self, heard: Result<FlowNews, host_network::Error>) {
+        match heard {
+            Ok(FlowNews::Of(target)) => self.count_soon(|drain| drain.address == target),
+            Ok(FlowNews::Lost) => self.count_all(),
+            Err(error) => {
+                debug!(%error, "notifications of connections");
+                self.stop_listening();
+                self.count_all();
+            }
+        }
+    }
+
+    fn count_all(&mut self) {
+        self.count_soon(|_| true);
+    }
+
+    fn count_soon(&mut self, which: impl Fn(&Drain) -> bool) {
+        for (_, progress) in self.following.iter_mut().filter(|(drain, _)| which(drain)) {
+            progress.count_at = progress.count_at.min(self.not_before);
+        }
+    }
+
+    /// Reads what was told, and counts what it was about and what is due.
+    async fn round(&mut self) {
+        if self.read_at.is_some_and(|at| at <= Instant::now()) {
+            self.read_at = None;
+            for _ in 0..BATCH {
+                // What is there is read at once, however many others have something to do.
+                let Some(heard) = unconstrained(heard(&mut self.news)).now_or_never() else { break };
+                self.take_in(heard);
+            }
+        }
+        let begin = Instant::now();
+        let due = |progress: &Progress| progress.count_at.min(progress.until) <= begin;
+        let due = self.following.iter().filter(|(_, progress)| due(progress)).map(|(drain, _)| drain.clone());
+        let due = due.collect::<Vec<_>>();
+        if due.is_empty() {
+            return;
+        }
+        for drain in due {
+            self.count(&drain).await;
+        }
+        self.not_before = begin + PACE.max(begin.elapsed() * (1 + RELIEF));
+        let left = self.following.values().any(|progress| progress.told.is_some_and(|count| count > 0));
+        // Most have none: a socket is opened only for those that have.
+        if left && self.news.is_none() {
+            self.listen();
+        }
+    }
+
+    async fn count(&mut self, drain: &Drain) {
+        let Some(mut progress) = self.following.get(drain).copied() else { return };
+        let counted = self.context.flows.count(drain.address).await;
+        if let Err(error) = &counted {
+            debug!(id = %drain.id, %error, "its connections cannot be counted: it drains until its time is up");
+        }
+        let counted = counted.ok();
+        progress.count_at = Instant::now() + LOOK_AGAIN;
+        if counted == Some(0) || progress.until <= Instant::now() {
+            match end(&self.context, drain).await {
+                Ok(()) => {
+                    info!(id = %drain.id, connections = counted, "drained");
+                    self.context.collects.notify_one();
+                    self.following.remove(drain);
+                    return;
+                }
+                Err(error) => {
+                    debug!(id = %drain.id, %error, "drained, but that could not be written yet");
+                    progress.count_at = Instant::now() + TRY_AGAIN;
+                    progress.until = progress.until.max(progress.count_at);
+                }
+            }
+        }
+        if let Some(count) = counted.filter(|_| counted != progress.told) {
+            let _ = self.events.send(Event::Connections { id: drain.id.clone(), count }).await;
+            progress.told = counted;
+        }
+        self.following.insert(drain.clone(), progress);
+    }
+}
+
+fn left(until: Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(until.0.saturating_sub(Timestamp::now().0)).unwrap_or(0))
 }
 
 async fn draining(context: &Context) -> Result<BTreeSet<Drain>, Error> {
@@ -65,34 +243,6 @@ async fn draining(context: &Context) -> Result<BTreeSet<Drain>, Error> {
             drain.collect()
         })
         .await
-}
-
-/// Ends when no connection to it is left, or its time is up.
-async fn wait(context: Arc<Context>, drain: Drain) -> Drain {
-    let left = u64::try_from(drain.until.0.saturating_sub(Timestamp::now().0)).unwrap_or(0);
-    let until = Instant::now() + Duration::from_micros(left);
-    tokio::time::sleep_until(until.min(Instant::now() + BREATH)).await;
-    let drained = match context.flows.count(drain.address).await {
-        // Most have none: to listen for the end of one takes a socket, and to close that makes the kernel wait for
-        // what nftables has still to destroy.
-        Ok(0) => Ok(true),
-        _ => context.flows.drained(drain.address, until).await,
-    };
-    if let Err(error) = drained {
-        debug!(id = %drain.id, %error, "its connections cannot be watched: it drains until its time is up");
-        tokio::time::sleep_until(until).await;
-    }
-    match end(&context, &drain).await {
-        Ok(()) => {
-            info!(id = %drain.id, "drained");
-            context.collects.notify_one();
-        }
-        Err(error) => {
-            debug!(id = %drain.id, %error, "drained, but that could not be written yet");
-            tokio::time::sleep(TRY_AGAIN).await;
-        }
-    }
-    drain
 }
 
 async fn end(context: &Context, drain: &Drain) -> Result<(), Error> {

@@ -18,6 +18,7 @@ use super::request::DeployRequest;
 use super::returns;
 use super::workflow::{Flow, Step, nothing};
 use crate::domain::{Change, ServiceName, StaleFlows, Timestamp, UnikernelId};
+use crate::host_network;
 use crate::planning::publishing::{self, Decision, Obstacle, Switched, Wanted};
 
 /// The way of a switch. A flow that could not be deleted stays in the ledger until it is.
@@ -157,15 +158,30 @@ async fn overcome(context: &Arc<Context>, obstacle: Obstacle, job: &Job) -> Resu
 
 /// Deletes every flow that the ledger says is stale: those of a switch just made, and what a crash left.
 pub async fn delete_stale_flows(context: &Context) -> Result<(), Error> {
-    let stale = context.owner.look(|state| state.world.stale_flows().cloned().collect::<Vec<_>>()).await?;
-    for flows in stale {
-        match context.flows.delete_udp(flows.target, &flows.ports).await {
-            Ok(_) => forget(context, flows).await?,
+    let stale = context.owner.look(|state| {
+        let stale = state.world.stale_flows().map(|flows| (flows.clone(), publishing::is_dead(&state.world, flows)));
+        stale.collect::<Vec<_>>()
+    });
+    for (flows, dead) in stale.await? {
+        match delete(context, &flows, dead).await {
+            Ok(()) => forget(context, flows).await?,
             // The switch itself holds. What is left stands in the ledger, and is tried again at the next look.
             Err(error) => {
-                warn!(%error, service = %flows.service, "UDP flows to the unikernel before could not be deleted yet")
+                warn!(%error, service = %flows.service, "flows to the unikernel before could not be deleted yet")
             }
         }
+    }
+    Ok(())
+}
+
+async fn delete(context: &Context, flows: &StaleFlows, dead: bool) -> Result<(), host_network::Error> {
+    if !flows.ports.is_empty() {
+        context.flows.delete_udp(flows.target, &flows.ports).await?;
+    }
+    // One that runs again answers by itself.
+    if flows.half_open && dead {
+        let deleted = context.flows.delete_half_open(flows.target).await?;
+        info!(service = %flows.service, deleted, "connections that a dead unikernel had not answered begin anew");
     }
     Ok(())
 }

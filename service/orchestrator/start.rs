@@ -68,6 +68,7 @@ pub struct Runner {
     link_events: LinkEvents,
     /// What collects without being asked, where the configuration wants that.
     automatic: Option<Orchestrator>,
+    events: mpsc::Sender<Event>,
 }
 
 /// Opens what the kernel gives and puts the parts together.
@@ -82,7 +83,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let initial = initial_views(&state);
     let jobs = Jobs::new(events_sender.clone(), config.limits.job_history);
     let acts_by = owner::Settings { ruleset: settings, fall_back: config.publish.fall_back };
-    let (owner, owner_handle) = Owner::new(state, ledger, table, acts_by, Arc::clone(&claims), events_sender);
+    let (owner, owner_handle) = Owner::new(state, ledger, table, acts_by, Arc::clone(&claims), events_sender.clone());
     let context = Arc::new(Context {
         owner: owner_handle,
         jobs,
@@ -106,7 +107,8 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let host = HostWatch::new(config.networks);
     let link_events = LinkEvents::open()?;
     let automatic = config.collect.automatic.then(|| orchestrator.clone());
-    let runner = Runner { owner, context, host, reader, foreign_changes, link_events, automatic };
+    let runner =
+        Runner { owner, context, host, reader, foreign_changes, link_events, events: events_sender, automatic };
     Ok(Assembled { orchestrator, initial, events, runner })
 }
 
@@ -119,7 +121,7 @@ impl Runner {
 
     /// Never ends. Neither Albatross nor the kernel's table need answer.
     pub async fn run(self) {
-        let Self { owner, context, host, reader, foreign_changes, link_events, automatic } = self;
+        let Self { owner, context, host, reader, foreign_changes, link_events, events, automatic } = self;
         tokio::spawn(owner.run());
         if let Err(error) = recover::match_images(&context).await {
             warn!(%error, "the image store could not be looked through");
@@ -128,7 +130,7 @@ impl Runner {
         tokio::spawn(watching::follow_table(Arc::clone(&context), reader, foreign_changes));
         tokio::spawn(watching::follow_host(Arc::clone(&context), host, link_events));
         tokio::spawn(recover::follow(Arc::clone(&context)));
-        tokio::spawn(drains::run(Arc::clone(&context)));
+        tokio::spawn(drains::run(Arc::clone(&context), events));
         tokio::spawn(returns::run(Arc::clone(&context)));
         if let Some(orchestrator) = automatic {
             tokio::spawn(automatic::run(orchestrator));

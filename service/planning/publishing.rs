@@ -194,6 +194,8 @@ pub fn switch(world: &World, service: &ServiceName, publication: Option<Publicat
     changes
         .extend(stale_flows(service, before.publication.as_deref(), publication.as_ref()).map(Change::PutStaleFlows));
     after.publication = publication.map(Arc::new);
+    let draining = after.draining.iter().filter_map(|(id, _)| world.unikernel(id));
+    changes.extend(draining.filter_map(|unikernel| half_open(&after, unikernel)).map(Change::PutStaleFlows));
     changes.push(Change::PutService(Box::new(after)));
     changes
 }
@@ -249,5 +251,158 @@ fn stale_flows(service: &ServiceName, before: Option<&Publication>, after: Optio
     };
     let kept = after.map(udp).unwrap_or_default();
     let ports = udp(before).difference(&kept).map(|(port, _, _)| port.port).collect::<BTreeSet<_>>();
-    (!ports.is_empty()).then(|| StaleFlows { service: service.clone(), target: before.target, ports })
+    let target = before.target;
+    (!ports.is_empty()).then(|| StaleFlows { service: service.clone(), target, ports, half_open: false })
+}
+
+/// A client's first packet that went to one that has ended binds its next ones to that address: they would go there
+/// although another of `service` is live by now.
+pub fn half_open(service: &Service, unikernel: &Unikernel) -> Option<StaleFlows> {
+    let live = &service.publication.as_ref()?.unikernel;
+    (has_ended(unikernel) && unikernel.id != *live).then(|| StaleFlows {
+        service: service.name.clone(),
+        target: unikernel.address,
+        ports: BTreeSet::new(),
+        half_open: true,
+    })
+}
+
+/// Whether nothing runs that could still answer these flows.
+pub fn is_dead(world: &World, flows: &StaleFlows) -> bool {
+    world.unikernels().filter(|unikernel| unikernel.address == flows.target).all(has_ended)
+}
+
+fn has_ended(unikernel: &Unikernel) -> bool {
+    matches!(unikernel.phase, Phase::Exited | Phase::Failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::facts::Facts;
+    use super::super::reconcile;
+    use super::*;
+    use crate::domain::{
+        AddressChoice, Arguments, ImageDigest, Inventory, PortProtocol, Readiness, RestartPolicy, Running,
+        UnikernelSpec,
+    };
+
+    fn website() -> ServiceName {
+        "website".parse().unwrap()
+    }
+
+    fn unikernel(number: u8, phase: Phase) -> Unikernel {
+        let spec = UnikernelSpec {
+            image: ImageDigest([number; 32]),
+            arguments: Arguments::default(),
+            memory: 32,
+            network: "br0".parse().unwrap(),
+            cpu: None,
+            block_devices: Vec::new(),
+            restart: RestartPolicy::Never,
+            address: AddressChoice::default(),
+        };
+        Unikernel {
+            id: UnikernelId::new(&website(), &[number; 32]),
+            spec,
+            readiness: Readiness::Running,
+            timeout: Duration::from_secs(1),
+            phase,
+            brought_image: false,
+            removing: false,
+            address: IpAddr::from([10, 0, 0, number]),
+            mac: None,
+            cpu: 0,
+            created_at: Timestamp(i64::from(number)),
+            started_at: None,
+            restarts: 0,
+            exit_reason: String::new(),
+            last_live: None,
+        }
+    }
+
+    /// The first is live, the second is ready.
+    fn world() -> World {
+        let mut world = World::new(Vec::new(), Vec::new());
+        put(&mut world, 2, Phase::Ready);
+        let first = now(publish(&world, &website(), &wanted(2), Timestamp(0)));
+        world.apply(first);
+        put(&mut world, 3, Phase::Ready);
+        world
+    }
+
+    fn now(decision: Result<Decision, Error>) -> Vec<Change> {
+        match decision {
+            Ok(Decision::Now(changes)) => changes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn put(world: &mut World, number: u8, phase: Phase) {
+        let id = UnikernelId::new(&website(), &[number; 32]);
+        let last_live = world.unikernel(&id).and_then(|unikernel| unikernel.last_live);
+        world.apply(vec![Change::PutUnikernel(Box::new(Unikernel { last_live, ..unikernel(number, phase) }))]);
+    }
+
+    fn wanted(number: u8) -> Wanted {
+        Wanted {
+            ports: vec![PortMapping { protocol: PortProtocol::Tcp, host: 80, unikernel: 80 }],
+            unikernel: Some(UnikernelId::new(&website(), &[number; 32])),
+            addresses: BTreeSet::new(),
+            sources: Vec::new(),
+            drain: Duration::from_secs(1),
+        }
+    }
+
+    fn half_open_of(changes: &[Change]) -> Vec<IpAddr> {
+        let flows = changes.iter().filter_map(|change| match change {
+            Change::PutStaleFlows(flows) if flows.half_open => Some(flows.target),
+            _ => None,
+        });
+        flows.collect()
+    }
+
+    fn observe(world: &World, runs: &[u8]) -> Vec<Change> {
+        let running = |&number: &u8| {
+            let Unikernel { id, spec, .. } = unikernel(number, Phase::Ready);
+            Running { id, digest: spec.image, started: None, mac: None, cpus: Vec::new() }
+        };
+        let inventory = Inventory { unikernels: runs.iter().map(running).collect(), foreign_cpus: Vec::new() };
+        reconcile::observe(world, &Facts { inventory, ..Facts::default() }, &Default::default())
+    }
+
+    #[test]
+    fn a_switch_frees_the_clients_of_one_that_has_died_and_no_others() {
+        for (phase, freed) in
+            [(Phase::Ready, None), (Phase::Exited, Some([10, 0, 0, 2])), (Phase::Failed, Some([10, 0, 0, 2]))]
+        {
+            let mut world = world();
+            put(&mut world, 2, phase);
+            let changes = now(publish(&world, &website(), &wanted(3), Timestamp(1)));
+            assert_eq!(half_open_of(&changes), freed.map(IpAddr::from).into_iter().collect::<Vec<_>>());
+            // Nobody would answer their next attempt.
+            assert!(half_open_of(&unpublish(&world, &website(), Timestamp(1)).unwrap()).is_empty());
+        }
+    }
+
+    #[test]
+    fn one_that_dies_after_the_switch_frees_its_clients() {
+        let mut world = world();
+        let switch = now(publish(&world, &website(), &wanted(3), Timestamp(1)));
+        world.apply(switch);
+        assert!(half_open_of(&observe(&world, &[2, 3])).is_empty());
+        let died = observe(&world, &[3]);
+        assert_eq!(half_open_of(&died), [IpAddr::from([10, 0, 0, 2])]);
+        world.apply(died);
+        let flows = world.stale_flows().next().unwrap().clone();
+        assert!(is_dead(&world, &flows));
+        assert!(half_open_of(&observe(&world, &[3])).is_empty(), "once");
+        put(&mut world, 2, Phase::Ready);
+        assert!(!is_dead(&world, &flows), "it answers again");
+    }
+
+    #[test]
+    fn the_clients_of_a_dead_one_that_is_live_wait() {
+        let world = world();
+        assert!(half_open_of(&observe(&world, &[3])).is_empty(), "there is no other to go to");
+    }
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::facts::Facts;
-use super::removal;
 use super::starts::Starts;
 use super::world::World;
-use crate::domain::{Change, Phase, Running, Timestamp, Unikernel, UnikernelId};
+use super::{publishing, removal};
+use crate::domain::{Change, Phase, Running, StaleFlows, Timestamp, Unikernel, UnikernelId};
 
 /// The exit reason of a unikernel that is gone without a word.
 const VANISHED: &str = "Albatross does not run it any more";
@@ -35,8 +35,17 @@ pub fn observe(world: &World, facts: &Facts, last_words: &BTreeMap<UnikernelId, 
             Some(_) => gone(unikernel, REPLACED),
             None => gone(unikernel, last_words.get(&unikernel.id).map_or(VANISHED, String::as_str)),
         })
-        .map(|unikernel| Change::PutUnikernel(Box::new(unikernel)))
+        .flat_map(|unikernel| {
+            let stale = half_open(world, &unikernel).map(Change::PutStaleFlows);
+            std::iter::once(Change::PutUnikernel(Box::new(unikernel))).chain(stale)
+        })
         .collect()
+}
+
+/// Connections to one that was live and has ended, where another is live: until now they could have been answered.
+fn half_open(world: &World, unikernel: &Unikernel) -> Option<StaleFlows> {
+    unikernel.last_live?;
+    publishing::half_open(world.service(&unikernel.id.service())?, unikernel)
 }
 
 /// Those that the ledger holds for running and Albatross does not run: their consoles are worth a look.

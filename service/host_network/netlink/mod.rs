@@ -15,7 +15,7 @@ use netlink_sys::{AsyncSocket, Socket, SocketAddr, TokioSocket};
 
 pub use channel::Channel;
 pub use frame::{Frame, Verdict, encode, frames};
-pub use subscription::{Heard, Subscription};
+pub use subscription::{Heard, Mute, Subscription};
 
 use super::{Errno, Error};
 
@@ -32,7 +32,7 @@ const SEND_BUFFER: usize = 64 << 20;
 /// Notifications of 50,000 elements, should nobody read in the meantime. Memory is used for what is queued only.
 const RECEIVE_BUFFER: usize = 16 << 20;
 
-fn open(protocol: isize, groups: u32) -> Result<(TokioSocket, u32), Error> {
+fn open(protocol: isize, groups: u32, receive_buffer: usize) -> Result<(TokioSocket, u32), Error> {
     let attempt = || -> io::Result<(TokioSocket, u32)> {
         let mut socket = TokioSocket::new(protocol)?;
         let inner = socket.socket_mut();
@@ -42,19 +42,19 @@ fn open(protocol: isize, groups: u32) -> Result<(TokioSocket, u32), Error> {
         inner.connect(&SocketAddr::new(0, 0))?;
         inner.set_cap_ack(true)?;
         inner.set_ext_ack(true)?;
-        enlarge(inner);
+        set_buffers(inner, receive_buffer);
         Ok((socket, address.port_number()))
     };
     attempt().map_err(|error| Error::io("a netlink socket", &error))
 }
 
 /// The forced sizes need CAP_NET_ADMIN, as does most of what is done here; what the limits allow has to do without.
-fn enlarge(socket: &Socket) {
+fn set_buffers(socket: &Socket, receive: usize) {
     use rustix::net::sockopt;
     if sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER).is_err() {
         let _ = sockopt::set_socket_send_buffer_size(socket, SEND_BUFFER);
     }
-    if sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER).is_err() {
-        let _ = sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER);
+    if sockopt::set_socket_recv_buffer_size_force(socket, receive).is_err() {
+        let _ = sockopt::set_socket_recv_buffer_size(socket, receive);
     }
 }

@@ -1,8 +1,10 @@
 //! What the kernel tells without being asked.
 
-use netlink_sys::{AsyncSocketExt, TokioSocket};
+use std::io;
 
-use super::{DATAGRAM, Error, open};
+use netlink_sys::{AsyncSocketExt, Socket, SocketAddr, TokioSocket};
+
+use super::{DATAGRAM, Error, RECEIVE_BUFFER, open};
 
 /// A socket that hears what happens.
 pub struct Subscription {
@@ -20,8 +22,13 @@ pub enum Heard<'a> {
 impl Subscription {
     /// `groups` by their numbers, as in the kernel's headers.
     pub fn open(protocol: isize, groups: &[u32]) -> Result<Self, Error> {
+        Self::with_buffer(protocol, groups, RECEIVE_BUFFER)
+    }
+
+    /// With room for `bytes` of notifications that nobody has read yet.
+    pub fn with_buffer(protocol: isize, groups: &[u32], bytes: usize) -> Result<Self, Error> {
         let mask = groups.iter().fold(0, |mask, group| mask | 1 << (group - 1));
-        let (socket, _) = open(protocol, mask)?;
+        let (socket, _) = open(protocol, mask, bytes)?;
         Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM) })
     }
 
@@ -44,5 +51,27 @@ impl Subscription {
 impl std::fmt::Debug for Subscription {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Subscription").finish_non_exhaustive()
+    }
+}
+
+/// A member of a group that never reads: the kernel counts it as a listener, and drops what does not fit. It wakes
+/// nobody, for nobody waits for it.
+#[derive(Debug)]
+pub struct Mute {
+    _socket: Socket,
+}
+
+impl Mute {
+    /// `group` by its number, as in the kernel's headers.
+    pub fn open(protocol: isize, group: u32) -> Result<Self, Error> {
+        let attempt = || -> io::Result<Socket> {
+            let mut socket = Socket::new(protocol)?;
+            // The kernel makes that the least it allows.
+            socket.set_rx_buf_sz(0_i32)?;
+            socket.set_no_enobufs(true)?;
+            socket.bind(&SocketAddr::new(0, 1 << (group - 1)))?;
+            Ok(socket)
+        };
+        attempt().map(|_socket| Self { _socket }).map_err(|error| Error::io("a netlink socket", &error))
     }
 }
