@@ -341,6 +341,7 @@ impl Deploy {
                 None => self.context.store.get(record.digest).await.map(|(file, stored)| (file, stored.size))?,
             };
             self.maybe_created = true;
+            self.context.consoles.begin(&unikernel.id);
             let created = self.context.albatross.create(&unikernel.id, &creation, file, size).await;
             match created {
                 Ok(Some(running)) => {
@@ -423,7 +424,7 @@ impl Deploy {
     fn wait_until_ready<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             let unikernel = self.unikernel()?;
-            match readiness::wait(&self.context.albatross, unikernel).await {
+            match readiness::wait(&self.context, unikernel).await {
                 Ok(()) => Ok(Flow::Next),
                 Err(reason) => Err(self.context.not_ready(unikernel, reason).await),
             }

@@ -13,7 +13,10 @@ use tracing::{error, info, warn};
 use super::claims::Claims;
 use super::error::Error;
 use super::fault;
-use crate::domain::{Change, Event, Inventory, ManagerView, Policy, Publication, ServiceName, Unikernel, UnikernelId};
+use crate::consoles::Consoles;
+use crate::domain::{
+    Change, ConsoleLine, Event, Inventory, ManagerView, Policy, Publication, ServiceName, Unikernel, UnikernelId,
+};
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
 use crate::planning::facts::Facts;
@@ -55,6 +58,8 @@ pub struct Seen {
     pub policy: Option<Policy>,
     /// The consoles' last lines of those that are gone.
     pub last_words: BTreeMap<UnikernelId, String>,
+    /// What they said last, to be written down with their end.
+    pub consoles: BTreeMap<UnikernelId, Vec<ConsoleLine>>,
 }
 
 type Decide = Box<dyn FnOnce(&State) -> Result<Vec<Change>, Error> + Send>;
@@ -162,6 +167,7 @@ pub struct Owner {
     table: Table,
     settings: ruleset::Settings,
     claims: Arc<Claims>,
+    consoles: Arc<Consoles>,
     events: mpsc::Sender<Event>,
     albatross_version: String,
     /// As told last.
@@ -185,6 +191,7 @@ impl Owner {
         table: Table,
         settings: ruleset::Settings,
         claims: Arc<Claims>,
+        consoles: Arc<Consoles>,
         events: mpsc::Sender<Event>,
     ) -> (Self, OwnerHandle) {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
@@ -197,6 +204,7 @@ impl Owner {
             table,
             settings,
             claims,
+            consoles,
             events,
             albatross_version,
             manager,
@@ -210,6 +218,7 @@ impl Owner {
     /// Serves until every handle is gone. The kernel keeps what it has until the host's networks are known, or somebody
     /// asks for a repair: the table without them would be another one.
     pub async fn run(mut self) {
+        self.state.world.unikernels().for_each(|unikernel| self.consoles.follow(&unikernel.id));
         self.tell_manager().await;
         while let Some(message) = self.mailbox.recv().await {
             self.handle(message).await;
@@ -273,6 +282,7 @@ impl Owner {
     }
 
     async fn apply(&mut self, changes: Vec<Change>) {
+        self.consoles.apply(&changes);
         for event in self.state.world.apply(changes) {
             self.tell(event).await;
         }
@@ -346,7 +356,8 @@ impl Owner {
         facts.inventory = seen.inventory;
         facts.policy = seen.policy.or(facts.policy.take());
         facts.busy = self.claims.touched();
-        let changes = reconcile::observe(&self.state.world, facts, &seen.last_words);
+        let mut changes = reconcile::observe(&self.state.world, facts, &seen.last_words);
+        changes.extend(reconcile::last_words(&changes, seen.consoles));
         if let Err(error) = self.write(changes).await {
             warn!(%error, "what Albatross runs could not be written down");
         }

@@ -75,6 +75,7 @@ impl Restart {
         async move {
             let id = self.unikernel.id.clone();
             self.claim = Some(self.context.claims.claim(&id).ok_or_else(|| in_use(&id))?);
+            self.context.consoles.begin(&id);
             // Albatross says "success" also where it started nothing; what it runs afterwards is what counts.
             let Some(running) = self.context.albatross.restart(&id).await? else {
                 return Err(self.context.not_ready(&self.unikernel, "it did not come up again".into()).await);
@@ -97,7 +98,7 @@ impl Restart {
 
     fn wait_until_ready<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
-            match readiness::wait(&self.context.albatross, &self.unikernel).await {
+            match readiness::wait(&self.context, &self.unikernel).await {
                 Ok(()) => Ok(Flow::Next),
                 Err(reason) => Err(self.context.not_ready(&self.unikernel, reason).await),
             }

@@ -12,6 +12,7 @@ use super::owner::{Owner, State};
 use super::watch::HostWatch;
 use super::{Orchestrator, drains, recover, watch};
 use crate::config::Config;
+use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, ServiceView, UnikernelView};
 use crate::host_network::nftables::{ForeignChanges, Table};
 use crate::host_network::{self, Flows, Host, LinkEvents};
@@ -79,12 +80,15 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let state = State { world: world(contents), facts: facts(&config) };
     let initial = initial_views(&state);
     let jobs = Jobs::new(events_sender.clone(), config.limits.job_history);
-    let (owner, owner_handle) = Owner::new(state, ledger, table, settings, Arc::clone(&claims), events_sender);
+    let consoles = Arc::new(Consoles::new(albatross.clone()));
+    let (owner, owner_handle) =
+        Owner::new(state, ledger, table, settings, Arc::clone(&claims), Arc::clone(&consoles), events_sender);
     let context = Arc::new(Context {
         owner: owner_handle,
         jobs,
         claims,
         albatross,
+        consoles,
         store,
         host: Host::open()?,
         flows: Flows::open()?,
@@ -131,8 +135,9 @@ fn world(contents: Contents) -> World {
     let services = contents.services.into_iter().map(|service| Change::PutService(Box::new(service)));
     let images = contents.images.into_iter().map(Change::PutImage);
     let stale_flows = contents.stale_flows.into_iter().map(Change::PutStaleFlows);
+    let last_words = contents.last_words.into_iter().map(|(id, lines)| Change::PutLastWords { id, lines });
     // One at a time: all at once would compare the views of everything with everything.
-    for change in unikernels.chain(services).chain(images).chain(stale_flows) {
+    for change in unikernels.chain(services).chain(images).chain(stale_flows).chain(last_words) {
         world.apply(vec![change]);
     }
     world
