@@ -151,23 +151,23 @@ mod tests {
         ConsoleLine { at: Timestamp(1), text: text.into() }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_history_is_waited_for_once() {
         let console = Console::default();
         let begin = Instant::now();
         console.settled().await;
-        assert_eq!(begin.elapsed(), MOMENT, "nobody has tried");
+        assert!(begin.elapsed() >= MOMENT, "nobody has tried");
         console.tried();
         let begin = Instant::now();
         console.settled().await;
-        assert!(begin.elapsed() <= PAUSE * 2, "{:?}", begin.elapsed());
+        assert!((PAUSE..MOMENT).contains(&begin.elapsed()), "{:?}", begin.elapsed());
         tokio::time::sleep(MOMENT).await;
         let begin = Instant::now();
         console.settled().await;
-        assert_eq!(begin.elapsed(), Duration::ZERO);
+        assert!(begin.elapsed() < PAUSE, "{:?}", begin.elapsed());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn one_that_never_stops_printing_is_not_waited_for_long() {
         let console = std::sync::Arc::new(Console::default());
         let printing = std::sync::Arc::clone(&console);
@@ -178,8 +178,7 @@ mod tests {
             }
         });
         let begin = Instant::now();
-        console.quiet(Duration::from_millis(5)).await;
-        assert!(begin.elapsed() < MOMENT * 2, "{:?}", begin.elapsed());
-        assert!(console.ring().next() > 100);
+        console.quiet(Duration::from_millis(100)).await;
+        assert!((MOMENT..MOMENT * 4).contains(&begin.elapsed()), "{:?}", begin.elapsed());
     }
 }

@@ -1,5 +1,6 @@
 //! What every workflow needs to reach: the owner of state, and the hands that touch the outside.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +60,11 @@ impl Context {
         let lines = lines.iter().map(ConsoleLine::lossy).collect();
         let console = redaction::without_arguments(lines, &unikernel.spec.arguments);
         Error::NotReady { id: unikernel.id.clone(), reason, console }
+    }
+
+    /// What `id` has said until now, for the record of its end.
+    pub async fn last_words(&self, id: &UnikernelId) -> BTreeMap<UnikernelId, Vec<ConsoleLine>> {
+        BTreeMap::from([(id.clone(), self.last_lines(id, Duration::ZERO).await)])
     }
 
     /// What `id` said last, once it has said nothing for `silence` or a moment is over.

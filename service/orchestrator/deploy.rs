@@ -272,11 +272,14 @@ impl Deploy {
     fn release(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
             let Some(unikernel) = self.unikernel.clone().filter(|_| !self.maybe_created) else { return Ok(()) };
+            let consoles = self.context.last_words(&unikernel.id).await;
             self.context
                 .owner
                 .decide(move |state| {
-                    let reason = &unikernel.exit_reason;
-                    Ok((reconcile::undo_deploy(&state.world, &unikernel.id, reason, Timestamp::now()), ()))
+                    let (id, reason) = (&unikernel.id, &unikernel.exit_reason);
+                    let mut changes = reconcile::undo_deploy(&state.world, id, reason, Timestamp::now());
+                    changes.extend(reconcile::last_words(&changes, consoles));
+                    Ok((changes, ()))
                 })
                 .await
         }
