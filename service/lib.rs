@@ -11,10 +11,10 @@
 //!
 //!   clients                 who asks                 who decides            who does
 //!  ─────────► bus/ ──────► orchestrator/ ──────────► planning/              albatross/     ──► albatrossd
-//!   D-Bus     arguments    workflows: tables of      admission              images/        ──► image store
-//!             access       steps and their undo      address_pool           host_network/  ──► kernel (netlink)
-//!             objects      owner: the one task that  publishing, removal    ledger/        ──► state.redb
-//!             errors       holds the state           collecting, reconcile
+//!   D-Bus     arguments    workflows: tables of      admission              consoles/      ──► console daemon
+//!             access       steps and their undo      address_pool           images/        ──► image store
+//!             objects      owner: the one task that  publishing, removal    host_network/  ──► kernel (netlink)
+//!             errors       holds the state           collecting, reconcile  ledger/        ──► state.redb
 //!                ▲                │                  ruleset
 //!                └── events ◄─────┘
 //! ```
@@ -26,6 +26,7 @@
 //! | [`orchestrator`] | order: who works on what, which step follows, what undoes it | decide |
 //! | [`bus`] | D-Bus: arguments in, objects and signals out, who may | know how anything is done |
 //! | [`albatross`] | Albatross's wire format and its oddities | know of leases or ports |
+//! | [`consoles`] | what unikernels print: kept, and read without ever being waited for | know of leases or ports |
 //! | [`images`] | opening as the caller, checking, storing | know of services |
 //! | [`host_network`] | nftables, conntrack, links, addresses, neighbours | choose an address or a port |
 //! | [`ledger`] | changes to disk, all or none | interpret them |
@@ -62,6 +63,7 @@
 pub mod albatross;
 pub mod bus;
 pub mod config;
+pub mod consoles;
 pub mod domain;
 pub mod host_network;
 pub mod images;

@@ -15,7 +15,7 @@ use albatross_deployer::albatross::wire::{
     Command, ConsoleCommand, Data, Dialect, Info, Message, Name, Payload, Policy, PolicyCommand, Success, Text,
     UnikernelCommand,
 };
-use albatross_deployer::albatross::{Client, Created, Creation, Error, Running, Settings};
+use albatross_deployer::albatross::{Client, ConsoleHistory, Created, Creation, Error, Running, Settings};
 use albatross_deployer::domain::{
     Arguments, ImageDigest, MacAddress, NetworkDevice, RestartPolicy, Timestamp, UnikernelId,
 };
@@ -464,49 +464,58 @@ fn line(name: &Name, text: &[u8]) -> Message {
     Message { sequence: 0, name: name.clone(), payload: Payload::Data(data) }
 }
 
-/// A console daemon with these lines, which keeps the connection open after them.
-fn console(lines: &'static [&'static [u8]]) -> StandIn {
+/// A console daemon that confirms what is `expected`, sends these lines and keeps the connection open.
+fn console(expected: ConsoleCommand, lines: &'static [&'static [u8]]) -> StandIn {
     StandIn::start_console(move |message, _| {
-        let Payload::Command(Command::Console(ConsoleCommand::SubscribeCount(count))) = message.payload else {
-            return Act::Close;
-        };
-        assert!((1..=1024).contains(&count), "{count} lines were asked for");
-        let acknowledged = if lines.is_empty() { "waiting for VM" } else { "subscribed" };
-        let acknowledged = Payload::Success(Success::Text(acknowledged.into()));
-        let last = lines.len().saturating_sub(usize::try_from(count).unwrap());
-        let history = lines[last..].iter().map(|text| line(&message.name, text));
+        assert_eq!(message.payload, Payload::Command(Command::Console(expected.clone())));
+        let acknowledged = Payload::Success(Success::Text("subscribed".into()));
+        let history = lines.iter().map(|text| line(&message.name, text));
         Act::Stream(std::iter::once(Message { payload: acknowledged, ..message.clone() }).chain(history).collect())
     })
 }
 
 #[tokio::test]
-async fn the_tail_of_a_console_comes_as_it_was_written() {
-    let stand_in = console(&[b"one", b"caf\xc3\xa9 \xff\xfe\0bin", b"three"]);
-    let client = client(&stand_in);
-    let tail = client.console_tail(&web(), 2, DEADLINE).await.unwrap();
-    assert_eq!(
-        tail.iter().map(|line| line.line.as_slice()).collect::<Vec<_>>(),
-        [&b"caf\xc3\xa9 \xff\xfe\0bin"[..], b"three"]
-    );
-    assert_eq!(tail[0].at, Timestamp(1_000));
+async fn lines_of_a_console_come_as_they_were_written() {
+    let stand_in = console(ConsoleCommand::SubscribeCount(1024), &[b"one", b"caf\xc3\xa9 \xff\xfe\0bin", b"three"]);
+    let mut stream = client(&stand_in).console(&web(), ConsoleHistory::All, DEADLINE).await.unwrap();
+    let mut lines = Vec::new();
+    while lines.len() < 3 {
+        lines.extend(stream.lines().await.unwrap());
+    }
+    let texts = lines.iter().map(|line| line.text.as_slice()).collect::<Vec<_>>();
+    assert_eq!(texts, [&b"one"[..], b"caf\xc3\xa9 \xff\xfe\0bin", b"three"]);
+    assert_eq!(lines[0].at, Timestamp(1_000));
+    let more = tokio::time::timeout(DEADLINE, stream.lines()).await;
+    assert!(more.is_err(), "it stays open: {more:?}");
+    drop(stream);
     stand_in.until_closed().await;
 
-    for lines in [0, 100_000] {
-        let started = Instant::now();
-        assert!(!client.console_tail(&web(), lines, DEADLINE * 10).await.unwrap().is_empty());
-        assert!(started.elapsed() < DEADLINE * 2, "a pause ends the history");
-    }
-    assert_eq!(self::client(&console(&[])).console_tail(&web(), 5, DEADLINE).await.unwrap(), []);
+    let since = console(ConsoleCommand::SubscribeSince(Timestamp(5_000)), &[]);
+    client(&since).console(&web(), ConsoleHistory::Since(Timestamp(5_000)), DEADLINE).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_console_daemon_that_says_nothing_is_given_up() {
-    let stand_in = StandIn::start_console(|_, _| Act::Hang);
-    let error = client(&stand_in).console_tail(&web(), 5, DEADLINE).await.unwrap_err();
+async fn a_console_daemon_that_makes_no_sense_is_given_up() {
+    let subscribe = async |act: fn() -> Act| {
+        let stand_in = StandIn::start_console(move |_, _| act());
+        client(&stand_in).console(&web(), ConsoleHistory::All, DEADLINE).await.unwrap_err()
+    };
+    let error = subscribe(|| Act::Hang).await;
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
-    let stand_in = StandIn::start_console(|_, _| Act::Raw(vec![0x40, 0, 0, 0]));
-    let error = client(&stand_in).console_tail(&web(), 5, DEADLINE).await.unwrap_err();
+    let error = subscribe(|| Act::Raw(vec![0x40, 0, 0, 0])).await;
     assert!(matches!(error, Error::Garbled { .. }), "{error:?}");
+    let error = subscribe(|| Act::Close).await;
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    let error = subscribe(|| Act::Answer(Payload::Failure("opening".into()))).await;
+    assert!(matches!(&error, Error::Refused(text) if text == "opening"), "{error:?}");
+
+    // What is no line ends a subscription that stood.
+    let garbage = StandIn::start_console(|message, _| {
+        let payloads = [Payload::Success(Success::Text("subscribed".into())), Payload::Failure("no line".into())];
+        Act::Stream(payloads.map(|payload| Message { payload, ..message.clone() }).to_vec())
+    });
+    let mut stream = client(&garbage).console(&web(), ConsoleHistory::All, DEADLINE).await.unwrap();
+    assert!(matches!(stream.lines().await, Err(Error::Garbled { .. })));
 }
 
 #[test]

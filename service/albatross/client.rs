@@ -13,7 +13,7 @@ use crate::domain::{Timestamp, UnikernelId};
 
 use super::Error;
 use super::asking::{Daemon, Reply, Request};
-use super::console::{ConsoleLine, Consoles};
+use super::console::{ConsoleHistory, ConsoleStream};
 use super::endpoint::{Endpoint, Silence};
 use super::values::{Creation, Policy, Running};
 use super::wire::{Command, Dialect, InvalidAlbatrossName, Name, Path, PolicyCommand, Success, UnikernelCommand};
@@ -41,7 +41,7 @@ pub struct Client {
 #[derive(Debug)]
 struct Inner {
     daemon: Daemon,
-    consoles: Consoles,
+    consoles: Arc<Endpoint>,
     path: Path,
     deadline: Duration,
 }
@@ -62,7 +62,7 @@ impl Client {
         let path = settings.path.parse()?;
         let socket = |name: &str| Endpoint::new(settings.directory.join("util").join(name));
         let daemon = Daemon::new(socket("vmmd.sock"), settings.deadline);
-        let consoles = Consoles::new(socket("console.sock"));
+        let consoles = Arc::new(socket("console.sock"));
         let inner = Inner { daemon, consoles, path, deadline: settings.deadline };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -200,10 +200,15 @@ impl Client {
         })
     }
 
-    /// The last `lines` (1 to 1024) lines of a unikernel's console, oldest first, also when it has exited. Reading ends
-    /// when they are there, when the console pauses, or after `wait`.
-    pub async fn console_tail(&self, id: &UnikernelId, lines: u32, wait: Duration) -> Result<Vec<ConsoleLine>, Error> {
-        self.inner.consoles.tail(&self.name(id), lines, wait).await
+    /// Subscribes to a unikernel's console, also before it is created and after it has exited. The console daemon is
+    /// given `wait` to confirm. Whoever holds this must read it: the unikernel would wait.
+    pub async fn console(
+        &self,
+        id: &UnikernelId,
+        history: ConsoleHistory,
+        wait: Duration,
+    ) -> Result<ConsoleStream, Error> {
+        ConsoleStream::subscribe(&self.inner.consoles, &self.name(id), history, wait).await
     }
 
     fn name(&self, id: &UnikernelId) -> Name {

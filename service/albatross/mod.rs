@@ -13,7 +13,7 @@ mod values;
 pub mod wire;
 
 pub use client::{Client, Created, Settings};
-pub use console::ConsoleLine;
+pub use console::{ConsoleHistory, ConsoleStream};
 pub use error::Error;
 pub use values::{Creation, Policy, Running};
 pub use wire::{Dialect, InvalidAlbatrossName};

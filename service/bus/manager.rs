@@ -54,7 +54,7 @@ impl Manager {
     /// (templates: {address}, {prefix-length}, {gateway}, {network}, {id}, {service}; {{ and }} are braces), prefix s,
     /// exclude as and address s (where the lease comes from; the network's own), block-devices a(ssu) (device, Albatross
     /// block device, sector size or 0), restart s (never, on-failure), restart-exit-codes ai, ready s (running, tcp:PORT,
-    /// http:PORT/PATH; running), timeout t (milliseconds to become ready; 30000).
+    /// http:PORT/PATH, console:REGEX for a line that it prints; running), timeout t (milliseconds to become ready; 30000).
     ///
     /// Errors: InvalidArgument, NotAuthorized, AddressPoolExhausted, AddressInUse, ImageInvalid, ImageUnavailable,
     /// ImageTooLarge, AlbatrossUnavailable, AlbatrossRefused, NotReady, KernelRefused, Cancelled. After an error nothing
@@ -259,6 +259,46 @@ impl Manager {
     #[zbus(out_args("ruleset"))]
     async fn export_ruleset(&self) -> Result<String, Failure> {
         Ok(self.entrance.orchestrator.export_ruleset().await?)
+    }
+
+    /// The console of a unikernel as a pipe: lines from before, then lines as they come, as the unikernel printed them,
+    /// each with a newline. It ends when the unikernel is gone for good; close it to end it before. A unikernel never
+    /// waits for a reader: who reads too slowly loses lines, and finds a line that says where and how many.
+    ///
+    /// options: lines u (as many from before, 0 for none; all that are kept, at most 1024) or since x (those from before
+    /// that are of this time or later, in microseconds since the epoch).
+    ///
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchUnikernel, InUse (256 consoles are open).
+    #[zbus(out_args("console"))]
+    async fn open_console(
+        &self,
+        id: &str,
+        options: RawOptions,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<zbus::OwnedFd, Failure> {
+        self.entrance.admit(connection, &header).await?;
+        let (id, history) = (arguments::unikernel(id)?, arguments::history(options)?);
+        Ok(self.entrance.orchestrator.open_console(id, history).await?.into())
+    }
+
+    /// The last lines of a unikernel's console, the oldest first: (microseconds since the epoch, line). Also of one that
+    /// has ended. Bytes that are not UTF-8, and NUL, are the replacement character here; OpenConsole has them as they are.
+    ///
+    /// lines: at most so many; 0: all that are kept, at most 1024.
+    ///
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchUnikernel.
+    #[zbus(out_args("lines"))]
+    async fn read_console(
+        &self,
+        id: &str,
+        lines: u32,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Vec<rows::ConsoleLine>, Failure> {
+        self.entrance.admit(connection, &header).await?;
+        let (id, lines) = (arguments::unikernel(id)?, arguments::console_lines(lines));
+        Ok(self.entrance.orchestrator.read_console(id, lines).await?.iter().map(rows::console_line).collect())
     }
 
     /// A unikernel has come into another state. One that has just appeared has no state before: old_state is empty.

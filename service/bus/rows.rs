@@ -13,11 +13,18 @@ pub type Lease = (String, String, String, i64);
 /// `(ssssqsq)`: service, unikernel id, protocol, host address, host port, unikernel address, unikernel port.
 pub type Publication = (String, String, String, String, u16, String, u16);
 
+/// `(xs)`: when, line.
+pub type ConsoleLine = (i64, String);
+
 /// `(osss)`: job, kind, subject, `running` or result.
 pub type Job = (OwnedObjectPath, String, String, String);
 
 pub fn lease(lease: &domain::Lease) -> Lease {
     (lease.tag.to_string(), lease.address.to_string(), lease.prefix.to_string(), lease.since.0)
+}
+
+pub fn console_line(line: &domain::ConsoleLine) -> ConsoleLine {
+    (line.at.0, line.lossy())
 }
 
 pub fn publications(all: &[(ServiceName, Arc<domain::Publication>)]) -> Vec<Publication> {

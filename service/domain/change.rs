@@ -1,7 +1,8 @@
 //! What the ledger is told. The same list is applied to the view in memory, so that the two cannot drift apart.
 
 use super::{
-    ImageDigest, ImageRecord, Lease, LeaseTag, Service, ServiceName, StaleFlows, Timestamp, Unikernel, UnikernelId,
+    ConsoleLine, ImageDigest, ImageRecord, Lease, LeaseTag, Service, ServiceName, StaleFlows, Timestamp, Unikernel,
+    UnikernelId,
 };
 
 /// One fact to write down. A transaction is a list of them: all or none.
@@ -21,4 +22,10 @@ pub enum Change {
     RemoveImage(ImageDigest),
     PutStaleFlows(StaleFlows),
     RemoveStaleFlows(StaleFlows),
+    /// What a unikernel said before it ended last.
+    PutLastWords {
+        id: UnikernelId,
+        lines: Vec<ConsoleLine>,
+    },
+    RemoveLastWords(UnikernelId),
 }

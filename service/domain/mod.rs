@@ -3,6 +3,7 @@
 //! A name or an address is parsed once, at the door where it comes in; from then on its type says that it is valid.
 
 mod change;
+mod console;
 mod event;
 mod image;
 mod inventory;
@@ -15,6 +16,7 @@ mod time;
 mod unikernel;
 
 pub use change::Change;
+pub use console::{ConsoleLine, ConsolePattern, InvalidPattern};
 pub use event::{Event, ManagerView, ServiceView, UnikernelView};
 pub use image::{ImageDigest, ImageRecord, ImageReference, InvalidImageReference, NetworkDevice};
 pub use inventory::{Inventory, Policy, Running};

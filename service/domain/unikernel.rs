@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{ImageDigest, NetworkName, ServiceName, Timestamp, UnikernelId};
+use super::{ConsolePattern, ImageDigest, NetworkName, ServiceName, Timestamp, UnikernelId};
 
 /// Argument templates of a unikernel. They can hold secrets: `Debug` shows how many there are and nothing else.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -86,6 +86,8 @@ pub enum Readiness {
     Tcp { port: u16 },
     /// A 2xx or 3xx answer to a GET.
     Http { port: u16, path: String },
+    /// A line that it has printed since it was started.
+    Console(ConsolePattern),
 }
 
 /// How far a unikernel has come, as the ledger keeps it. `Creating` is an intent: found at the start, it is undone.
@@ -188,13 +190,18 @@ impl FromStr for Readiness {
     type Err = InvalidReadiness;
 
     fn from_str(text: &str) -> Result<Self, InvalidReadiness> {
-        let invalid = || InvalidReadiness(text.chars().take(120).collect());
+        let shortened = || text.chars().take(120).collect::<String>();
+        let invalid = || InvalidReadiness(shortened(), RULES.into());
         let port = |text: &str| text.parse::<u16>().ok().filter(|&port| port != 0).ok_or_else(invalid);
         if text == "running" {
             return Ok(Self::Running);
         }
         if let Some(rest) = text.strip_prefix("tcp:") {
             return Ok(Self::Tcp { port: port(rest)? });
+        }
+        if let Some(pattern) = text.strip_prefix("console:") {
+            let wrong = |error: super::InvalidPattern| InvalidReadiness(shortened(), error.to_string());
+            return pattern.parse().map(Self::Console).map_err(wrong);
         }
         let rest = text.strip_prefix("http:").ok_or_else(invalid)?;
         let (digits, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -206,10 +213,12 @@ impl FromStr for Readiness {
     }
 }
 
-/// A readiness rule that cannot be read.
+const RULES: &str = "write running, tcp:PORT or http:PORT/PATH with a port of 1 to 65535, or console:REGEX";
+
+/// A readiness rule that cannot be read, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a readiness rule: write running, tcp:PORT or http:PORT/PATH with a port of 1 to 65535")]
-pub struct InvalidReadiness(String);
+#[error("{0:?} is not a readiness rule: {1}")]
+pub struct InvalidReadiness(String, String);
 
 #[cfg(test)]
 mod tests {
@@ -221,9 +230,23 @@ mod tests {
         assert_eq!("tcp:80".parse(), Ok(Readiness::Tcp { port: 80 }));
         assert_eq!("http:80/a?b".parse(), Ok(Readiness::Http { port: 80, path: "/a?b".into() }));
         assert_eq!("http:80".parse(), Ok(Readiness::Http { port: 80, path: "/".into() }));
-        for bad in ["", "ready", "tcp:0", "tcp:", "tcp:65536", "http:80/a b", "http:80/a\r\nHost: x", "console:x"] {
+        for bad in [
+            "",
+            "ready",
+            "tcp:0",
+            "tcp:",
+            "tcp:65536",
+            "http:80/a b",
+            "http:80/a\r\nHost: x",
+            "console",
+            "console:",
+            "console:[",
+        ] {
             assert!(bad.parse::<Readiness>().is_err(), "{bad}");
         }
+        assert_eq!("console:^up: .*".parse(), Ok(Readiness::Console("^up: .*".parse().unwrap())));
+        let message = "console:a(".parse::<Readiness>().unwrap_err().to_string();
+        assert!(message.contains("console:a(") && message.contains("unclosed group"), "{message}");
     }
 
     #[test]

@@ -13,10 +13,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Contents;
-use crate::domain::{Change, Lease, LeaseTag, Timestamp};
+use crate::domain::{Change, ConsoleLine, Lease, LeaseTag, Timestamp, UnikernelId};
 
-/// The schema that this version writes, and the newest that it reads.
-pub(super) const VERSION: u64 = 1;
+/// The schema that this version writes, and the newest that it reads. It reads all before it; a file gets this number
+/// with its next change.
+///
+/// 2: readiness by a line of the console, which 1 cannot read; the table of last words, which is not in every file of 1.
+pub(super) const VERSION: u64 = 2;
 
 /// Every table has bytes for keys and values, so that an entry can be put back without knowing what it means.
 type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -32,6 +35,8 @@ const RELEASED: Table = TableDefinition::new("released");
 const IMAGES: Table = TableDefinition::new("images");
 /// A set: the key is the value.
 const STALE_FLOWS: Table = TableDefinition::new("stale_flows");
+/// By the unikernel's id.
+const LAST_WORDS: Table = TableDefinition::new("last_words");
 
 const SCHEMA: &str = "schema";
 /// Counts transactions, so that it can be told whether one whose commit failed is there after all.
@@ -51,7 +56,7 @@ pub(super) fn initialize(database: &Database) -> Result<(), Error> {
         let mut meta = transaction.open_table(META)?;
         meta.insert(SCHEMA, VERSION)?;
         meta.insert(SEQUENCE, 0)?;
-        for table in [UNIKERNELS, SERVICES, LEASES, RELEASED, IMAGES, STALE_FLOWS] {
+        for table in [UNIKERNELS, SERVICES, LEASES, RELEASED, IMAGES, STALE_FLOWS, LAST_WORDS] {
             transaction.open_table(table)?;
         }
     }
@@ -76,6 +81,7 @@ pub(super) fn read(database: &Database) -> Result<Contents, Error> {
         released: entries(&transaction, RELEASED, |key, value| Ok((address(key)?, decode(RELEASED, value)?)))?,
         images: entries(&transaction, IMAGES, |_, value| decode(IMAGES, value))?,
         stale_flows: entries(&transaction, STALE_FLOWS, |key, _| decode(STALE_FLOWS, key))?,
+        last_words: last_words(&transaction)?,
     })
 }
 
@@ -106,7 +112,11 @@ pub(super) fn undo(database: &Database, sequence: u64, before: &[Before]) -> Res
 }
 
 fn finish(transaction: WriteTransaction, sequence: u64) -> Result<(), Error> {
-    transaction.open_table(META)?.insert(SEQUENCE, sequence)?;
+    {
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(SCHEMA, VERSION)?;
+        meta.insert(SEQUENCE, sequence)?;
+    }
     Ok(transaction.commit()?)
 }
 
@@ -129,6 +139,8 @@ impl Edit<'_> {
             Change::RemoveImage(digest) => self.set(IMAGES, digest.0, None),
             Change::PutStaleFlows(flows) => self.set(STALE_FLOWS, encode(flows)?, Some(b"")),
             Change::RemoveStaleFlows(flows) => self.set(STALE_FLOWS, encode(flows)?, None),
+            Change::PutLastWords { id, lines } => self.put(LAST_WORDS, id.as_str(), lines),
+            Change::RemoveLastWords(id) => self.set(LAST_WORDS, id.as_str(), None),
         }
     }
 
@@ -172,6 +184,19 @@ impl Edit<'_> {
         self.before.push(Before { table, key: key.to_vec(), value: former });
         Ok(())
     }
+}
+
+/// A file of schema 1 has no table for them.
+fn last_words(transaction: &ReadTransaction) -> Result<Vec<(UnikernelId, Vec<ConsoleLine>)>, Error> {
+    match transaction.open_table(LAST_WORDS) {
+        Err(TableError::TableDoesNotExist(_)) => Ok(Vec::new()),
+        _ => entries(transaction, LAST_WORDS, |key, value| Ok((unikernel_id(key)?, decode(LAST_WORDS, value)?))),
+    }
+}
+
+fn unikernel_id(key: &[u8]) -> Result<UnikernelId, Error> {
+    let id = std::str::from_utf8(key).ok().and_then(|key| key.parse().ok());
+    id.ok_or_else(|| Error::Corrupted("an entry of last_words names no unikernel".into()))
 }
 
 fn entries<T>(
@@ -246,5 +271,14 @@ pub(super) fn set_version(database: &Database, version: u64) -> Result<(), Error
 pub(super) fn set_raw(database: &Database, table: &'static str, key: &[u8], value: &[u8]) -> Result<(), Error> {
     let transaction = database.begin_write()?;
     transaction.open_table(Table::new(table))?.insert(key, value)?;
+    Ok(transaction.commit()?)
+}
+
+/// For tests of what an older version leaves behind.
+#[cfg(test)]
+pub(super) fn make_first(database: &Database) -> Result<(), Error> {
+    let transaction = database.begin_write()?;
+    transaction.delete_table(LAST_WORDS)?;
+    transaction.open_table(META)?.insert(SCHEMA, 1)?;
     Ok(transaction.commit()?)
 }

@@ -110,6 +110,11 @@ fn flows(service: &str, port: u16) -> StaleFlows {
     }
 }
 
+fn last_words(number: u8, text: &[u8]) -> Change {
+    let line = ConsoleLine { at: Timestamp(3), text: text.to_vec() };
+    Change::PutLastWords { id: unikernel("web", number, "").id, lines: vec![line] }
+}
+
 fn every_kind() -> Vec<Change> {
     vec![
         Change::PutUnikernel(Box::new(unikernel("website", 1, "--password=secret"))),
@@ -121,6 +126,7 @@ fn every_kind() -> Vec<Change> {
         Change::ReleaseLease { tag: tag("c"), at: Timestamp(3) },
         Change::PutImage(image(1)),
         Change::PutStaleFlows(flows("website", 443)),
+        last_words(1, b"caf\xc3\xa9 \xff\xfe\0bin"),
     ]
 }
 
@@ -141,6 +147,10 @@ fn what_is_committed_is_there_at_the_next_start() {
         released: vec![(ip("10.0.0.3"), Timestamp(2)), (ip("fd00::3"), Timestamp(3))],
         images: vec![image(1)],
         stale_flows: vec![flows("website", 443)],
+        last_words: vec![(
+            unikernel("web", 1, "").id,
+            vec![ConsoleLine { at: Timestamp(3), text: b"caf\xc3\xa9 \xff\xfe\0bin".to_vec() }],
+        )],
     };
     assert_eq!(contents, expected);
 
@@ -153,6 +163,7 @@ fn what_is_committed_is_there_at_the_next_start() {
         Change::PutLease(lease("d", "10.0.0.4", 6)),
         Change::RemoveImage(ImageDigest([1; 32])),
         Change::RemoveStaleFlows(flows("website", 443)),
+        Change::RemoveLastWords(unikernel("web", 1, "").id),
     ];
     commit(&ledger, emptied).unwrap();
     drop(ledger);
@@ -206,13 +217,36 @@ fn a_newer_schema_is_refused_and_left_as_it_is() {
     schema::set_version(&database, schema::VERSION + 1).unwrap();
     drop(database);
     let expected = format!(
-        "the ledger {} has schema 2, this version knows schemas up to 1: install the newer albatross-deployer that wrote \
+        "the ledger {} has schema 3, this version knows schemas up to 2: install the newer albatross-deployer that wrote \
          it, or move the file away to begin with an empty ledger",
         path.display()
     );
     assert_eq!(reopen(&path).unwrap_err().to_string(), expected);
     let database = file::open(&path).unwrap();
     assert_eq!(schema::version(&database).unwrap(), schema::VERSION + 1);
+}
+
+#[test]
+fn a_file_of_the_first_schema_is_read_and_gets_the_new_one_with_its_next_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    let database = file::open(&path).unwrap();
+    schema::make_first(&database).unwrap();
+    drop(database);
+    let (ledger, contents) = Ledger::open(&path).unwrap();
+    assert_eq!(contents, Contents::default());
+    drop(ledger);
+    let (ledger, _) = reopen(&path).unwrap();
+    commit(&ledger, vec![last_words(1, b"Solo5: solo5_exit(3) called")]).unwrap();
+    drop(ledger);
+    assert_eq!(reopen(&path).unwrap().1.last_words.len(), 1);
+    let database = loop {
+        match file::open(&path) {
+            Ok(database) => break database,
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    assert_eq!(schema::version(&database).unwrap(), schema::VERSION);
 }
 
 #[test]
@@ -291,6 +325,7 @@ fn as_sets(contents: &Contents) -> BTreeMap<&'static str, Vec<String>> {
         ("released", sorted(&contents.released)),
         ("images", sorted(&contents.images)),
         ("stale_flows", sorted(&contents.stale_flows)),
+        ("last_words", sorted(&contents.last_words)),
     ]
     .into()
 }

@@ -1,5 +1,6 @@
 //! What every workflow needs to reach: the owner of state, and the hands that touch the outside.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,10 @@ use super::claims::Claims;
 use super::error::Error;
 use super::jobs::Jobs;
 use super::owner::OwnerHandle;
-use crate::domain::{Unikernel, UnikernelId};
+use crate::consoles::Consoles;
+use crate::domain::{ConsoleLine, Unikernel, UnikernelId};
 use crate::host_network::{Flows, Host};
-use crate::planning::{redaction, ruleset};
+use crate::planning::{reconcile, redaction, ruleset};
 use crate::{albatross, images};
 
 /// Numbers of the configuration that workflows use.
@@ -28,6 +30,7 @@ pub struct Context {
     pub jobs: Arc<Jobs>,
     pub claims: Arc<Claims>,
     pub albatross: albatross::Client,
+    pub consoles: Arc<Consoles>,
     pub store: images::Store,
     pub host: Host,
     pub flows: Flows,
@@ -52,29 +55,26 @@ pub struct Context {
     pub store_gate: tokio::sync::Mutex<()>,
 }
 
-/// Console lines that an error shows: those of Solo5's banner, when Albatross has started it again, and those before.
-const LAST_LINES: u32 = 24;
-/// How long the console daemon may take to give them: an error must not wait for a second one.
-const CONSOLE_WAIT: Duration = Duration::from_millis(500);
+/// What a unikernel says last comes before a pause as long as this; Solo5's line of its exit comes just after its death.
+const SILENCE: Duration = Duration::from_millis(25);
 
 impl Context {
     /// The error of a unikernel that is not ready, with what it said last.
     pub async fn not_ready(&self, unikernel: &Unikernel, reason: String) -> Error {
+        let lines = self.last_lines(&unikernel.id, SILENCE).await;
         // Guests like to print their command line.
-        let console = redaction::without_arguments(self.last_lines(&unikernel.id).await, &unikernel.spec.arguments);
+        let lines = lines.iter().map(ConsoleLine::lossy).collect();
+        let console = redaction::without_arguments(lines, &unikernel.spec.arguments);
         Error::NotReady { id: unikernel.id.clone(), reason, console }
     }
 
-    /// What `id` said last, for a person; nothing where the console daemon does not answer.
-    pub async fn last_lines(&self, id: &UnikernelId) -> Vec<String> {
-        match self.albatross.console_tail(id, LAST_LINES, CONSOLE_WAIT).await {
-            Ok(lines) => {
-                lines.iter().map(|line| String::from_utf8_lossy(&line.line).replace('\0', "\u{fffd}")).collect()
-            }
-            Err(error) => {
-                tracing::debug!(%id, %error, "no console");
-                Vec::new()
-            }
-        }
+    /// What `id` has said until now, for the record of its end.
+    pub async fn last_words(&self, id: &UnikernelId) -> BTreeMap<UnikernelId, Vec<ConsoleLine>> {
+        BTreeMap::from([(id.clone(), self.last_lines(id, Duration::ZERO).await)])
+    }
+
+    /// What `id` said last, once it has said nothing for `silence` or a moment is over.
+    pub async fn last_lines(&self, id: &UnikernelId, silence: Duration) -> Vec<ConsoleLine> {
+        self.consoles.read_last(id, reconcile::LAST_WORDS, silence).await
     }
 }

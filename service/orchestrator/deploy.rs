@@ -291,11 +291,14 @@ impl Deploy {
     fn release(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
             let Some(unikernel) = self.unikernel.clone().filter(|_| !self.maybe_created) else { return Ok(()) };
+            let consoles = self.context.last_words(&unikernel.id).await;
             self.context
                 .owner
                 .decide(move |state| {
-                    let reason = &unikernel.exit_reason;
-                    Ok((reconcile::undo_deploy(&state.world, &unikernel.id, reason, Timestamp::now()), ()))
+                    let (id, reason) = (&unikernel.id, &unikernel.exit_reason);
+                    let mut changes = reconcile::undo_deploy(&state.world, id, reason, Timestamp::now());
+                    changes.extend(reconcile::last_words(&changes, consoles));
+                    Ok((changes, ()))
                 })
                 .await
         }
@@ -360,6 +363,7 @@ impl Deploy {
                 None => self.context.store.get(record.digest).await.map(|(file, stored)| (file, stored.size))?,
             };
             self.maybe_created = true;
+            self.context.consoles.begin(&unikernel.id);
             let created = self.context.albatross.create(&unikernel.id, &creation, file, size).await;
             match created {
                 Ok(created) => {
@@ -452,7 +456,7 @@ impl Deploy {
     fn wait_until_ready<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             let unikernel = self.unikernel()?;
-            match readiness::wait(&self.context.albatross, unikernel).await {
+            match readiness::wait(&self.context, unikernel).await {
                 Ok(()) => Ok(Flow::Next),
                 Err(reason) => Err(self.context.not_ready(unikernel, reason).await),
             }

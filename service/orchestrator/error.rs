@@ -2,7 +2,7 @@
 
 use crate::domain::{ImageDigest, JobNumber, UnikernelId};
 use crate::planning::address_pool::{self, Why};
-use crate::{albatross, host_network, images, ledger, planning};
+use crate::{albatross, consoles, host_network, images, ledger, planning};
 
 /// The contract's errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,6 +42,8 @@ pub enum Error {
     Kernel(#[from] host_network::Error),
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
+    #[error(transparent)]
+    Console(#[from] consoles::Error),
     #[error("{id} is not ready: {reason}{}", console_text(.console))]
     NotReady { id: UnikernelId, reason: String, console: Vec<String> },
     #[error("image {0} was collected meanwhile: give it again")]
@@ -67,11 +69,14 @@ impl Error {
             Self::Image(error) => image_kind(error),
             Self::Albatross(error) => albatross_kind(error),
             Self::Kernel(_) => ErrorKind::KernelRefused,
+            Self::Console(consoles::Error::TooManyReaders) => ErrorKind::InUse,
             Self::NotReady { .. } => ErrorKind::NotReady,
             Self::ImageGone(_) => ErrorKind::ImageUnavailable,
             Self::NoSuchJob(_) => ErrorKind::NoSuchJob,
             Self::Cancelled => ErrorKind::Cancelled,
-            Self::Ledger(_) | Self::Stopping | Self::Defect => ErrorKind::Internal,
+            Self::Console(consoles::Error::Pipe(_)) | Self::Ledger(_) | Self::Stopping | Self::Defect => {
+                ErrorKind::Internal
+            }
         }
     }
 }

@@ -10,6 +10,7 @@
 mod automatic;
 mod claims;
 mod collect;
+mod console;
 mod context;
 mod degraded;
 mod deploy;
@@ -31,6 +32,7 @@ mod watch;
 mod workflow;
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,9 +47,10 @@ use self::jobs::Job;
 use self::publish::{SWITCH, Switch, To};
 use self::remove::{REMOVE, Remove};
 use self::restart::{RESTART, Restart, Way};
+use crate::consoles::History;
 use crate::domain::{
-    Exclusion, JobKind, JobNumber, JobResult, JobView, Lease, LeaseTag, Publication, ServiceName, UnikernelId,
-    UnikernelState,
+    ConsoleLine, Exclusion, JobKind, JobNumber, JobResult, JobView, Lease, LeaseTag, Publication, ServiceName,
+    UnikernelId, UnikernelState,
 };
 use crate::host_network::nftables;
 use crate::planning;
@@ -176,6 +179,17 @@ impl Orchestrator {
         let settings = self.context.limits.ruleset;
         let ruleset = self.context.owner.look(move |state| state.ruleset(settings)).await?;
         Ok(nftables::export(&ruleset))
+    }
+
+    /// A pipe with the history of a console and its lines as they come, until its reader closes it or the unikernel is
+    /// gone for good.
+    pub async fn open_console(&self, id: UnikernelId, history: History) -> Result<OwnedFd, Error> {
+        console::open(&self.context, id, history).await
+    }
+
+    /// The last lines of a console, at most `count`, oldest first; also of a unikernel that has ended.
+    pub async fn read_console(&self, id: UnikernelId, count: usize) -> Result<Vec<ConsoleLine>, Error> {
+        console::read(&self.context, id, count).await
     }
 
     pub async fn cancel(&self, number: JobNumber) -> Result<(), Error> {

@@ -14,8 +14,10 @@ use super::claims::Claims;
 use super::degraded;
 use super::error::Error;
 use super::fault;
+use crate::consoles::Consoles;
 use crate::domain::{
-    Change, Event, Inventory, ManagerView, Policy, Publication, ServiceName, Timestamp, Unikernel, UnikernelId,
+    Change, ConsoleLine, Event, Inventory, ManagerView, Policy, Publication, ServiceName, Timestamp, Unikernel,
+    UnikernelId,
 };
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
@@ -62,6 +64,8 @@ pub struct Seen {
     pub policy: Option<Policy>,
     /// The consoles' last lines of those that are gone.
     pub last_words: BTreeMap<UnikernelId, String>,
+    /// What they said last, to be written down with their end.
+    pub consoles: BTreeMap<UnikernelId, Vec<ConsoleLine>>,
 }
 
 type Decide = Box<dyn FnOnce(&State) -> Result<Vec<Change>, Error> + Send>;
@@ -196,6 +200,7 @@ pub struct Owner {
     table: Table,
     settings: Settings,
     claims: Arc<Claims>,
+    consoles: Arc<Consoles>,
     events: mpsc::Sender<Event>,
     albatross_version: String,
     /// As told last.
@@ -220,6 +225,7 @@ impl Owner {
         table: Table,
         settings: Settings,
         claims: Arc<Claims>,
+        consoles: Arc<Consoles>,
         events: mpsc::Sender<Event>,
     ) -> (Self, OwnerHandle) {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
@@ -233,6 +239,7 @@ impl Owner {
             table,
             settings,
             claims,
+            consoles,
             events,
             albatross_version,
             manager,
@@ -247,6 +254,7 @@ impl Owner {
     /// Serves until every handle is gone. The kernel keeps what it has until the host's networks are known, or somebody
     /// asks for a repair: the table without them would be another one.
     pub async fn run(mut self) {
+        self.state.world.unikernels().for_each(|unikernel| self.consoles.follow(&unikernel.id));
         self.tell_manager().await;
         while let Some(message) = self.mailbox.recv().await {
             self.handle(message).await;
@@ -313,6 +321,7 @@ impl Owner {
     }
 
     async fn apply(&mut self, changes: Vec<Change>) {
+        self.consoles.apply(&changes);
         for event in self.state.world.apply(changes) {
             self.tell(event).await;
         }
@@ -388,7 +397,8 @@ impl Owner {
         facts.policy = seen.policy.or(facts.policy.take());
         facts.busy = self.claims.touched();
         reconcile::note_starts(&self.state.world, facts, Timestamp::now());
-        let changes = reconcile::observe(&self.state.world, facts, &seen.last_words);
+        let mut changes = reconcile::observe(&self.state.world, facts, &seen.last_words);
+        changes.extend(reconcile::last_words(&changes, seen.consoles));
         if let Err(error) = self.write(changes).await {
             warn!(%error, "what Albatross runs could not be written down");
         }

@@ -8,8 +8,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
 
+use super::context::Context;
 use crate::albatross::{self, Client};
-use crate::domain::{Readiness, Unikernel};
+use crate::domain::{ConsolePattern, Readiness, Unikernel};
 
 /// How long a unikernel may take to fail on its arguments. A small one boots in 6 ms, one of OCaml in 50.
 const TIME_TO_FAIL: Duration = Duration::from_millis(250);
@@ -31,7 +32,8 @@ const CONNECT: Duration = Duration::from_millis(200);
 const STATUS_LINE: usize = 64;
 
 /// Returns once the rule holds; otherwise says why it does not.
-pub async fn wait(albatross: &Client, unikernel: &Unikernel) -> Result<(), String> {
+pub async fn wait(context: &Context, unikernel: &Unikernel) -> Result<(), String> {
+    let albatross = &context.albatross;
     let rule = async {
         match &unikernel.readiness {
             Readiness::Running => {
@@ -46,6 +48,7 @@ pub async fn wait(albatross: &Client, unikernel: &Unikernel) -> Result<(), Strin
                 let target = SocketAddr::new(unikernel.address, *port);
                 probe(unikernel.timeout, || answers(target, path)).await
             }
+            Readiness::Console(pattern) => prints(context, unikernel, pattern).await,
         }
     };
     // A probe of one that has just died gets no answer at all: its end must not wait for that of the probe.
@@ -53,6 +56,16 @@ pub async fn wait(albatross: &Client, unikernel: &Unikernel) -> Result<(), Strin
         outcome = rule => outcome,
         how = end(albatross, unikernel) => Err(how),
     }
+}
+
+/// Waits for a line that the unikernel prints after this start of it.
+async fn prints(context: &Context, unikernel: &Unikernel, pattern: &ConsolePattern) -> Result<(), String> {
+    // It did when it was asked for; the ledger can be one of another version.
+    let expression = pattern.compile().map_err(|error| format!("console:{pattern}: {error}"))?;
+    let matches = |line: &[u8]| expression.is_match(line.strip_suffix(b"\r").unwrap_or(line));
+    let line = context.consoles.wait_for(&unikernel.id, matches);
+    let late = || format!("not within {} ms: no line of its console matches {pattern}", unikernel.timeout.as_millis());
+    timeout(unikernel.timeout, line).await.map_err(|_| late())
 }
 
 async fn probe<F: Future<Output = Result<(), String>>>(

@@ -82,13 +82,15 @@ async fn undo_deploy(context: &Arc<Context>, id: &UnikernelId) -> Result<(), Err
     context.albatross.destroy(id).await?;
     // The service may have ended while Albatross was reading the create.
     context.claims.may_come_late(id);
-    let id = id.clone();
+    let (id, consoles) = (id.clone(), context.last_words(id).await);
     let brought = context
         .owner
         .decide(move |state| {
             let Some(unikernel) = state.world.unikernel(&id) else { return Ok((Vec::new(), None)) };
             let brought = unikernel.brought_image.then_some(unikernel.spec.image);
-            Ok((reconcile::undo_deploy(&state.world, &id, &unikernel.exit_reason, Timestamp::now()), brought))
+            let mut changes = reconcile::undo_deploy(&state.world, &id, &unikernel.exit_reason, Timestamp::now());
+            changes.extend(reconcile::last_words(&changes, consoles));
+            Ok((changes, brought))
         })
         .await?;
     if let Some(digest) = brought {

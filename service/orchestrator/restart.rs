@@ -56,6 +56,7 @@ impl Restart {
         async move {
             let id = self.unikernel.id.clone();
             self.claim = Some(self.context.claims.claim(&id).ok_or_else(|| in_use(&id))?);
+            self.context.consoles.begin(&id);
             // Albatross says "success" also where it started nothing; what it runs afterwards is what counts.
             let Some(running) = self.context.albatross.restart(&id).await? else {
                 return Err(self.context.not_ready(&self.unikernel, "it did not come up again".into()).await);

@@ -67,7 +67,7 @@ async fn bring_back(context: Arc<Context>, unikernel: Unikernel) -> Start {
 
 /// Waits for the rule of one that has returned, and writes down that it holds.
 pub async fn confirm(context: &Context, unikernel: &Unikernel) -> Result<(), Error> {
-    if let Err(reason) = readiness::wait(&context.albatross, unikernel).await {
+    if let Err(reason) = readiness::wait(context, unikernel).await {
         return Err(context.not_ready(unikernel, reason).await);
     }
     let (id, started) = (unikernel.id.clone(), unikernel.started_at);

@@ -12,6 +12,7 @@ use super::owner::{self, Owner, State};
 use super::watch::HostWatch;
 use super::{Orchestrator, automatic, drains, recover, returns, watch as watching};
 use crate::config::Config;
+use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, ServiceView, UnikernelView};
 use crate::host_network::nftables::{ForeignChanges, Table};
 use crate::host_network::{self, Flows, Host, LinkEvents};
@@ -83,12 +84,16 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let initial = initial_views(&state);
     let jobs = Jobs::new(events_sender.clone(), config.limits.job_history);
     let acts_by = owner::Settings { ruleset: settings, fall_back: config.publish.fall_back };
-    let (owner, owner_handle) = Owner::new(state, ledger, table, acts_by, Arc::clone(&claims), events_sender.clone());
+    let consoles = Arc::new(Consoles::new(albatross.clone()));
+    let claimed = Arc::clone(&claims);
+    let (owner, owner_handle) =
+        Owner::new(state, ledger, table, acts_by, claimed, Arc::clone(&consoles), events_sender.clone());
     let context = Arc::new(Context {
         owner: owner_handle,
         jobs,
         claims,
         albatross,
+        consoles,
         store,
         host: Host::open()?,
         flows: Flows::open()?,
@@ -145,8 +150,9 @@ fn world(contents: Contents) -> World {
     let services = contents.services.into_iter().map(|service| Change::PutService(Box::new(service)));
     let images = contents.images.into_iter().map(Change::PutImage);
     let stale_flows = contents.stale_flows.into_iter().map(Change::PutStaleFlows);
+    let last_words = contents.last_words.into_iter().map(|(id, lines)| Change::PutLastWords { id, lines });
     // One at a time: all at once would compare the views of everything with everything.
-    for change in unikernels.chain(services).chain(images).chain(stale_flows) {
+    for change in unikernels.chain(services).chain(images).chain(stale_flows).chain(last_words) {
         world.apply(vec![change]);
     }
     world

@@ -14,7 +14,7 @@ use super::error::Error;
 use super::owner::{Seen, Trouble};
 use super::{publish, recover};
 use crate::albatross;
-use crate::domain::{Inventory, Network, NetworkName, Policy, Running, UnikernelId};
+use crate::domain::{ConsoleLine, Inventory, Network, NetworkName, Policy, Running, UnikernelId};
 use crate::host_network::nftables::{ForeignChange, ForeignChanges, Table};
 use crate::host_network::{Bridge, LinkEvent, LinkEvents};
 use crate::planning::facts::{HostBridge, effective_networks};
@@ -33,8 +33,9 @@ const SOON: Duration = Duration::from_millis(250);
 /// Events of one death (carrier down, up again, link gone) come within this time.
 const SETTLE: Duration = Duration::from_millis(4);
 
-/// Consoles that are read for the last words of those that died at once, e.g. with the daemon.
-const CONSOLES: usize = 8;
+/// The last words of one that died are printed before its device vanishes: what is on its way to us comes before a pause
+/// as long as this.
+const LAST_WORDS: Duration = Duration::from_millis(5);
 
 /// Taps of Albatross: `vmmtap0` and so on.
 const TAP: &str = "vmmtap";
@@ -106,6 +107,7 @@ async fn look_at_albatross(context: &Arc<Context>) -> bool {
         }
     };
     context.owner.trouble(Trouble::Albatross, None).await;
+    context.consoles.try_again();
     if let Some(dialect) = context.albatross.understood() {
         context.owner.albatross_version(dialect.to_string()).await;
     }
@@ -153,8 +155,9 @@ async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
         facts.busy.extend(touched);
         reconcile::vanished(&state.world, &facts)
     });
-    let last_words = last_words(context, gone.await?).await?;
-    context.owner.seen(Seen { inventory, policy, last_words }).await?;
+    let consoles = last_lines(context, gone.await?).await;
+    let last_words = last_words(context, &consoles).await?;
+    context.owner.seen(Seen { inventory, policy, last_words, consoles }).await?;
     // What it asks the owner comes after what was just told.
     context.returns.notify_one();
     context.drains.notify_one();
@@ -162,19 +165,34 @@ async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
     Ok(())
 }
 
-/// The last line of the consoles of those that are gone: with Solo5 it names the exit code.
-async fn last_words(context: &Context, gone: Vec<UnikernelId>) -> Result<BTreeMap<UnikernelId, String>, Error> {
-    // At the same time: a console daemon that hangs takes its whole time for each.
-    let words = gone.into_iter().take(CONSOLES).map(|id| async move {
-        let lines = context.last_lines(&id).await;
-        let wanted = id.clone();
-        let arguments =
-            context.owner.look(move |state| state.world.unikernel(&wanted).map(|u| u.spec.arguments.clone())).await?;
-        let last = redaction::without_arguments(lines, &arguments.unwrap_or_default()).into_iter().next_back();
-        Ok(last.map(|last| (id, format!("exited; its console said last: {last}"))))
+/// What those said last that are gone; all at the same time, for they may have died together.
+async fn last_lines(context: &Context, gone: Vec<UnikernelId>) -> BTreeMap<UnikernelId, Vec<ConsoleLine>> {
+    let lines = gone.into_iter().map(|id| async move {
+        let lines = context.last_lines(&id, LAST_WORDS).await;
+        (id, lines)
     });
-    let words = join_all(words).await.into_iter().collect::<Result<Vec<_>, Error>>()?;
-    Ok(words.into_iter().flatten().collect())
+    join_all(lines).await.into_iter().collect()
+}
+
+/// Why they ended, by the last line of their consoles: with Solo5 it names the exit code.
+async fn last_words(
+    context: &Context,
+    consoles: &BTreeMap<UnikernelId, Vec<ConsoleLine>>,
+) -> Result<BTreeMap<UnikernelId, String>, Error> {
+    let said = consoles.iter().map(|(id, lines)| (id.clone(), lines.iter().map(ConsoleLine::lossy).collect()));
+    let said = said.collect::<Vec<(UnikernelId, Vec<String>)>>();
+    if said.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let words = context.owner.look(move |state| {
+        let words = said.into_iter().filter_map(|(id, lines)| {
+            let arguments = state.world.unikernel(&id).map(|unikernel| &unikernel.spec.arguments)?;
+            let last = redaction::without_arguments(lines, arguments).pop()?;
+            Some((id, format!("exited; its console said last: {last}")))
+        });
+        words.collect()
+    });
+    words.await
 }
 
 /// What a look at the host needs, and what it remembers.

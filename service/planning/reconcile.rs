@@ -7,7 +7,7 @@ use super::facts::Facts;
 use super::starts::Starts;
 use super::world::World;
 use super::{publishing, removal};
-use crate::domain::{Change, Phase, Running, StaleFlows, Timestamp, Unikernel, UnikernelId};
+use crate::domain::{Change, ConsoleLine, Phase, Running, StaleFlows, Timestamp, Unikernel, UnikernelId};
 
 /// The exit reason of a unikernel that is gone without a word.
 const VANISHED: &str = "Albatross does not run it any more";
@@ -56,6 +56,34 @@ pub fn vanished(world: &World, facts: &Facts) -> Vec<UnikernelId> {
         _ => None,
     });
     gone.collect()
+}
+
+/// Lines of a console that are written down of one that has ended: those of Solo5's banner, should it have been started
+/// again, and those before.
+pub const LAST_WORDS: usize = 24;
+
+/// Bytes of them; the older ones go first.
+const LAST_WORDS_BYTES: usize = 8 * 1024;
+
+/// What those said that end with `changes`, to be written together with them. `consoles`: the last lines of each.
+pub fn last_words(changes: &[Change], mut consoles: BTreeMap<UnikernelId, Vec<ConsoleLine>>) -> Vec<Change> {
+    let ended = changes.iter().filter_map(|change| match change {
+        Change::PutUnikernel(unikernel) if matches!(unikernel.phase, Phase::Exited | Phase::Failed) => {
+            Some(&unikernel.id)
+        }
+        _ => None,
+    });
+    let words = ended.filter_map(|id| {
+        let mut lines = consoles.remove(id).filter(|lines| !lines.is_empty())?;
+        let mut bytes = 0;
+        let fit = lines.iter().rev().take(LAST_WORDS).take_while(|line| {
+            bytes += line.text.len();
+            bytes <= LAST_WORDS_BYTES
+        });
+        lines.drain(..lines.len() - fit.count());
+        Some(Change::PutLastWords { id: id.clone(), lines })
+    });
+    words.collect()
 }
 
 fn is_settled(unikernel: &Unikernel, facts: &Facts) -> bool {

@@ -39,6 +39,9 @@ pub fn forget(world: &World, id: &UnikernelId, now: Timestamp) -> Vec<Change> {
     if world.unikernel(id).is_some() {
         changes.push(Change::RemoveUnikernel(id.clone()));
     }
+    if world.last_words(id).is_some() {
+        changes.push(Change::RemoveLastWords(id.clone()));
+    }
     if world.pool().lease(&id.tag()).is_some() {
         changes.push(Change::ReleaseLease { tag: id.tag(), at: now });
     }

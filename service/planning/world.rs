@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::address_pool::AddressPool;
 use super::states::state;
 use crate::domain::{
-    Change, Event, HostPort, ImageDigest, ImageRecord, Lease, Publication, Service, ServiceName, ServiceView,
-    StaleFlows, Timestamp, Transport, Unikernel, UnikernelId, UnikernelView,
+    Change, ConsoleLine, Event, HostPort, ImageDigest, ImageRecord, Lease, Publication, Service, ServiceName,
+    ServiceView, StaleFlows, Timestamp, Transport, Unikernel, UnikernelId, UnikernelView,
 };
 
 /// Ordered so that all addresses of one port stand together.
@@ -24,6 +24,7 @@ pub struct World {
     pool: AddressPool,
     images: BTreeMap<ImageDigest, ImageRecord>,
     stale_flows: BTreeSet<StaleFlows>,
+    last_words: BTreeMap<UnikernelId, Vec<ConsoleLine>>,
     /// Services that have a unikernel or a record; counted along, since a switch must not cost more with many.
     service_count: usize,
 }
@@ -39,6 +40,7 @@ impl World {
             pool: AddressPool::new(leases, released),
             images: BTreeMap::new(),
             stale_flows: BTreeSet::new(),
+            last_words: BTreeMap::new(),
             service_count: 0,
         }
     }
@@ -103,6 +105,11 @@ impl World {
 
     pub fn stale_flows(&self) -> impl Iterator<Item = &StaleFlows> {
         self.stale_flows.iter()
+    }
+
+    /// What a unikernel said before it ended last, where that was written down.
+    pub fn last_words(&self, id: &UnikernelId) -> Option<&Vec<ConsoleLine>> {
+        self.last_words.get(id)
     }
 
     /// The other service that already takes `port`. One on all addresses and one on some conflict as well: the narrow
@@ -190,6 +197,13 @@ impl World {
             Change::PutStaleFlows(flows) if self.stale_flows.contains(flows) => return None,
             Change::PutStaleFlows(flows) => Change::RemoveStaleFlows(flows.clone()),
             Change::RemoveStaleFlows(flows) => Change::PutStaleFlows(self.stale_flows.get(flows)?.clone()),
+            Change::PutLastWords { id, .. } => match self.last_words.get(id) {
+                Some(old) => Change::PutLastWords { id: id.clone(), lines: old.clone() },
+                None => Change::RemoveLastWords(id.clone()),
+            },
+            Change::RemoveLastWords(id) => {
+                Change::PutLastWords { id: id.clone(), lines: self.last_words.get(id)?.clone() }
+            }
         })
     }
 
@@ -235,6 +249,12 @@ impl World {
             }
             Change::RemoveStaleFlows(flows) => {
                 self.stale_flows.remove(&flows);
+            }
+            Change::PutLastWords { id, lines } => {
+                self.last_words.insert(id, lines);
+            }
+            Change::RemoveLastWords(id) => {
+                self.last_words.remove(&id);
             }
         }
     }

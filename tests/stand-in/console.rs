@@ -4,31 +4,42 @@ use crate::command::ConsoleCommand;
 use crate::name::Name;
 use crate::time::{self, Millis};
 use crate::wire::{Data, Payload, Wire};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::unix::pipe::Receiver;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 const RING: usize = 1024;
 const MAX_SUBSCRIBERS: usize = 5;
 const LONGEST_LINE: usize = 512;
 
 /// Where the lines go.
-pub type Subscriber = Rc<Mutex<OwnedWriteHalf>>;
+#[derive(Debug)]
+pub struct Subscriber {
+    writer: Mutex<OwnedWriteHalf>,
+    dropped: Notify,
+}
+
+impl Subscriber {
+    /// Resolves when the daemon closes its connection.
+    pub async fn dropped(&self) {
+        self.dropped.notified().await;
+    }
+}
 
 #[derive(Debug, Default)]
 struct Console {
-    subscribers: Vec<Subscriber>,
+    subscribers: Vec<Rc<Subscriber>>,
     active: bool,
     ring: Option<VecDeque<(Millis, Vec<u8>)>>,
 }
 
 /// All consoles; they outlive their unikernels and the daemon's own restarts.
 #[derive(Debug, Default)]
-pub struct Consoles(RefCell<HashMap<Name, Console>>);
+pub struct Consoles(RefCell<HashMap<Name, Console>>, Cell<u64>);
 
 impl Consoles {
     /// A unikernel starts: whoever waits for it gets its lines. `limit` is how many unikernels its path may have.
@@ -40,18 +51,34 @@ impl Consoles {
         drop_one_inactive(&mut consoles, name, limit);
     }
 
+    /// The daemon has died and begins again: every connection closes and all history is lost. Nobody reads any more what those
+    /// print that run now.
+    pub fn restart(&self) {
+        self.1.set(self.1.get() + 1);
+        let consoles = std::mem::take(&mut *self.0.borrow_mut());
+        consoles
+            .values()
+            .flat_map(|console| &console.subscribers)
+            .for_each(|subscriber| subscriber.dropped.notify_one());
+    }
+
     /// Reads what a unikernel prints until it ends. Does not read on before every subscriber took the lines: a slow one stops the
     /// unikernel, as it does with the real daemon.
     pub async fn follow(&self, name: &Name, mut pipe: Receiver) {
         let mut lines = Lines::default();
         let mut buffer = [0; LONGEST_LINE];
+        let generation = self.1.get();
         while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
             for line in lines.add(&buffer[..read]) {
-                self.deliver(name, line).await;
+                if self.1.get() == generation {
+                    self.deliver(name, line).await;
+                }
             }
             tokio::task::yield_now().await;
         }
-        if let Some(console) = self.0.borrow_mut().get_mut(name) {
+        if self.1.get() == generation
+            && let Some(console) = self.0.borrow_mut().get_mut(name)
+        {
             console.active = false;
         }
     }
@@ -71,14 +98,14 @@ impl Consoles {
         };
         let frame = data(name, now, line);
         for subscriber in subscribers {
-            if subscriber.lock().await.write_all(&frame).await.is_err() {
+            if subscriber.writer.lock().await.write_all(&frame).await.is_err() {
                 self.unsubscribe(name, &subscriber);
             }
         }
     }
 
     /// Its connection ended.
-    pub fn unsubscribe(&self, name: &Name, subscriber: &Subscriber) {
+    pub fn unsubscribe(&self, name: &Name, subscriber: &Rc<Subscriber>) {
         if let Some(console) = self.0.borrow_mut().get_mut(name) {
             console.subscribers.retain(|other| !Rc::ptr_eq(other, subscriber));
         }
@@ -97,15 +124,17 @@ impl Consoles {
     }
 
     /// Answers a subscription and sends the history; live lines come after.
-    pub async fn subscribe(&self, request: &Wire, from: &ConsoleCommand, writer: OwnedWriteHalf) -> Subscriber {
-        let subscriber = Rc::new(Mutex::new(writer));
-        let mut writer = subscriber.lock().await;
+    pub async fn subscribe(&self, request: &Wire, from: &ConsoleCommand, writer: OwnedWriteHalf) -> Rc<Subscriber> {
+        let subscriber = Rc::new(Subscriber { writer: Mutex::new(writer), dropped: Notify::new() });
+        let mut writer = subscriber.writer.lock().await;
         let (history, limit) = {
             let mut consoles = self.0.borrow_mut();
             let limit = if request.name.path.is_empty() { usize::MAX } else { 1 };
             let console = consoles.entry(request.name.clone()).or_default();
-            if console.subscribers.len() > MAX_SUBSCRIBERS {
-                console.subscribers.pop();
+            if console.subscribers.len() > MAX_SUBSCRIBERS
+                && let Some(oldest) = console.subscribers.pop()
+            {
+                oldest.dropped.notify_one();
             }
             console.subscribers.insert(0, Rc::clone(&subscriber));
             (console.ring.as_ref().map(|ring| history(ring, from)), limit)

@@ -10,6 +10,7 @@
 //! | `close-mid-frame [N]`, `garbage [N]` | … with half of the answer; with bytes that are no message in its place |
 //! | `hang-destroy on\|off` | destroys neither end anything nor answer |
 //! | `console-down on\|off` | creates fail as they do when the console daemon has died |
+//! | `console-restart [MS]` | the console daemon dies and is back after so long: connections and history are lost, what runs now is not heard any more, and creates fail until `restart-self` or `console-down off` |
 //! | `kill NAME` | SIGKILL to the unikernel |
 //! | `lose NAME` | as `kill`, but it is gone from the list without a restart |
 //! | `hide NAME`, `show NAME` | left out of the answers to info |
@@ -50,6 +51,8 @@ pub struct Misbehaviour {
     spoiled: [u64; 3],
     restart: Rc<Notify>,
     restart_pause: Duration,
+    console_restart: Rc<Notify>,
+    console_pause: Duration,
 }
 
 /// What goes wrong with one command.
@@ -106,6 +109,13 @@ pub async fn restart_wanted(daemon: &Daemon) -> Duration {
     let wanted = Rc::clone(&daemon.misbehaviour.borrow().restart);
     wanted.notified().await;
     daemon.misbehaviour.borrow().restart_pause
+}
+
+/// Resolves when `console-restart` was asked for, to how long it is away.
+pub async fn console_restart_wanted(daemon: &Daemon) -> Duration {
+    let wanted = Rc::clone(&daemon.misbehaviour.borrow().console_restart);
+    wanted.notified().await;
+    daemon.misbehaviour.borrow().console_pause
 }
 
 pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) -> io::Result<()> {
@@ -168,6 +178,11 @@ impl Misbehaviour {
             "close-before" => self.close_before = number(words.first(), Some(1))?,
             "hang-destroy" => self.hang_destroy = switch(words)?,
             "console-down" => self.console_down = switch(words)?,
+            "console-restart" => {
+                self.console_pause = Duration::from_millis(number(words.first(), Some(0))?);
+                self.console_down = true;
+                self.console_restart.notify_one();
+            }
             "hide" => drop(self.hidden.insert(name(words)?)),
             "show" => drop(self.hidden.remove(&name(words)?)),
             "restart-self" => {

@@ -29,7 +29,7 @@ pub fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     LocalSet::new().block_on(&runtime, async {
         let daemon = Daemon::new(options)?;
         let util = daemon.options.directory.join("util");
-        accept(&daemon, &util.join("console.sock"), console)?;
+        spawn_local(console_daemon(Rc::clone(&daemon), accept(&daemon, &util.join("console.sock"), console)?));
         accept(&daemon, &util.join("stat.sock"), statistics)?;
         accept(&daemon, &daemon.options.directory.join("control.sock"), control::serve)?;
         let mut terminated = signal(SignalKind::terminate())?;
@@ -129,6 +129,20 @@ fn after_exit(daemon: &Rc<Daemon>, after: After) -> Payload {
     }
 }
 
+/// Away for a while, each time that it was asked for.
+async fn console_daemon(daemon: Rc<Daemon>, mut listening: tokio::task::JoinHandle<()>) -> io::Result<()> {
+    let socket = daemon.options.directory.join("util/console.sock");
+    loop {
+        let pause = control::console_restart_wanted(&daemon).await;
+        listening.abort();
+        let _ = listening.await;
+        std::fs::remove_file(&socket)?;
+        daemon.consoles.restart();
+        tokio::time::sleep(pause).await;
+        listening = accept(&daemon, &socket, console)?;
+    }
+}
+
 async fn console(daemon: Rc<Daemon>, mut stream: UnixStream) -> io::Result<()> {
     let Some(request) = read(&daemon, &mut stream).await? else { return Ok(()) };
     let Payload::Command(Command::Console(command)) = &request.payload else { return Ok(()) };
@@ -146,7 +160,11 @@ async fn console(daemon: Rc<Daemon>, mut stream: UnixStream) -> io::Result<()> {
             let (mut reader, writer) = stream.into_split();
             let subscriber = daemon.consoles.subscribe(&request, command, writer).await;
             // Whatever comes, and the end, ends the subscription.
-            let _ = reader.read(&mut [0]).await;
+            let mut unread = [0];
+            tokio::select! {
+                _ = reader.read(&mut unread) => {}
+                () = subscriber.dropped() => drop(rustix::net::shutdown(reader.as_ref(), rustix::net::Shutdown::Both)),
+            }
             daemon.consoles.unsubscribe(&request.name, &subscriber);
             return Ok(());
         }

@@ -5,6 +5,7 @@
 //! template right) is admission's to say.
 
 mod collect;
+mod console;
 mod deploy;
 mod options;
 mod publish;
@@ -19,6 +20,7 @@ use ipnet::IpNet;
 use crate::domain::{Exclusion, LeaseTag, ServiceName, UnikernelId};
 
 pub use collect::collect;
+pub use console::{console_lines, history};
 pub use deploy::{deploy, image};
 pub use options::{Options, RawOptions};
 pub use publish::publish;

@@ -28,6 +28,10 @@ pub(super) fn apply(contents: &mut Contents, change: &Change) {
         Change::RemoveImage(digest) => contents.images.retain(|one| one.digest != *digest),
         Change::PutStaleFlows(new) => put(&mut contents.stale_flows, new.clone(), |one| one == new),
         Change::RemoveStaleFlows(old) => contents.stale_flows.retain(|one| one != old),
+        Change::PutLastWords { id, lines } => {
+            put(&mut contents.last_words, (id.clone(), lines.clone()), |(one, _)| one == id);
+        }
+        Change::RemoveLastWords(id) => contents.last_words.retain(|(one, _)| one != id),
     }
 }
 
@@ -63,6 +67,8 @@ pub(super) fn change() -> impl Strategy<Value = Change> {
         (0..3_u8).prop_map(|n| Change::RemoveImage(ImageDigest([n; 32]))),
         (0..3_u16).prop_map(|n| Change::PutStaleFlows(flows("web", n))),
         (0..3_u16).prop_map(|n| Change::RemoveStaleFlows(flows("web", n))),
+        (0..3_u8, "[a-z]{0,9}").prop_map(|(n, text)| last_words(n, text.as_bytes())),
+        (0..3_u8).prop_map(|n| Change::RemoveLastWords(unikernel("web", n, "").id)),
     ]
 }
 

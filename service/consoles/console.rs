@@ -1,0 +1,184 @@
+//! One console as its follower fills it and its readers see it.
+
+use std::ops::ControlFlow;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::ring::{Known, Ring};
+use crate::domain::{ConsoleLine, Timestamp};
+
+/// How long the history may take to come, and a console to become quiet.
+pub const MOMENT: Duration = Duration::from_millis(500);
+
+/// The history comes without a pause as long as this.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Lines that are looked at in one go.
+const AT_A_TIME: usize = 64;
+
+/// What has become of a console; readers are told when it changes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct News {
+    /// The number of the line that comes next.
+    pub next: u64,
+    /// When the console daemon first confirmed, or could first not be reached.
+    tried: Option<Instant>,
+    /// The unikernel's record is gone.
+    removed: bool,
+    /// No line comes any more.
+    pub ended: bool,
+}
+
+/// From where on lines count as those of this start of the unikernel. Not the number alone: those of an earlier life can
+/// still be on their way from the console daemon.
+#[derive(Debug, Clone, Copy)]
+pub struct Start {
+    pub number: u64,
+    pub at: Timestamp,
+}
+
+#[derive(Debug)]
+pub struct Console {
+    ring: Mutex<Ring>,
+    start: Mutex<Start>,
+    news: watch::Sender<News>,
+}
+
+impl Default for Console {
+    fn default() -> Self {
+        let start = Start { number: 0, at: Timestamp(i64::MIN) };
+        Self { ring: Mutex::default(), start: Mutex::new(start), news: watch::Sender::default() }
+    }
+}
+
+impl Console {
+    pub fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn news(&self) -> watch::Receiver<News> {
+        self.news.subscribe()
+    }
+
+    /// Takes in lines as they came, but those that are `known`.
+    pub fn print(&self, lines: Vec<ConsoleLine>, known: &mut Known) {
+        let mut ring = self.ring();
+        lines.into_iter().filter(|line| known.is_new(line)).for_each(|line| ring.push(line));
+        let next = ring.next();
+        drop(ring);
+        self.news.send_if_modified(|news| std::mem::replace(&mut news.next, next) != next);
+    }
+
+    /// The console daemon has confirmed, or could not be reached.
+    pub fn tried(&self) {
+        self.news.send_if_modified(|news| {
+            let first = news.tried.is_none();
+            news.tried.get_or_insert_with(Instant::now);
+            first
+        });
+    }
+
+    pub fn remove(&self) {
+        self.news.send_modify(|news| news.removed = true);
+    }
+
+    pub fn end(&self) {
+        self.news.send_modify(|news| news.ended = true);
+    }
+
+    /// The unikernel is about to be started.
+    pub fn begin(&self) {
+        let number = self.ring().next();
+        // Lines have the time of their millisecond.
+        let now = Timestamp::now().0;
+        *self.start.lock().unwrap_or_else(PoisonError::into_inner) =
+            Start { number, at: Timestamp(now - now.rem_euclid(1_000)) };
+    }
+
+    pub fn start(&self) -> Start {
+        *self.start.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks for a line that `matches` from the number `cursor` on, for some lines. Continues with where to go on.
+    pub fn find(&self, cursor: u64, matches: impl Fn(&ConsoleLine) -> bool) -> ControlFlow<(), u64> {
+        let ring = self.ring();
+        let (lost, lines) = ring.from(cursor);
+        let mut next = cursor + lost;
+        for line in lines.take(AT_A_TIME) {
+            if matches(line) {
+                return ControlFlow::Break(());
+            }
+            next += 1;
+        }
+        ControlFlow::Continue(next)
+    }
+
+    /// Waits until the record is gone.
+    pub async fn removed(&self) {
+        // An error would be the end of the sender, which is here.
+        let _ = self.news().wait_for(|news| news.removed).await;
+    }
+
+    /// Waits until no line has come for `pause`, at most a moment.
+    pub async fn quiet(&self, pause: Duration) {
+        self.quiet_until(pause, Instant::now() + MOMENT).await;
+    }
+
+    async fn quiet_until(&self, pause: Duration, end: Instant) {
+        let mut news = self.news();
+        while Instant::now() < end && timeout(pause, news.changed()).await.is_ok() {}
+    }
+
+    /// Waits until the history from before is there, as far as it comes within a moment.
+    pub async fn settled(&self) {
+        let mut news = self.news();
+        let tried = timeout_at(Instant::now() + MOMENT, news.wait_for(|news| news.tried.is_some())).await;
+        let tried = tried.ok().and_then(|news| news.ok()?.tried);
+        if let Some(tried) = tried {
+            self.quiet_until(PAUSE, tried + MOMENT).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str) -> ConsoleLine {
+        ConsoleLine { at: Timestamp(1), text: text.into() }
+    }
+
+    #[tokio::test]
+    async fn the_history_is_waited_for_once() {
+        let console = Console::default();
+        let begin = Instant::now();
+        console.settled().await;
+        assert!(begin.elapsed() >= MOMENT, "nobody has tried");
+        console.tried();
+        let begin = Instant::now();
+        console.settled().await;
+        assert!((PAUSE..MOMENT).contains(&begin.elapsed()), "{:?}", begin.elapsed());
+        tokio::time::sleep(MOMENT).await;
+        let begin = Instant::now();
+        console.settled().await;
+        assert!(begin.elapsed() < PAUSE, "{:?}", begin.elapsed());
+    }
+
+    #[tokio::test]
+    async fn one_that_never_stops_printing_is_not_waited_for_long() {
+        let console = std::sync::Arc::new(Console::default());
+        let printing = std::sync::Arc::clone(&console);
+        tokio::spawn(async move {
+            loop {
+                printing.print(vec![line("x")], &mut Known::default());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        let begin = Instant::now();
+        console.quiet(Duration::from_millis(100)).await;
+        assert!((MOMENT..MOMENT * 4).contains(&begin.elapsed()), "{:?}", begin.elapsed());
+    }
+}
