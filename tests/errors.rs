@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use host::{MANAGER, Manager, NAME, Options, ROOT, TestHost, error_of, eventually, options};
 use netns::{Namespace, isolated, sh};
@@ -485,6 +486,19 @@ fn what_albatross_says_and_what_does_not_become_ready() {
         let mut short = options("tcp:81");
         short.insert("timeout", 300u64.into());
         assert_refused(manager.deploy("website", &image, short).await, "NotReady", &["300 ms", ":81", "refused"]);
+        for (how, says) in [
+            ("silence", "does not answer"),
+            ("garbage", "does not answer in HTTP"),
+            ("endless", "a head that does not end"),
+            ("drip", "does not answer"),
+        ] {
+            let image = host.image(how, &[&format!("--answer={how}")]);
+            let mut short = options("http:80/");
+            short.insert("timeout", 400u64.into());
+            let began = Instant::now();
+            assert_refused(manager.deploy("website", &image, short).await, "NotReady", &["400 ms", says]);
+            assert!(began.elapsed() < Duration::from_secs(3), "{how}: {:?}", began.elapsed());
+        }
         let mut short = options("http:80/status?code=500");
         short.insert("timeout", 300u64.into());
         assert_refused(manager.deploy("website", &image, short).await, "NotReady", &["status 500"]);

@@ -93,9 +93,17 @@ impl Console {
     pub fn begin(&self) {
         let number = self.ring().next();
         // Lines have the time of their millisecond.
-        let now = Timestamp::now().0;
         *self.start.lock().unwrap_or_else(PoisonError::into_inner) =
-            Start { number, at: Timestamp(now - now.rem_euclid(1_000)) };
+            Start { number, at: Timestamp::now().to_milliseconds() };
+    }
+
+    /// The unikernel was started at `at`.
+    pub fn begun(&self, at: Timestamp) {
+        let number = self.ring().since(at);
+        let mut start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
+        if start.at < at {
+            *start = Start { number, at };
+        }
     }
 
     pub fn start(&self) -> Start {

@@ -110,6 +110,13 @@ impl Consoles {
         }
     }
 
+    /// `id` was started at `at` by others: what it has printed since is of that start.
+    pub fn begun(&self, id: &UnikernelId, at: Timestamp) {
+        if let Some(console) = self.get(id) {
+            console.begun(at);
+        }
+    }
+
     /// The last lines of `id`, at most `count`, with the history from before the service's start. `None`: it has no
     /// record.
     pub async fn read(&self, id: &UnikernelId, count: usize) -> Option<Vec<ConsoleLine>> {

@@ -28,8 +28,8 @@ const ONE_PROBE: Duration = Duration::from_secs(5);
 /// the kernel sends the next one only after a second.
 const CONNECT: Duration = Duration::from_millis(200);
 
-/// What is read of an HTTP answer: the status stands in its first bytes.
-const STATUS_LINE: usize = 64;
+/// The longest head of an HTTP answer that is read.
+const LONGEST_HEAD: usize = 16 * 1024;
 
 /// Returns once the rule holds; otherwise says why it does not.
 pub async fn wait(context: &Context, unikernel: &Unikernel) -> Result<(), String> {
@@ -137,11 +137,12 @@ async fn answers(target: SocketAddr, path: &str) -> Result<(), String> {
     let host = host_header(target);
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
-    let mut answer = Vec::with_capacity(STATUS_LINE);
-    let mut limited = stream.take(STATUS_LINE as u64);
-    while !answer.contains(&b'\n') {
+    let mut answer = Vec::new();
+    let mut limited = stream.take(LONGEST_HEAD as u64);
+    while !has_whole_head(&answer) {
         if limited.read_buf(&mut answer).await.map_err(failed)? == 0 {
-            break;
+            let what = if limited.limit() == 0 { "with a head that does not end" } else { "and not to the end" };
+            return Err(format!("{target}{path} answers {what}"));
         }
     }
     match status(&answer) {
@@ -158,6 +159,11 @@ fn host_header(target: SocketAddr) -> String {
     }
 }
 
+/// Whether the empty line has come that ends the head. Lines may end without a carriage return (RFC 9112, 2.2).
+fn has_whole_head(answer: &[u8]) -> bool {
+    answer.windows(4).any(|end| end == b"\r\n\r\n") || answer.windows(2).any(|end| end == b"\n\n")
+}
+
 /// The code of a status line such as `HTTP/1.1 204 No Content`.
 fn status(answer: &[u8]) -> Option<u16> {
     let line = answer.split(|&byte| byte == b'\n').next()?;
@@ -169,7 +175,17 @@ fn status(answer: &[u8]) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::status;
+    use super::{has_whole_head, status};
+
+    #[test]
+    fn heads() {
+        for whole in ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nX: y\r\n\r\nbody", "HTTP/1.0 200 OK\n\n"] {
+            assert!(has_whole_head(whole.as_bytes()), "{whole:?}");
+        }
+        for part in ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\nX: y\r\n", "HTTP/1.1 200 OK\r\n\r"] {
+            assert!(!has_whole_head(part.as_bytes()), "{part:?}");
+        }
+    }
 
     #[test]
     fn status_lines() {

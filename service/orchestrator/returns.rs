@@ -67,6 +67,9 @@ async fn bring_back(context: Arc<Context>, unikernel: Unikernel) -> Start {
 
 /// Waits for the rule of one that has returned, and writes down that it holds.
 pub async fn confirm(context: &Context, unikernel: &Unikernel) -> Result<(), Error> {
+    if let Some(started) = unikernel.started_at {
+        context.consoles.begun(&unikernel.id, started);
+    }
     if let Err(reason) = readiness::wait(context, unikernel).await {
         return Err(context.not_ready(unikernel, reason).await);
     }

@@ -10,7 +10,7 @@
 //! | `/exit?code=N` | ends the guest |
 
 use crate::guest::{exit, say};
-use crate::guest_options::GuestOptions;
+use crate::guest_options::{GuestOptions, Misbehaviour};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -88,6 +88,10 @@ pub async fn serve(
         };
         let (options, own) = (Rc::clone(&options), own.clone());
         spawn_local(async move {
+            if let Some(how) = options.answer {
+                let _ = misbehave(stream, how).await;
+                return;
+            }
             let _ = connection(stream, client, &options, &own).await;
         });
     }
@@ -104,6 +108,26 @@ async fn connection(mut stream: TcpStream, client: SocketAddr, options: &GuestOp
         answer(&mut stream, &request, options, line).await?;
         if !request.keep_alive {
             return stream.shutdown().await;
+        }
+    }
+}
+
+async fn misbehave(mut stream: TcpStream, how: Misbehaviour) -> io::Result<()> {
+    match how {
+        Misbehaviour::Silence => stream.read_to_end(&mut Vec::new()).await.map(drop),
+        Misbehaviour::Garbage => stream.write_all(b"SSH-2.0-nothing\r\n\xff\0\r\n\r\n").await,
+        Misbehaviour::Endless => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nX: ").await?;
+            loop {
+                stream.write_all(&[b'x'; 4096]).await?;
+            }
+        }
+        Misbehaviour::Drip => {
+            for byte in b"HTTP/1.1 200 OK\r\nX: ".iter().chain(std::iter::repeat(&b'x')) {
+                stream.write_all(&[*byte]).await?;
+                tokio::time::sleep(TICK).await;
+            }
+            Ok(())
         }
     }
 }

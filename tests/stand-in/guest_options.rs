@@ -23,6 +23,30 @@ pub fn split(line: &str) -> Vec<String> {
     words
 }
 
+/// What a guest does with a connection in place of answering.
+#[derive(Debug, Clone, Copy)]
+pub enum Misbehaviour {
+    Silence,
+    /// Bytes that are no HTTP, and the end.
+    Garbage,
+    /// A head without an end, as fast as it is taken.
+    Endless,
+    /// A head without an end, a byte at a time.
+    Drip,
+}
+
+impl Misbehaviour {
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "silence" => Self::Silence,
+            "garbage" => Self::Garbage,
+            "endless" => Self::Endless,
+            "drip" => Self::Drip,
+            _ => return None,
+        })
+    }
+}
+
 /// `--name=` twice, or an option that is not known, ends the guest with 64.
 #[derive(Debug, Clone, Default)]
 pub struct GuestOptions {
@@ -48,6 +72,8 @@ pub struct GuestOptions {
     pub print_rate: Option<u64>,
     /// `--print-invalid`: a line with a NUL and bytes that are not UTF-8
     pub print_invalid: bool,
+    /// `--answer=silence|garbage|endless|drip`: accepts, and is no web server
+    pub answer: Option<Misbehaviour>,
     /// `--relay=ADDR`: whom `GET /relay` asks
     pub relay: Option<String>,
     pub name: Option<String>,
@@ -90,6 +116,7 @@ impl GuestOptions {
             "-print" => self.print.push(value.to_owned()),
             "-print-rate" => self.print_rate = Some(value.parse().ok()?),
             "-print-invalid" => self.print_invalid = true,
+            "-answer" => self.answer = Some(Misbehaviour::parse(value)?),
             "-relay" => self.relay = Some(value.to_owned()),
             _ => return None,
         }
