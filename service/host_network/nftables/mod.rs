@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep};
 
 use super::Error;
 use super::netlink::Channel;
@@ -30,7 +31,8 @@ pub use watch::{ForeignChange, ForeignChanges};
 /// How often somebody may get between looking at the table and changing it.
 const INSTALL_ATTEMPTS: usize = 5;
 
-/// How long a socket that was given up is waited for until it is closed.
+/// How long a socket that was given up is waited for: it closes when the kernel is done with its batch.
+const RELEASE: Duration = Duration::from_secs(2);
 const RELEASE_PAUSE: Duration = Duration::from_millis(20);
 
 /// NF_ACCEPT, as the policy of a chain.
@@ -71,13 +73,14 @@ impl Table {
     /// Whether that took a change.
     pub async fn install(&self, wanted: &Ruleset) -> Result<bool, Error> {
         let mut held = self.held.lock().await;
-        let mut attempts = 1..=INSTALL_ATTEMPTS;
+        let (mut attempts_left, release) = (INSTALL_ATTEMPTS, Instant::now() + RELEASE);
         loop {
-            let last = attempts.next() == Some(INSTALL_ATTEMPTS);
             match self.install_once(wanted, &mut held).await {
                 // Somebody has changed the table between the look and the batch.
-                Err(Error::Refused { errno, .. }) if !last && errno.is_of_another_table() => {}
-                Err(Error::NotHeld) if !last => tokio::time::sleep(RELEASE_PAUSE).await,
+                Err(Error::Refused { errno, .. }) if attempts_left > 1 && errno.is_of_another_table() => {
+                    attempts_left -= 1;
+                }
+                Err(Error::NotHeld) if Instant::now() < release => sleep(RELEASE_PAUSE).await,
                 result => return result,
             }
         }
