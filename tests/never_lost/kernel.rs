@@ -54,10 +54,13 @@ fn target() -> SocketAddr {
     format!("{HOST}:8080").parse().unwrap()
 }
 
+/// How long it took, and what became of it.
+type Request = JoinHandle<(Duration, Result<(), String>)>;
+
 /// A request every 3 ms, whatever becomes of those before it.
 struct OpenLoop {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<JoinHandle<(Duration, Result<(), String>)>>>,
+    thread: JoinHandle<Vec<Request>>,
 }
 
 impl OpenLoop {
