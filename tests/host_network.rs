@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use albatross_deployer::domain::{
     HostPort, Network, NetworkName, PortMapping, PortProtocol, Publication, ServiceName, Transport, UnikernelId,
 };
-use albatross_deployer::host_network::nftables::{Table, export};
+use albatross_deployer::host_network::nftables::{Ownership, Table, export};
 use albatross_deployer::host_network::{Error, FlowEvents, FlowNews, Flows, Host, LinkEvent, LinkEvents, forwarding};
 use albatross_deployer::planning::ruleset::{
     Element, Elements, ElementsChange, Family, PortKey, Ruleset, Settings, difference, elements, ruleset,
@@ -196,7 +196,7 @@ fn a_change_of_elements_gives_what_an_installation_gives() {
 #[test]
 fn a_refusal_names_element_and_errno_and_changes_nothing() {
     isolated("a_refusal_names_element_and_errno_and_changes_nothing", |_host| async {
-        let (table, _changes) = Table::open().unwrap();
+        let (table, _changes) = Table::open_as(Ownership::Shared).unwrap();
         let tcp = |host| (PortProtocol::Tcp, host, 80);
         let ports: Vec<_> = (1..=2000).map(tcp).collect();
         table.install(&of(&[publication("10.0.0.2", &[tcp(700)], &[], &[])])).await.unwrap();
@@ -255,7 +255,7 @@ fn fifty_thousand_ports() {
 #[test]
 fn changes_by_others_are_noticed_and_put_right() {
     isolated("changes_by_others_are_noticed_and_put_right", |_host| async {
-        let (table, mut changes) = Table::open().unwrap();
+        let (table, mut changes) = Table::open_as(Ownership::Shared).unwrap();
         let wanted = of(&many());
         let quiet = Duration::from_millis(200);
         table.install(&wanted).await.unwrap();
@@ -291,7 +291,7 @@ fn changes_by_others_are_noticed_and_put_right() {
 #[test]
 fn a_burst_of_changes_is_told_once_or_twice() {
     isolated("a_burst_of_changes_is_told_once_or_twice", |_host| async {
-        let (table, mut changes) = Table::open().unwrap();
+        let (table, mut changes) = Table::open_as(Ownership::Shared).unwrap();
         table.install(&of(&[])).await.unwrap();
         // Each line is a transaction.
         sh("for i in 1 2 3 4 5 6 7 8; do echo add chain inet albatross_deployer mine$i; done | nft -i > /dev/null");

@@ -14,6 +14,15 @@ pub enum Error {
     Timeout { object: String, after: Duration },
     #[error("the kernel's answer about {object} cannot be read: {reason}")]
     Unreadable { object: String, reason: String },
+    /// The table belongs to nobody, or to a socket that was given up.
+    #[error("table inet albatross_deployer has to be taken over first; it is tried again with the next change")]
+    NotHeld,
+    /// Of another process, until that ends.
+    #[error(
+        "table inet albatross_deployer belongs to another process (netlink port {port}, mostly its process id; \
+         `nft list table inet albatross_deployer` shows its name): does the service run twice on this network? Stop the other"
+    )]
+    HeldByAnother { port: u32 },
 }
 
 impl Error {
@@ -29,12 +38,17 @@ impl Error {
         Self::Unreadable { object: object.into(), reason: reason.to_string() }
     }
 
+    pub(super) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Refused { errno, .. } if errno.name() == Some("EPERM"))
+    }
+
     /// The table is not what it was thought to be: somebody else has flushed or changed it just now, or an answer was
-    /// lost. `nftables::Table::install` puts it right.
+    /// lost, and with it the table. `nftables::Table::install` puts it right.
     pub fn needs_install(&self) -> bool {
         match self {
             Self::Refused { errno, .. } => errno.is_of_another_table(),
-            Self::Timeout { .. } | Self::Unreadable { .. } => true,
+            Self::Timeout { .. } | Self::Unreadable { .. } | Self::NotHeld => true,
+            Self::HeldByAnother { .. } => false,
         }
     }
 }

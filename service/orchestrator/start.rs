@@ -14,7 +14,7 @@ use super::{Orchestrator, automatic, drains, recover, returns, watch as watching
 use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, ServiceView, UnikernelView};
-use crate::host_network::nftables::{ForeignChanges, Table};
+use crate::host_network::nftables::{ForeignChanges, Ownership, Table};
 use crate::host_network::{self, Flows, Host, LinkEvents};
 use crate::ledger::{Contents, Ledger};
 use crate::planning::facts::Facts;
@@ -79,7 +79,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let claims = Arc::new(Claims::default());
     let settings = ruleset::Settings { loopback: config.publish.loopback };
     let (table, foreign_changes) = Table::open()?;
-    let (reader, _) = Table::open()?;
+    let (reader, _) = Table::open_as(Ownership::Shared)?;
     let state = State { world: world(contents), facts: facts(&config) };
     let initial = initial_views(&state);
     let jobs = Jobs::new(events_sender.clone(), config.limits.job_history);

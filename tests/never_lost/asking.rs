@@ -56,7 +56,8 @@ impl Drop for Asking {
     }
 }
 
-fn ask(target: SocketAddr) -> Result<(), String> {
+/// One request on a connection of its own.
+pub fn ask(target: SocketAddr) -> Result<(), String> {
     let text = |error: std::io::Error| error.to_string();
     let mut stream = TcpStream::connect_timeout(&target, LIMIT).map_err(text)?;
     stream.set_read_timeout(Some(LIMIT)).map_err(text)?;

@@ -3,13 +3,14 @@
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, Hook as HookAttribute, HookNumber, InetHookNumber, NfTablesMessage, RuleAttribute,
-    RuleMessage, SetMessage, TableAttribute, TableMessage,
+    RuleMessage, SetMessage, TableAttribute, TableFlags, TableMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily, NetfilterSubsystem};
 
 use super::super::Error;
 use super::super::netlink::{Channel, Verdict, encode};
+use super::Ownership;
 use super::elements::{self, CHUNK, Verb};
 use super::{expressions, sets, userdata};
 use crate::planning::ruleset::{
@@ -25,14 +26,34 @@ pub(super) struct Batch {
 /// One message, made into bytes only when the batch is sent.
 #[derive(Debug)]
 enum Message {
-    AddTable,
+    /// With flags, which a table that is there must have already, but for the owner's.
+    AddTable {
+        flags: Option<u32>,
+    },
     DeleteTable,
-    DeleteRules { chain: String },
-    DeleteChain { name: String },
-    AddChain { name: ChainName, base: Option<Base>, comment: String },
-    AddRule { chain: ChainName, rule: Rule },
-    AddSet { set: SetName, id: u32 },
-    Elements { verb: Verb, elements: Vec<Element> },
+    DeleteRules {
+        chain: String,
+    },
+    DeleteChain {
+        name: String,
+    },
+    AddChain {
+        name: ChainName,
+        base: Option<Base>,
+        comment: String,
+    },
+    AddRule {
+        chain: ChainName,
+        rule: Rule,
+    },
+    AddSet {
+        set: SetName,
+        id: u32,
+    },
+    Elements {
+        verb: Verb,
+        elements: Vec<Element>,
+    },
 }
 
 impl Batch {
@@ -41,8 +62,9 @@ impl Batch {
     }
 
     /// Makes the table anew, whether or not there is one: the first of the three messages is for the second.
-    pub fn rebuild(ruleset: &Ruleset) -> Self {
-        let mut batch = Self { messages: vec![Message::AddTable, Message::DeleteTable, Message::AddTable] };
+    pub fn rebuild(ruleset: &Ruleset, ownership: Ownership) -> Self {
+        let mut batch = Self::remove_table();
+        batch.messages.push(Message::AddTable { flags: ownership.flags() });
         batch.messages.extend(ruleset.sets.iter().zip(1..).map(|(&set, id)| Message::AddSet { set, id }));
         batch.push_chains(&ruleset.chains);
         batch.push_elements(Verb::Add, ruleset.elements.iter());
@@ -61,7 +83,12 @@ impl Batch {
     }
 
     pub fn remove_table() -> Self {
-        Self { messages: vec![Message::AddTable, Message::DeleteTable] }
+        Self { messages: vec![Message::AddTable { flags: None }, Message::DeleteTable] }
+    }
+
+    /// Takes an orphan over, as it is.
+    pub fn adopt(ownership: Ownership) -> Self {
+        Self { messages: vec![Message::AddTable { flags: ownership.flags() }] }
     }
 
     pub fn change(change: &ElementsChange) -> Self {
@@ -152,7 +179,7 @@ impl Message {
     /// For a person. `element`: which of the message's elements is meant, where that is known.
     fn name(&self, element: Option<usize>) -> String {
         match self {
-            Self::AddTable | Self::DeleteTable => format!("table inet {TABLE}"),
+            Self::AddTable { .. } | Self::DeleteTable => format!("table inet {TABLE}"),
             Self::AddChain { name, .. } => format!("chain {}", name.as_str()),
             Self::DeleteRules { chain } => format!("the rules of chain {chain}"),
             Self::DeleteChain { name } => format!("chain {name}"),
@@ -177,18 +204,20 @@ impl Message {
             | Self::Elements { verb: Verb::Delete, .. } => 0,
             Self::AddRule { .. } => NLM_F_CREATE | NLM_F_APPEND,
             // Without NLM_F_EXCL the same element twice is no error; a key with another value still is.
-            Self::AddTable | Self::AddChain { .. } | Self::AddSet { .. } | Self::Elements { .. } => NLM_F_CREATE,
+            Self::AddTable { .. } | Self::AddChain { .. } | Self::AddSet { .. } | Self::Elements { .. } => NLM_F_CREATE,
         }
     }
 
     fn to_netlink(&self) -> NetfilterMessage {
         inet(match self {
-            Self::AddTable => NfTablesMessage::NewTable(TableMessage {
-                attributes: vec![
+            Self::AddTable { flags } => {
+                let mut attributes = vec![
                     TableAttribute::Name(TABLE.into()),
                     TableAttribute::UserData(userdata::table_comment(&table_comment())),
-                ],
-            }),
+                ];
+                attributes.extend(flags.map(|flags| TableAttribute::Flags(TableFlags::from_bits_retain(flags))));
+                NfTablesMessage::NewTable(TableMessage { attributes })
+            }
             Self::DeleteTable => {
                 NfTablesMessage::DeleteTable(TableMessage { attributes: vec![TableAttribute::Name(TABLE.into())] })
             }

@@ -21,6 +21,7 @@ pub(super) const GENERIC_HEADER: usize = 4;
 const TABLE_NAME: u16 = 1;
 const TABLE_FLAGS: u16 = 2;
 const TABLE_USERDATA: u16 = 6;
+const TABLE_OWNER: u16 = 7;
 /// Of chains, rules, sets and lists of elements alike.
 pub(super) const OF_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
@@ -37,11 +38,23 @@ const SET_COUNT: u16 = 20;
 const SET_ANONYMOUS: u32 = 1;
 const DORMANT: u32 = 1;
 
-/// The table's static part and its elements; `None` when there is no table, or one that cannot be made the wanted one
-/// by elements alone.
-pub(super) async fn table(channel: &mut Channel) -> Result<Option<(Skeleton, Elements)>, Error> {
-    let Some(table) = table_comment(channel).await? else { return Ok(None) };
-    let mut skeleton = Skeleton { table, ..Skeleton::default() };
+/// The table itself, without what is in it.
+#[derive(Debug)]
+pub(super) struct Head {
+    comment: String,
+    pub flags: u32,
+    /// The netlink port that it belongs to.
+    pub owner: Option<u32>,
+}
+
+/// The static part and the elements of the table with this head; `None` when it cannot be made the wanted one by changes
+/// of what is in it.
+pub(super) async fn contents(channel: &mut Channel, head: Head) -> Result<Option<(Skeleton, Elements)>, Error> {
+    // A table that somebody has made dormant does nothing; making it anew wakes it.
+    if head.flags & DORMANT != 0 {
+        return Ok(None);
+    }
+    let mut skeleton = Skeleton { table: head.comment, ..Skeleton::default() };
     let Some(chains) = chains(channel).await? else { return Ok(None) };
     skeleton.chains = chains.into_iter().map(|(name, comment)| (name, vec![comment])).collect();
     for (chain, comment) in rules(channel).await? {
@@ -53,16 +66,19 @@ pub(super) async fn table(channel: &mut Channel) -> Result<Option<(Skeleton, Ele
     Ok(Some((skeleton, elements)))
 }
 
-const OBJECT: &str = "table inet albatross_deployer";
+pub(super) const OBJECT: &str = "table inet albatross_deployer";
 
-async fn table_comment(channel: &mut Channel) -> Result<Option<String>, Error> {
+/// `None`: there is no table.
+pub(super) async fn head(channel: &mut Channel) -> Result<Option<Head>, Error> {
     let request = inet(NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() }));
     let read = |frame: &Frame<'_>| {
         let attributes = Attributes::after(GENERIC_HEADER, frame.payload);
         let ours = attributes.text(TABLE_NAME) == Some(TABLE);
-        // A table that somebody has made dormant does nothing; making it anew wakes it.
-        let awake = attributes.number_be(TABLE_FLAGS).unwrap_or(0) & DORMANT == 0;
-        Ok((ours && awake).then(|| attributes.bytes(TABLE_USERDATA).and_then(userdata::comment).unwrap_or_default()))
+        Ok(ours.then(|| Head {
+            comment: attributes.bytes(TABLE_USERDATA).and_then(userdata::comment).unwrap_or_default(),
+            flags: attributes.number_be(TABLE_FLAGS).unwrap_or(0),
+            owner: attributes.number_be(TABLE_OWNER),
+        }))
     };
     Ok(channel.dump(OBJECT, request, read).await?.pop())
 }
