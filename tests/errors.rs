@@ -499,6 +499,10 @@ fn what_albatross_says_and_what_does_not_become_ready() {
             assert_refused(manager.deploy("website", &image, short).await, "NotReady", &["400 ms", says]);
             assert!(began.elapsed() < Duration::from_secs(3), "{how}: {:?}", began.elapsed());
         }
+        let mut short = options("running");
+        short.insert("timeout", 400u64.into());
+        let unlinked = host.image("unlinked", &["--no-link"]);
+        assert_refused(manager.deploy("website", &unlinked, short).await, "NotReady", &["no carrier"]);
         let mut short = options("http:80/status?code=500");
         short.insert("timeout", 300u64.into());
         assert_refused(manager.deploy("website", &image, short).await, "NotReady", &["status 500"]);

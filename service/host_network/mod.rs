@@ -11,8 +11,10 @@ mod links;
 mod neighbours;
 mod netlink;
 pub mod nftables;
+mod taps;
 
 pub use error::{Errno, Error};
 pub use flows::{FlowEvents, FlowNews, Flows};
 pub use link_events::{LinkEvent, LinkEvents};
 pub use links::{Bridge, Host, forwarding};
+pub use taps::{Moment, Taps};

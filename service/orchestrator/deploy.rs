@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::timeout;
 use tracing::info;
 
 use super::claims::{Claim, Pin};
@@ -19,6 +20,7 @@ use super::workflow::{self, Flow, Step, nothing};
 use super::{collect, leases, readiness, returns};
 use crate::albatross::{Created, Creation, Running};
 use crate::domain::{Change, ImageDigest, ImageRecord, Phase, Timestamp, Unikernel, UnikernelId, UnikernelSpec};
+use crate::host_network::Moment;
 use crate::images;
 use crate::planning::admission::{self, Admitted, Deployment};
 use crate::planning::{self, reconcile, removal, template};
@@ -65,6 +67,8 @@ pub struct Deploy {
     unikernel: Option<Unikernel>,
     revived: bool,
     created: Option<Created>,
+    /// Its tap came after this.
+    before_creation: Option<Moment>,
     /// Albatross may have been asked to create it, and has not said that it is gone.
     maybe_created: bool,
 }
@@ -84,6 +88,7 @@ impl Deploy {
             unikernel: None,
             revived: false,
             created: None,
+            before_creation: None,
             maybe_created: false,
         }
     }
@@ -456,6 +461,11 @@ impl Deploy {
     fn wait_until_ready<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             let unikernel = self.unikernel()?;
+            if let Some(moment) = self.before_creation
+                && timeout(unikernel.timeout, self.context.taps.carry_since(moment)).await.is_err()
+            {
+                return Err(self.context.not_ready(unikernel, "its link has no carrier".into()).await);
+            }
             match readiness::wait(&self.context, unikernel).await {
                 Ok(()) => Ok(Flow::Next),
                 Err(reason) => Err(self.context.not_ready(unikernel, reason).await),

@@ -16,7 +16,7 @@ use super::{publish, recover};
 use crate::albatross;
 use crate::domain::{ConsoleLine, Inventory, Network, NetworkName, Policy, Running, UnikernelId};
 use crate::host_network::nftables::{ForeignChange, ForeignChanges, Table};
-use crate::host_network::{Bridge, LinkEvent, LinkEvents};
+use crate::host_network::{Bridge, LinkEvent, LinkEvents, Taps};
 use crate::planning::facts::{HostBridge, effective_networks};
 use crate::planning::{reconcile, redaction};
 
@@ -36,9 +36,6 @@ const SETTLE: Duration = Duration::from_millis(4);
 /// The last words of one that died are printed before its device vanishes: what is on its way to us comes before a pause
 /// as long as this.
 const LAST_WORDS: Duration = Duration::from_millis(5);
-
-/// Taps of Albatross: `vmmtap0` and so on.
-const TAP: &str = "vmmtap";
 
 /// One beat for all that is looked at without being told: a service that is idle wakes up once for all of it.
 pub async fn beat(context: Arc<Context>) {
@@ -244,6 +241,9 @@ pub async fn follow_host(context: Arc<Context>, mut watch: HostWatch, mut events
                 // Forwarding is switched without an event.
                 _ = beat.changed() => break,
             };
+            if let Ok(event) = &event {
+                context.taps.take_in(event);
+            }
             match event {
                 Ok(LinkEvent::AddressesChanged) => addresses_changed = true,
                 Ok(LinkEvent::Lost) => {
@@ -251,9 +251,9 @@ pub async fn follow_host(context: Arc<Context>, mut watch: HostWatch, mut events
                     context.look.notify_one();
                     addresses_changed = true;
                 }
-                Ok(LinkEvent::Vanished { name, .. }) if name.starts_with(TAP) => context.look.notify_one(),
+                Ok(LinkEvent::Vanished { name, .. }) if Taps::is_one(&name) => context.look.notify_one(),
                 // One that is new, or whose carrier is gone: then it vanishes within milliseconds.
-                Ok(LinkEvent::Changed { name, .. }) if name.starts_with(TAP) => context.look_soon.notify_one(),
+                Ok(LinkEvent::Changed { name, .. }) if Taps::is_one(&name) => context.look_soon.notify_one(),
                 // A bridge that comes or goes takes its addresses along.
                 Ok(_) => addresses_changed = true,
                 Err(error) => {

@@ -125,7 +125,7 @@ fn configure_network(options: &GuestOptions, devices: usize) -> io::Result<()> {
         if let (0, Some((address, length))) = (device, options.ipv4) {
             netlink.add_address(link.index, address, length)?;
         }
-        netlink.set_up(link.index, true)?;
+        netlink.set_up(link.index, !options.no_link)?;
     }
     match options.gateway {
         Some(gateway) => netlink.add_default_route(gateway),

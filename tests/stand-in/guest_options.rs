@@ -62,6 +62,8 @@ pub struct GuestOptions {
     pub exit: Option<u8>,
     /// `--exit-after=MS:CODE`
     pub exit_after: Option<(Duration, u8)>,
+    /// `--no-link`: never opens its network device
+    pub no_link: bool,
     /// `--stuck`: ignores SIGTERM
     pub stuck: bool,
     /// `--listen-after=MS`: until then connections are refused
@@ -111,6 +113,7 @@ impl GuestOptions {
                 let (after, code) = value.split_once(':')?;
                 self.exit_after = Some((milliseconds(after)?, code.parse().ok()?));
             }
+            "-no-link" => self.no_link = true,
             "-stuck" => self.stuck = true,
             "-listen-after" => self.listen_after = milliseconds(value)?,
             "-print" => self.print.push(value.to_owned()),
