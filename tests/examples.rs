@@ -20,9 +20,10 @@ use host::{MANAGER, Options, TestHost, eventually, options};
 use netns::{isolated, sh_with_input};
 
 /// Those that a test below runs; one more in the folder is one without a test.
-const TESTED: [&str; 14] = [
+const TESTED: [&str; 15] = [
     "cancel",
     "collect",
+    "console",
     "deploy",
     "destroy",
     "introspect",
@@ -83,6 +84,12 @@ fn a_website_with_the_scripts_alone() {
         let rolled_back = run(&host, "./rollback website").await.unwrap();
         assert!(rolled_back.contains("website_2e") && host.get(8080).unwrap().starts_with("version=1 "));
         run(&host, &format!("./restart {second}")).await.unwrap();
+
+        let console = run(&host, &format!("./console {first}")).await.unwrap();
+        assert!(console.starts_with("            |      ___|\n"), "{console}");
+        let console = run(&host, &format!("./console {first} 1")).await.unwrap();
+        assert_eq!(console, "version=1 address=10.0.0.2 listening on 80\n");
+        assert!(run(&host, "./console website.0000000000").await.unwrap_err().contains("no unikernel"));
 
         let status = run(&host, "./status").await.unwrap();
         for part in [env!("CARGO_PKG_VERSION"), "as 0", "u 2", "/service/website", "\"tcp\" \"\" 8080", "deploy"] {

@@ -63,6 +63,12 @@ impl Console {
         self.news.subscribe()
     }
 
+    /// The last lines, at most `count`.
+    pub fn last(&self, count: usize) -> Vec<ConsoleLine> {
+        let ring = self.ring();
+        ring.from(ring.back(count)).1.cloned().collect()
+    }
+
     /// Takes in lines as they came, but those that are `known`.
     pub fn print(&self, lines: Vec<ConsoleLine>, known: &mut Known) {
         let mut ring = self.ring();

@@ -122,18 +122,16 @@ impl Consoles {
     pub async fn read(&self, id: &UnikernelId, count: usize) -> Option<Vec<ConsoleLine>> {
         let console = self.get(id)?;
         console.settled().await;
-        let ring = console.ring();
-        Some(ring.from(ring.back(count)).1.cloned().collect())
+        Some(console.last(count))
     }
 
     /// As [`Consoles::read`] of one that has just ended or failed: what it said last is given the time to arrive, until
     /// nothing has come for `pause`.
     pub async fn read_last(&self, id: &UnikernelId, count: usize, pause: Duration) -> Vec<ConsoleLine> {
-        if let Some(console) = self.get(id) {
-            console.settled().await;
-            console.quiet(pause).await;
-        }
-        self.read(id, count).await.unwrap_or_default()
+        let Some(console) = self.get(id) else { return Vec::new() };
+        console.settled().await;
+        console.quiet(pause).await;
+        console.last(count)
     }
 
     /// A pipe with the history and then the lines as they come. `stored`: what is known of it where the history is

@@ -12,8 +12,9 @@ use super::publishing::{self, Decision, Switched, Wanted};
 use super::world::World;
 use super::{reconcile, removal};
 use crate::domain::{
-    AddressChoice, Arguments, Change, ImageDigest, ImageRecord, Inventory, Network, Phase, PortMapping, PortProtocol,
-    Readiness, RestartPolicy, Running, Service, ServiceName, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
+    AddressChoice, Arguments, Change, ConsoleLine, ImageDigest, ImageRecord, Inventory, Network, Phase, PortMapping,
+    PortProtocol, Readiness, RestartPolicy, Running, Service, ServiceName, Timestamp, Unikernel, UnikernelId,
+    UnikernelSpec,
 };
 
 const SERVICES: [&str; 3] = ["entry", "mail", "web"];
@@ -130,7 +131,8 @@ impl Model {
         let leases = world.pool().leases().map(|lease| format!("{lease:?}"));
         let images = world.images().map(|image| format!("{image:?}"));
         let flows = world.stale_flows().map(|flows| format!("{flows:?}"));
-        let all = unikernels.chain(services).chain(leases).chain(images).chain(flows);
+        let words = world.all_last_words().map(|words| format!("{words:?}"));
+        let all = unikernels.chain(services).chain(leases).chain(images).chain(flows).chain(words);
         all.chain([format!("{} services", world.service_count())]).collect()
     }
 
@@ -154,6 +156,8 @@ impl Model {
             assert_eq!(lease.address, unikernel.address);
             assert!(world.image(unikernel.spec.image).is_some(), "every unikernel has its image");
         }
+        let words = world.all_last_words();
+        assert!(words.into_iter().all(|(id, _)| world.unikernel(id).is_some()), "last words go with the record");
         let addresses = world.pool().leases().map(|lease| lease.address).collect::<BTreeSet<_>>();
         assert_eq!(addresses.len(), world.unikernel_count(), "every lease has its own address and unikernel");
         assert_eq!(world.service_count(), world.service_names().len());
@@ -290,7 +294,7 @@ impl Model {
         let unikernels = self.world.unikernels().filter(settled).map(running).collect();
         self.facts.inventory = Inventory { unikernels, foreign_cpus: Vec::new() };
         reconcile::note_starts(&self.world, &mut self.facts, self.now);
-        let changes = reconcile::observe(&self.world, &self.facts, &Default::default());
+        let mut changes = reconcile::observe(&self.world, &self.facts, &Default::default());
         for change in &changes {
             let changed = match change {
                 Change::PutUnikernel(changed) => changed,
@@ -306,6 +310,9 @@ impl Model {
             assert!(!reconcile::is_half_made(was) && !was.removing, "calls' own are left alone");
             assert!(changed.restarts >= was.restarts);
         }
+        let line = ConsoleLine { at: self.now, text: b"Solo5: solo5_exit(3) called".to_vec() };
+        let said = self.world.unikernels().map(|unikernel| (unikernel.id.clone(), vec![line.clone()]));
+        changes.extend(reconcile::last_words(&changes, said.collect()));
         self.write(changes);
         reconcile::note_starts(&self.world, &mut self.facts, self.now);
         assert!(reconcile::observe(&self.world, &self.facts, &Default::default()).is_empty(), "seen once is enough");

@@ -196,3 +196,49 @@ pub fn half_done(world: &World, facts: &Facts) -> Vec<HalfDone> {
     });
     found.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the ledger has it.
+    fn unikernel(id: &UnikernelId) -> Unikernel {
+        let image = format!("sha256:{}", "01".repeat(32));
+        let spec = serde_json::json!({
+            "image": image, "arguments": [], "memory": 32, "network": "br0", "cpu": null, "block_devices": [],
+            "restart": "never", "address": {"prefix": null, "address": null},
+        });
+        let unikernel = serde_json::json!({
+            "id": id, "spec": spec, "readiness": "running", "timeout": {"secs": 30, "nanos": 0}, "phase": "ready",
+            "brought_image": true, "removing": false, "address": "10.0.0.2", "mac": null, "cpu": 0, "created_at": 0,
+            "started_at": null, "restarts": 0, "exit_reason": "", "last_live": null,
+        });
+        serde_json::from_value(unikernel).unwrap()
+    }
+
+    #[test]
+    fn last_words_are_few_and_short() {
+        let id: UnikernelId = "web.0123456789".parse().unwrap();
+        let consoles = |count: usize, bytes: usize| {
+            let lines = (0..count).map(|at| ConsoleLine { at: Timestamp(at as i64), text: vec![b'x'; bytes] });
+            BTreeMap::from([(id.clone(), lines.collect::<Vec<_>>())])
+        };
+        let kept = |phase: Phase, count: usize, bytes: usize| {
+            let ended = Unikernel { phase, ..unikernel(&id) };
+            let changes = [Change::PutUnikernel(Box::new(ended))];
+            match &last_words(&changes, consoles(count, bytes))[..] {
+                [] => None,
+                [Change::PutLastWords { id: said, lines }] => {
+                    assert_eq!(said, &id);
+                    assert_eq!(lines.last().unwrap().at, Timestamp(count as i64 - 1), "the last ones");
+                    Some(lines.len())
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(kept(Phase::Exited, 3, 10), Some(3));
+        assert_eq!(kept(Phase::Failed, 1000, 10), Some(LAST_WORDS));
+        assert_eq!(kept(Phase::Exited, 24, 512), Some(16));
+        assert_eq!((kept(Phase::Ready, 3, 10), kept(Phase::Exited, 0, 0)), (None, None));
+    }
+}

@@ -112,6 +112,12 @@ impl World {
         self.last_words.get(id)
     }
 
+    /// For tests of what holds for all.
+    #[cfg(test)]
+    pub fn all_last_words(&self) -> impl Iterator<Item = (&UnikernelId, &Vec<ConsoleLine>)> {
+        self.last_words.iter()
+    }
+
     /// The other service that already takes `port`. One on all addresses and one on some conflict as well: the narrow
     /// one would silently take the wide one's clients.
     pub fn port_taken(&self, port: &HostPort, by_other_than: &ServiceName) -> Option<&ServiceName> {
