@@ -5,9 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::sync::mpsc;
-use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
@@ -30,7 +28,7 @@ const BATCH: usize = 4096;
 const PACE: Duration = Duration::from_millis(100);
 
 /// The pause after counting is this many times what it took: a host with very many connections has other work to do.
-const RELIEF: u32 = 9;
+const RELIEF: u32 = 3;
 
 /// The kernel does not tell of flows that began before the service did; they are looked for this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -62,10 +60,8 @@ pub async fn run(context: Arc<Context>, events: mpsc::Sender<Event>) {
         let alarm = drains.alarm();
         tokio::select! {
             () = drains.context.drains.notified() => drains.refresh().await,
-            heard = heard(&mut drains.news), if drains.read_at.is_none() => {
-                drains.take_in(heard);
-                drains.read_at = Some(Instant::now() + SETTLE);
-            }
+            // Errors are the reader's.
+            _ = news(&drains.news), if drains.read_at.is_none() => drains.read_at = Some(Instant::now() + SETTLE),
             () = sleep_until_some(alarm) => {
                 drains.round().await;
                 drains.refresh().await;
@@ -81,9 +77,9 @@ async fn sleep_until_some(alarm: Option<Instant>) {
     }
 }
 
-async fn heard(news: &mut Option<FlowEvents>) -> Result<FlowNews, host_network::Error> {
+async fn news(news: &Option<FlowEvents>) -> Result<(), host_network::Error> {
     match news {
-        Some(news) => news.next().await,
+        Some(news) => news.wait().await,
         None => std::future::pending().await,
     }
 }
@@ -146,14 +142,19 @@ impl Drains {
         counts.chain(self.read_at).min()
     }
 
-    fn take_in(&mut self, heard: Result<FlowNews, host_network::Error>) {
-        match heard {
-            Ok(FlowNews::Of(target)) => self.count_soon(|drain| drain.address == target),
-            Ok(FlowNews::Lost) => self.count_all(),
-            Err(error) => {
-                debug!(%error, "notifications of connections");
-                self.stop_listening();
-                self.count_all();
+    /// Takes in what was told until now.
+    fn read(&mut self) {
+        for _ in 0..BATCH {
+            let Some(news) = &mut self.news else { return };
+            match news.read() {
+                Ok(None) => return,
+                Ok(Some(FlowNews::Of(target))) => self.count_soon(|drain| drain.address == target),
+                Ok(Some(FlowNews::Lost)) => self.count_all(),
+                Err(error) => {
+                    debug!(%error, "notifications of connections");
+                    self.stop_listening();
+                    self.count_all();
+                }
             }
         }
     }
@@ -172,11 +173,7 @@ impl Drains {
     async fn round(&mut self) {
         if self.read_at.is_some_and(|at| at <= Instant::now()) {
             self.read_at = None;
-            for _ in 0..BATCH {
-                // What is there is read at once, however many others have something to do.
-                let Some(heard) = unconstrained(heard(&mut self.news)).now_or_never() else { break };
-                self.take_in(heard);
-            }
+            self.read();
         }
         let begin = Instant::now();
         let due = |progress: &Progress| progress.count_at.min(progress.until) <= begin;
@@ -188,6 +185,7 @@ impl Drains {
         for drain in due {
             self.count(&drain).await;
         }
+        debug!(took = ?begin.elapsed(), "counted");
         self.not_before = begin + PACE.max(begin.elapsed() * (1 + RELIEF));
         let left = self.following.values().any(|progress| progress.told.is_some_and(|count| count > 0));
         // Most have none: a socket is opened only for those that have.

@@ -7,7 +7,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::super::Error;
 use super::super::attributes::Attributes;
-use super::super::netlink::{Frame, Heard, Subscription, frames};
+use super::super::netlink::{Frame, Heard, Mailbox, frames};
 
 /// NFNLGRP_CONNTRACK_UPDATE (a TCP connection that closes changes its state long before it is forgotten) and
 /// NFNLGRP_CONNTRACK_DESTROY.
@@ -15,7 +15,9 @@ const GROUPS: [u32; 2] = [2, 3];
 
 /// Some thousand notifications. They are of all connections of the host, and come faster than anybody should read them
 /// on a busy one: beyond this they are lost, and a count is cheaper.
-const RECEIVE_BUFFER: usize = 1 << 20;
+const ROOM: usize = 1 << 20;
+
+const OBJECT: &str = "notifications of connections";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowNews {
@@ -26,10 +28,11 @@ pub enum FlowNews {
 }
 
 /// The events, from the moment of [`Self::open`] on, of flows that began while somebody listened: see
-/// [`super::Flows::open`].
+/// [`super::Flows::open`]. They come by the thousand on a busy host: wait for the first, leave the others time to come,
+/// and read them together.
 #[derive(Debug)]
 pub struct FlowEvents {
-    subscription: Subscription,
+    mailbox: Mailbox,
     /// Of a datagram that told of several.
     pending: VecDeque<IpAddr>,
 }
@@ -37,24 +40,31 @@ pub struct FlowEvents {
 impl FlowEvents {
     /// To close it makes the kernel wait for what nftables has still to destroy: drop it where that may take its time.
     pub fn open() -> Result<Self, Error> {
-        Self::with_buffer(RECEIVE_BUFFER)
+        Self::with_room(ROOM)
     }
 
     /// With room for `bytes` of notifications that nobody has read yet.
-    pub fn with_buffer(bytes: usize) -> Result<Self, Error> {
-        let subscription = Subscription::with_buffer(NETLINK_NETFILTER, &GROUPS, bytes)?;
-        Ok(Self { subscription, pending: VecDeque::new() })
+    pub fn with_room(bytes: usize) -> Result<Self, Error> {
+        Ok(Self { mailbox: Mailbox::open(NETLINK_NETFILTER, &GROUPS, bytes)?, pending: VecDeque::new() })
     }
 
-    /// Waits for the next. May be dropped while it waits: nothing gets lost.
-    pub async fn next(&mut self) -> Result<FlowNews, Error> {
+    /// Until there is something to read. What is told while nobody waits wakes nobody.
+    pub async fn wait(&self) -> Result<(), Error> {
+        if self.pending.is_empty() { self.mailbox.wait(OBJECT).await } else { Ok(()) }
+    }
+
+    /// The next, where there is one.
+    pub fn read(&mut self) -> Result<Option<FlowNews>, Error> {
         loop {
             if let Some(target) = self.pending.pop_front() {
-                return Ok(FlowNews::Of(target));
+                return Ok(Some(FlowNews::Of(target)));
             }
-            match self.subscription.next("notifications of connections").await? {
-                Heard::Lost => return Ok(FlowNews::Lost),
-                Heard::Datagram(datagram) => self.pending.extend(frames(datagram).filter_map(|frame| target(&frame))),
+            match self.mailbox.take(OBJECT)? {
+                None => return Ok(None),
+                Some(Heard::Lost) => return Ok(Some(FlowNews::Lost)),
+                Some(Heard::Datagram(datagram)) => {
+                    self.pending.extend(frames(datagram).filter_map(|frame| target(&frame)));
+                }
             }
         }
     }
