@@ -205,8 +205,8 @@ fn counts_are_the_kernels_as_connections_close() {
         assert_eq!(counted(&manager, &first.0).await, 0);
         let counts = told.counts();
         println!("told: {:?}", counts.iter().map(|(_, count)| *count).collect::<Vec<_>>());
-        let gaps = counts.windows(2).filter(|two| two[1].1 > 0).map(|two| two[1].0 - two[0].0);
-        assert!(gaps.min().unwrap() > Duration::from_millis(50), "signals are not told faster than that");
+        let since_first = (counts.last().unwrap().0 - counts[0].0).as_millis();
+        assert!(counts.len() as u128 <= since_first / 100 + 3, "told {} times in {since_first} ms", counts.len());
 
         let port =
             |entry: &String| entry.split_whitespace().find(|word| word.starts_with("sport=")).unwrap().to_owned();

@@ -15,7 +15,9 @@ use albatross_deployer::domain::{
     HostPort, Network, NetworkName, PortMapping, PortProtocol, Publication, ServiceName, Transport, UnikernelId,
 };
 use albatross_deployer::host_network::nftables::{Table, export};
-use albatross_deployer::host_network::{Error, FlowEvents, FlowNews, Flows, Host, LinkEvent, LinkEvents, forwarding};
+use albatross_deployer::host_network::{
+    Error, FlowChange, FlowEvents, FlowNews, Flows, Host, LinkEvent, LinkEvents, forwarding,
+};
 use albatross_deployer::planning::ruleset::{
     Element, Elements, ElementsChange, Family, PortKey, Ruleset, Settings, difference, elements, ruleset,
 };
@@ -576,7 +578,7 @@ async fn next(events: &mut FlowEvents) -> Option<FlowNews> {
 async fn news_of(target: IpAddr, events: &mut FlowEvents) -> usize {
     let mut heard = 0;
     while let Some(news) = next(events).await {
-        heard += usize::from(news == FlowNews::Of(target));
+        heard += usize::from(matches!(news, FlowNews::Of(change) if change.target == target));
     }
     heard
 }
@@ -606,12 +608,15 @@ fn the_end_of_a_flow_from_before_is_told() {
         let connection = connect();
         let mut events = FlowEvents::open().unwrap();
         assert_eq!(flows.count(target).await.unwrap(), 1);
+        let flow = *flows.alive(target).await.unwrap().first().unwrap();
         let closed = Instant::now();
         drop(connection);
-        let news = next(&mut events).await.expect("its end is told");
+        let mut news = next(&mut events).await.expect("its end is told");
+        while news != FlowNews::Of(FlowChange { target, flow, ended: true }) {
+            assert_eq!(news, FlowNews::Of(FlowChange { target, flow, ended: false }));
+            news = next(&mut events).await.expect("its end is told");
+        }
         println!("told {:?} after it closed; without a listener never: {silent}", closed.elapsed());
-        assert_eq!(news, FlowNews::Of(target));
-        news_of(target, &mut events).await;
         assert_eq!(flows.count(target).await.unwrap(), 0);
     });
 }
@@ -656,7 +661,7 @@ fn what_is_not_read_in_time_is_told_as_lost() {
             while let Some(news) = next(&mut events).await {
                 heard.insert(match news {
                     FlowNews::Lost => "lost",
-                    FlowNews::Of(of) if of == target => "of the target",
+                    FlowNews::Of(change) if change.target == target => "of the target",
                     FlowNews::Of(_) => "of another",
                 });
             }

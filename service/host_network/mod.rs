@@ -13,6 +13,6 @@ mod netlink;
 pub mod nftables;
 
 pub use error::{Errno, Error};
-pub use flows::{FlowEvents, FlowNews, Flows};
+pub use flows::{FlowChange, FlowEvents, FlowId, FlowNews, Flows};
 pub use link_events::{LinkEvent, LinkEvents};
 pub use links::{Bridge, Host, forwarding};

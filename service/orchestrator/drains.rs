@@ -12,7 +12,7 @@ use tracing::{debug, info};
 use super::context::Context;
 use super::error::Error;
 use crate::domain::{Change, Event, Service, Timestamp, UnikernelId};
-use crate::host_network::{self, FlowEvents, FlowNews};
+use crate::host_network::{self, FlowChange, FlowEvents, FlowId, FlowNews};
 
 /// To count connections takes the kernel milliseconds: the switch that made it drain is answered first.
 const BREATH: Duration = Duration::from_millis(20);
@@ -24,7 +24,7 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// Notifications that are read together: more than the socket holds.
 const BATCH: usize = 4096;
 
-/// Between two counts for notifications, which come without end while many connections close.
+/// Between two counts, and between two signals of the same one: connections close without end on some hosts.
 const PACE: Duration = Duration::from_millis(100);
 
 /// The pause after counting is this many times what it took: a host with very many connections has other work to do.
@@ -44,12 +44,41 @@ struct Drain {
 }
 
 /// What is known of one that drains.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Progress {
-    count_at: Instant,
     /// Its time is up.
     until: Instant,
-    told: Option<u32>,
+    count_at: Instant,
+    /// Its connections, as they were counted and without those that have ended since; `None` until it was counted.
+    open: Option<BTreeSet<FlowId>>,
+    /// How many were told, and when.
+    told: Option<(usize, Instant)>,
+}
+
+impl Progress {
+    /// When the next signal is due.
+    fn tell_at(&self, now: Instant) -> Option<Instant> {
+        let open = self.open.as_ref()?.len();
+        match self.told {
+            None => Some(now),
+            Some((told, at)) => (told != open).then_some(at + PACE),
+        }
+    }
+
+    fn alarm(&self) -> Instant {
+        let count_at = self.count_at.min(self.until);
+        self.tell_at(Instant::now()).map_or(count_at, |at| at.min(count_at))
+    }
+
+    /// What is not known is counted, and so is the end.
+    fn take_in(&mut self, change: FlowChange, not_before: Instant) {
+        let Some(open) = &mut self.open else { return };
+        let surprising =
+            if change.ended { open.remove(&change.flow) && open.is_empty() } else { !open.contains(&change.flow) };
+        if surprising {
+            self.count_at = self.count_at.min(not_before);
+        }
+    }
 }
 
 /// Follows all that drain with one subscription. Never ends.
@@ -110,7 +139,7 @@ impl Drains {
         for drain in draining {
             let until = Instant::now() + left(drain.until);
             let count_at = Instant::now() + BREATH;
-            self.following.entry(drain).or_insert(Progress { count_at, until, told: None });
+            self.following.entry(drain).or_insert(Progress { until, count_at, open: None, told: None });
         }
         if self.following.is_empty() {
             self.stop_listening();
@@ -138,8 +167,7 @@ impl Drains {
 
     /// When there is something to do, should nothing happen.
     fn alarm(&self) -> Option<Instant> {
-        let counts = self.following.values().map(|progress| progress.count_at.min(progress.until));
-        counts.chain(self.read_at).min()
+        self.following.values().map(Progress::alarm).chain(self.read_at).min()
     }
 
     /// Takes in what was told until now.
@@ -148,7 +176,10 @@ impl Drains {
             let Some(news) = &mut self.news else { return };
             match news.read() {
                 Ok(None) => return,
-                Ok(Some(FlowNews::Of(target))) => self.count_soon(|drain| drain.address == target),
+                Ok(Some(FlowNews::Of(change))) => {
+                    let of_it = self.following.iter_mut().filter(|(drain, _)| drain.address == change.target);
+                    of_it.for_each(|(_, progress)| progress.take_in(change, self.not_before));
+                }
                 Ok(Some(FlowNews::Lost)) => self.count_all(),
                 Err(error) => {
                     debug!(%error, "notifications of connections");
@@ -160,16 +191,12 @@ impl Drains {
     }
 
     fn count_all(&mut self) {
-        self.count_soon(|_| true);
-    }
-
-    fn count_soon(&mut self, which: impl Fn(&Drain) -> bool) {
-        for (_, progress) in self.following.iter_mut().filter(|(drain, _)| which(drain)) {
+        for progress in self.following.values_mut() {
             progress.count_at = progress.count_at.min(self.not_before);
         }
     }
 
-    /// Reads what was told, and counts what it was about and what is due.
+    /// Reads what was told, counts what is due, and tells what has changed.
     async fn round(&mut self) {
         if self.read_at.is_some_and(|at| at <= Instant::now()) {
             self.read_at = None;
@@ -179,48 +206,56 @@ impl Drains {
         let due = |progress: &Progress| progress.count_at.min(progress.until) <= begin;
         let due = self.following.iter().filter(|(_, progress)| due(progress)).map(|(drain, _)| drain.clone());
         let due = due.collect::<Vec<_>>();
-        if due.is_empty() {
-            return;
+        for drain in &due {
+            self.count(drain).await;
         }
-        for drain in due {
-            self.count(&drain).await;
+        if !due.is_empty() {
+            debug!(drains = due.len(), took = ?begin.elapsed(), "counted");
+            self.not_before = begin + PACE.max(begin.elapsed() * (1 + RELIEF));
         }
-        debug!(took = ?begin.elapsed(), "counted");
-        self.not_before = begin + PACE.max(begin.elapsed() * (1 + RELIEF));
-        let left = self.following.values().any(|progress| progress.told.is_some_and(|count| count > 0));
+        self.tell().await;
         // Most have none: a socket is opened only for those that have.
-        if left && self.news.is_none() {
+        if self.news.is_none() && due.iter().any(|drain| self.following.contains_key(drain)) {
             self.listen();
         }
     }
 
     async fn count(&mut self, drain: &Drain) {
-        let Some(mut progress) = self.following.get(drain).copied() else { return };
-        let counted = self.context.flows.count(drain.address).await;
+        let counted = self.context.flows.alive(drain.address).await;
+        let Some(progress) = self.following.get_mut(drain) else { return };
+        progress.count_at = Instant::now() + LOOK_AGAIN;
         if let Err(error) = &counted {
             debug!(id = %drain.id, %error, "its connections cannot be counted: it drains until its time is up");
         }
-        let counted = counted.ok();
-        progress.count_at = Instant::now() + LOOK_AGAIN;
-        if counted == Some(0) || progress.until <= Instant::now() {
-            match end(&self.context, drain).await {
-                Ok(()) => {
-                    info!(id = %drain.id, connections = counted, "drained");
-                    self.following.remove(drain);
-                    return;
-                }
-                Err(error) => {
-                    debug!(id = %drain.id, %error, "drained, but that could not be written yet");
-                    progress.count_at = Instant::now() + TRY_AGAIN;
-                    progress.until = progress.until.max(progress.count_at);
-                }
+        progress.open = counted.ok();
+        let open = progress.open.as_ref().map(BTreeSet::len);
+        if open != Some(0) && Instant::now() < progress.until {
+            return;
+        }
+        match end(&self.context, drain).await {
+            Ok(()) => {
+                info!(id = %drain.id, connections = open, "drained");
+                self.following.remove(drain);
+            }
+            Err(error) => {
+                debug!(id = %drain.id, %error, "drained, but that could not be written yet");
+                progress.count_at = Instant::now() + TRY_AGAIN;
+                progress.until = progress.until.max(progress.count_at);
             }
         }
-        if let Some(count) = counted.filter(|_| counted != progress.told) {
+    }
+
+    async fn tell(&mut self) {
+        let now = Instant::now();
+        for (drain, progress) in &mut self.following {
+            let (Some(open), Some(_)) = (&progress.open, progress.tell_at(now).filter(|at| *at <= now)) else {
+                continue;
+            };
+            let count = u32::try_from(open.len()).unwrap_or(u32::MAX);
+            progress.told = Some((open.len(), now));
+            // The bus may be gone: then nobody listens.
             let _ = self.events.send(Event::Connections { id: drain.id.clone(), count }).await;
-            progress.told = counted;
         }
-        self.following.insert(drain.clone(), progress);
     }
 }
 

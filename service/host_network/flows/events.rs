@@ -8,6 +8,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use super::super::Error;
 use super::super::attributes::Attributes;
 use super::super::netlink::{Frame, Heard, Mailbox, frames};
+use super::flow::{FlowId, ID, has_closed};
 
 /// NFNLGRP_CONNTRACK_UPDATE (a TCP connection that closes changes its state long before it is forgotten) and
 /// NFNLGRP_CONNTRACK_DESTROY.
@@ -21,10 +22,20 @@ const OBJECT: &str = "notifications of connections";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowNews {
-    /// A flow that is answered from this address has changed or ended.
-    Of(IpAddr),
+    /// Of a connection that was redirected.
+    Of(FlowChange),
     /// More happened than could be kept: count afresh.
     Lost,
+}
+
+/// A redirected connection has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowChange {
+    /// Where its answers come from.
+    pub target: IpAddr,
+    pub flow: FlowId,
+    /// It is not alive any more.
+    pub ended: bool,
 }
 
 /// The events, from the moment of [`Self::open`] on, of flows that began while somebody listened: see
@@ -34,7 +45,7 @@ pub enum FlowNews {
 pub struct FlowEvents {
     mailbox: Mailbox,
     /// Of a datagram that told of several.
-    pending: VecDeque<IpAddr>,
+    pending: VecDeque<FlowChange>,
 }
 
 impl FlowEvents {
@@ -56,29 +67,48 @@ impl FlowEvents {
     /// The next, where there is one.
     pub fn read(&mut self) -> Result<Option<FlowNews>, Error> {
         loop {
-            if let Some(target) = self.pending.pop_front() {
-                return Ok(Some(FlowNews::Of(target)));
+            if let Some(change) = self.pending.pop_front() {
+                return Ok(Some(FlowNews::Of(change)));
             }
             match self.mailbox.take(OBJECT)? {
                 None => return Ok(None),
                 Some(Heard::Lost) => return Ok(Some(FlowNews::Lost)),
                 Some(Heard::Datagram(datagram)) => {
-                    self.pending.extend(frames(datagram).filter_map(|frame| target(&frame)));
+                    self.pending.extend(frames(datagram).filter_map(|frame| change(&frame)));
                 }
             }
         }
     }
 }
 
-/// Where the answers of the flow come from. No more of it is read: there are several events of every connection.
-fn target(frame: &Frame<'_>) -> Option<IpAddr> {
+/// No more of it is read than that: there are several events of every connection of the host.
+fn change(frame: &Frame<'_>) -> Option<FlowChange> {
     const HEADER: usize = 4; // struct nfgenmsg
+    const DELETE: u16 = 2; // IPCTNL_MSG_CT_DELETE
+    const STATUS: u16 = 3; // CTA_STATUS
+    const DST_NAT: u32 = 1 << 5; // IPS_DST_NAT
+    let attributes = Attributes::after(HEADER, frame.payload);
+    let redirected = attributes.number_be(STATUS)? & DST_NAT != 0;
+    let ended = frame.kind & 0xff == DELETE || tcp_state(attributes).is_some_and(has_closed);
+    let (target, flow) = (source(attributes)?, FlowId(attributes.number_be(ID)?));
+    redirected.then_some(FlowChange { target, flow, ended })
+}
+
+/// Where its answers come from.
+fn source(attributes: Attributes<'_>) -> Option<IpAddr> {
     const REPLY: u16 = 2; // CTA_TUPLE_REPLY
     const IP: u16 = 1; // CTA_TUPLE_IP
     const V4_SOURCE: u16 = 1; // CTA_IP_V4_SRC
     const V6_SOURCE: u16 = 3; // CTA_IP_V6_SRC
-    let addresses = Attributes::after(HEADER, frame.payload).nested(REPLY)?.nested(IP)?;
+    let addresses = attributes.nested(REPLY)?.nested(IP)?;
     let v4 = || Some(IpAddr::from(<[u8; 4]>::try_from(addresses.bytes(V4_SOURCE)?).ok()?));
     let v6 = || Some(IpAddr::from(<[u8; 16]>::try_from(addresses.bytes(V6_SOURCE)?).ok()?));
     v4().or_else(v6)
+}
+
+fn tcp_state(attributes: Attributes<'_>) -> Option<u8> {
+    const PROTOCOL_INFO: u16 = 4; // CTA_PROTOINFO
+    const TCP: u16 = 1; // CTA_PROTOINFO_TCP
+    const STATE: u16 = 1; // CTA_PROTOINFO_TCP_STATE
+    attributes.nested(PROTOCOL_INFO)?.nested(TCP)?.bytes(STATE)?.first().copied()
 }
