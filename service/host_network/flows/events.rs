@@ -112,3 +112,52 @@ fn tcp_state(attributes: Attributes<'_>) -> Option<u8> {
     const STATE: u16 = 1; // CTA_PROTOINFO_TCP_STATE
     attributes.nested(PROTOCOL_INFO)?.nested(TCP)?.bytes(STATE)?.first().copied()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEW: u16 = 1 << 8;
+    const DELETE: u16 = 1 << 8 | 2;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// A notification of a connection that `10.0.0.2` answers.
+    fn payload(status: u32, state: Option<u8>) -> Vec<u8> {
+        const NESTED: u16 = 1 << 15;
+        let reply = attribute(NESTED | 1, &attribute(1, &[10, 0, 0, 2]));
+        let info = |state| attribute(NESTED | 4, &attribute(NESTED | 1, &attribute(1, &[state])));
+        let mut bytes = vec![2, 0, 0, 0];
+        bytes.extend(attribute(NESTED | 2, &reply));
+        bytes.extend(attribute(12, &7_u32.to_be_bytes()));
+        bytes.extend(attribute(3, &status.to_be_bytes()));
+        bytes.extend(state.map(info).unwrap_or_default());
+        bytes
+    }
+
+    fn seen(kind: u16, payload: &[u8]) -> Option<bool> {
+        let change = change(&Frame { kind, flags: 0, sequence: 0, port: 0, payload })?;
+        assert_eq!((change.target, change.flow), (IpAddr::from([10, 0, 0, 2]), FlowId(7)));
+        Some(change.ended)
+    }
+
+    #[test]
+    fn an_end_is_a_state_or_the_entrys_own() {
+        const REDIRECTED: u32 = 1 << 5;
+        for (state, ended) in [(None, false), (Some(3), false), (Some(6), false), (Some(7), true), (Some(8), true)] {
+            assert_eq!(seen(NEW, &payload(REDIRECTED, state)), Some(ended), "{state:?}");
+            assert_eq!(seen(DELETE, &payload(REDIRECTED, state)), Some(true));
+            assert_eq!(seen(NEW, &payload(0, state)), None, "not redirected");
+        }
+        let whole = payload(REDIRECTED, Some(7));
+        for length in 0..whole.len() {
+            let _ = seen(NEW, &whole[..length]);
+        }
+    }
+}
