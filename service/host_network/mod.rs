@@ -14,7 +14,7 @@ pub mod nftables;
 mod taps;
 
 pub use error::{Errno, Error};
-pub use flows::{FlowEvents, FlowNews, Flows};
+pub use flows::{FlowChange, FlowEvents, FlowId, FlowNews, Flows};
 pub use link_events::{LinkEvent, LinkEvents};
 pub use links::{Bridge, Host, forwarding};
 pub use taps::{Moment, Taps};

@@ -5,16 +5,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::sync::mpsc;
-use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
 use super::context::Context;
 use super::error::Error;
 use crate::domain::{Change, Event, Service, Timestamp, UnikernelId};
-use crate::host_network::{self, FlowEvents, FlowNews};
+use crate::host_network::{self, FlowChange, FlowEvents, FlowId, FlowNews};
 
 /// To count connections takes the kernel milliseconds: the switch that made it drain is answered first.
 const BREATH: Duration = Duration::from_millis(20);
@@ -26,11 +24,11 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// Notifications that are read together: more than the socket holds.
 const BATCH: usize = 4096;
 
-/// Between two counts for notifications, which come without end while many connections close.
+/// Between two counts, and between two signals of the same one: connections close without end on some hosts.
 const PACE: Duration = Duration::from_millis(100);
 
 /// The pause after counting is this many times what it took: a host with very many connections has other work to do.
-const RELIEF: u32 = 9;
+const RELIEF: u32 = 3;
 
 /// The kernel does not tell of flows that began before the service did; they are looked for this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -46,12 +44,41 @@ struct Drain {
 }
 
 /// What is known of one that drains.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Progress {
-    count_at: Instant,
     /// Its time is up.
     until: Instant,
-    told: Option<u32>,
+    count_at: Instant,
+    /// Its connections, as they were counted and without those that have ended since; `None` until it was counted.
+    open: Option<BTreeSet<FlowId>>,
+    /// How many were told, and when.
+    told: Option<(usize, Instant)>,
+}
+
+impl Progress {
+    /// When the next signal is due.
+    fn tell_at(&self, now: Instant) -> Option<Instant> {
+        let open = self.open.as_ref()?.len();
+        match self.told {
+            None => Some(now),
+            Some((told, at)) => (told != open).then_some(at + PACE),
+        }
+    }
+
+    fn alarm(&self) -> Instant {
+        let count_at = self.count_at.min(self.until);
+        self.tell_at(Instant::now()).map_or(count_at, |at| at.min(count_at))
+    }
+
+    /// What is not known is counted, and so is the end.
+    fn take_in(&mut self, change: FlowChange, not_before: Instant) {
+        let Some(open) = &mut self.open else { return };
+        let surprising =
+            if change.ended { open.remove(&change.flow) && open.is_empty() } else { !open.contains(&change.flow) };
+        if surprising {
+            self.count_at = self.count_at.min(not_before);
+        }
+    }
 }
 
 /// Follows all that drain with one subscription. Never ends.
@@ -62,10 +89,8 @@ pub async fn run(context: Arc<Context>, events: mpsc::Sender<Event>) {
         let alarm = drains.alarm();
         tokio::select! {
             () = drains.context.drains.notified() => drains.refresh().await,
-            heard = heard(&mut drains.news), if drains.read_at.is_none() => {
-                drains.take_in(heard);
-                drains.read_at = Some(Instant::now() + SETTLE);
-            }
+            // Errors are the reader's.
+            _ = news(&drains.news), if drains.read_at.is_none() => drains.read_at = Some(Instant::now() + SETTLE),
             () = sleep_until_some(alarm) => {
                 drains.round().await;
                 drains.refresh().await;
@@ -81,9 +106,9 @@ async fn sleep_until_some(alarm: Option<Instant>) {
     }
 }
 
-async fn heard(news: &mut Option<FlowEvents>) -> Result<FlowNews, host_network::Error> {
+async fn news(news: &Option<FlowEvents>) -> Result<(), host_network::Error> {
     match news {
-        Some(news) => news.next().await,
+        Some(news) => news.wait().await,
         None => std::future::pending().await,
     }
 }
@@ -114,7 +139,7 @@ impl Drains {
         for drain in draining {
             let until = Instant::now() + left(drain.until);
             let count_at = Instant::now() + BREATH;
-            self.following.entry(drain).or_insert(Progress { count_at, until, told: None });
+            self.following.entry(drain).or_insert(Progress { until, count_at, open: None, told: None });
         }
         if self.following.is_empty() {
             self.stop_listening();
@@ -142,88 +167,96 @@ impl Drains {
 
     /// When there is something to do, should nothing happen.
     fn alarm(&self) -> Option<Instant> {
-        let counts = self.following.values().map(|progress| progress.count_at.min(progress.until));
-        counts.chain(self.read_at).min()
+        self.following.values().map(Progress::alarm).chain(self.read_at).min()
     }
 
-    fn take_in(&mut self, heard: Result<FlowNews, host_network::Error>) {
-        match heard {
-            Ok(FlowNews::Of(target)) => self.count_soon(|drain| drain.address == target),
-            Ok(FlowNews::Lost) => self.count_all(),
-            Err(error) => {
-                debug!(%error, "notifications of connections");
-                self.stop_listening();
-                self.count_all();
+    /// Takes in what was told until now.
+    fn read(&mut self) {
+        for _ in 0..BATCH {
+            let Some(news) = &mut self.news else { return };
+            match news.read() {
+                Ok(None) => return,
+                Ok(Some(FlowNews::Of(change))) => {
+                    let of_it = self.following.iter_mut().filter(|(drain, _)| drain.address == change.target);
+                    of_it.for_each(|(_, progress)| progress.take_in(change, self.not_before));
+                }
+                Ok(Some(FlowNews::Lost)) => self.count_all(),
+                Err(error) => {
+                    debug!(%error, "notifications of connections");
+                    self.stop_listening();
+                    self.count_all();
+                }
             }
         }
     }
 
     fn count_all(&mut self) {
-        self.count_soon(|_| true);
-    }
-
-    fn count_soon(&mut self, which: impl Fn(&Drain) -> bool) {
-        for (_, progress) in self.following.iter_mut().filter(|(drain, _)| which(drain)) {
+        for progress in self.following.values_mut() {
             progress.count_at = progress.count_at.min(self.not_before);
         }
     }
 
-    /// Reads what was told, and counts what it was about and what is due.
+    /// Reads what was told, counts what is due, and tells what has changed.
     async fn round(&mut self) {
         if self.read_at.is_some_and(|at| at <= Instant::now()) {
             self.read_at = None;
-            for _ in 0..BATCH {
-                // What is there is read at once, however many others have something to do.
-                let Some(heard) = unconstrained(heard(&mut self.news)).now_or_never() else { break };
-                self.take_in(heard);
-            }
+            self.read();
         }
         let begin = Instant::now();
         let due = |progress: &Progress| progress.count_at.min(progress.until) <= begin;
         let due = self.following.iter().filter(|(_, progress)| due(progress)).map(|(drain, _)| drain.clone());
         let due = due.collect::<Vec<_>>();
-        if due.is_empty() {
-            return;
+        for drain in &due {
+            self.count(drain).await;
         }
-        for drain in due {
-            self.count(&drain).await;
+        if !due.is_empty() {
+            debug!(drains = due.len(), took = ?begin.elapsed(), "counted");
+            self.not_before = begin + PACE.max(begin.elapsed() * (1 + RELIEF));
         }
-        self.not_before = begin + PACE.max(begin.elapsed() * (1 + RELIEF));
-        let left = self.following.values().any(|progress| progress.told.is_some_and(|count| count > 0));
+        self.tell().await;
         // Most have none: a socket is opened only for those that have.
-        if left && self.news.is_none() {
+        if self.news.is_none() && due.iter().any(|drain| self.following.contains_key(drain)) {
             self.listen();
         }
     }
 
     async fn count(&mut self, drain: &Drain) {
-        let Some(mut progress) = self.following.get(drain).copied() else { return };
-        let counted = self.context.flows.count(drain.address).await;
+        let counted = self.context.flows.alive(drain.address).await;
+        let Some(progress) = self.following.get_mut(drain) else { return };
+        progress.count_at = Instant::now() + LOOK_AGAIN;
         if let Err(error) = &counted {
             debug!(id = %drain.id, %error, "its connections cannot be counted: it drains until its time is up");
         }
-        let counted = counted.ok();
-        progress.count_at = Instant::now() + LOOK_AGAIN;
-        if counted == Some(0) || progress.until <= Instant::now() {
-            match end(&self.context, drain).await {
-                Ok(()) => {
-                    info!(id = %drain.id, connections = counted, "drained");
-                    self.context.collects.notify_one();
-                    self.following.remove(drain);
-                    return;
-                }
-                Err(error) => {
-                    debug!(id = %drain.id, %error, "drained, but that could not be written yet");
-                    progress.count_at = Instant::now() + TRY_AGAIN;
-                    progress.until = progress.until.max(progress.count_at);
-                }
+        progress.open = counted.ok();
+        let open = progress.open.as_ref().map(BTreeSet::len);
+        if open != Some(0) && Instant::now() < progress.until {
+            return;
+        }
+        match end(&self.context, drain).await {
+            Ok(()) => {
+                info!(id = %drain.id, connections = open, "drained");
+                self.context.collects.notify_one();
+                self.following.remove(drain);
+            }
+            Err(error) => {
+                debug!(id = %drain.id, %error, "drained, but that could not be written yet");
+                progress.count_at = Instant::now() + TRY_AGAIN;
+                progress.until = progress.until.max(progress.count_at);
             }
         }
-        if let Some(count) = counted.filter(|_| counted != progress.told) {
+    }
+
+    async fn tell(&mut self) {
+        let now = Instant::now();
+        for (drain, progress) in &mut self.following {
+            let (Some(open), Some(_)) = (&progress.open, progress.tell_at(now).filter(|at| *at <= now)) else {
+                continue;
+            };
+            let count = u32::try_from(open.len()).unwrap_or(u32::MAX);
+            progress.told = Some((open.len(), now));
+            // The bus may be gone: then nobody listens.
             let _ = self.events.send(Event::Connections { id: drain.id.clone(), count }).await;
-            progress.told = counted;
         }
-        self.following.insert(drain.clone(), progress);
     }
 }
 
@@ -258,4 +291,49 @@ async fn end(context: &Context, drain: &Drain) -> Result<(), Error> {
             Ok((if changed { vec![Change::PutService(Box::new(after))] } else { Vec::new() }, ()))
         })
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(flow: u32, ended: bool) -> FlowChange {
+        FlowChange { target: IpAddr::from([10, 0, 0, 2]), flow: FlowId(flow), ended }
+    }
+
+    fn progress(open: &[u32]) -> Progress {
+        let later = Instant::now() + LOOK_AGAIN;
+        let open = Some(open.iter().copied().map(FlowId).collect());
+        Progress { until: later + LOOK_AGAIN, count_at: later, open, told: None }
+    }
+
+    #[test]
+    fn only_the_unexpected_and_the_end_are_counted() {
+        let now = Instant::now();
+        let mut progress = progress(&[1, 2]);
+        for expected in [change(1, false), change(1, true), change(1, true), change(9, true)] {
+            progress.take_in(expected, now);
+            assert!(progress.count_at > now, "{expected:?}");
+        }
+        assert_eq!(progress.open.as_ref().unwrap().len(), 1);
+        progress.take_in(change(2, true), now);
+        assert_eq!(progress.count_at, now, "the last one has ended");
+        let mut progress = self::progress(&[1]);
+        progress.take_in(change(3, false), now);
+        assert_eq!(progress.count_at, now, "nobody knew of this one");
+        progress.open = None;
+        progress.take_in(change(3, true), now);
+    }
+
+    #[test]
+    fn what_changes_is_told_and_not_too_often() {
+        let now = Instant::now();
+        let mut progress = progress(&[1, 2]);
+        assert_eq!(progress.tell_at(now), Some(now), "the first count at once");
+        progress.told = Some((2, now));
+        assert_eq!(progress.tell_at(now), None);
+        progress.take_in(change(1, true), now);
+        assert_eq!(progress.tell_at(now), Some(now + PACE));
+        assert_eq!(progress.alarm(), now + PACE);
+    }
 }

@@ -7,7 +7,8 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::super::Error;
 use super::super::attributes::Attributes;
-use super::super::netlink::{Frame, Heard, Subscription, frames};
+use super::super::netlink::{Frame, Heard, Mailbox, frames};
+use super::flow::{FlowId, ID, has_closed};
 
 /// NFNLGRP_CONNTRACK_UPDATE (a TCP connection that closes changes its state long before it is forgotten) and
 /// NFNLGRP_CONNTRACK_DESTROY.
@@ -15,60 +16,148 @@ const GROUPS: [u32; 2] = [2, 3];
 
 /// Some thousand notifications. They are of all connections of the host, and come faster than anybody should read them
 /// on a busy one: beyond this they are lost, and a count is cheaper.
-const RECEIVE_BUFFER: usize = 1 << 20;
+const ROOM: usize = 1 << 20;
+
+const OBJECT: &str = "notifications of connections";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowNews {
-    /// A flow that is answered from this address has changed or ended.
-    Of(IpAddr),
+    /// Of a connection that was redirected.
+    Of(FlowChange),
     /// More happened than could be kept: count afresh.
     Lost,
 }
 
+/// A redirected connection has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowChange {
+    /// Where its answers come from.
+    pub target: IpAddr,
+    pub flow: FlowId,
+    /// It is not alive any more.
+    pub ended: bool,
+}
+
 /// The events, from the moment of [`Self::open`] on, of flows that began while somebody listened: see
-/// [`super::Flows::open`].
+/// [`super::Flows::open`]. They come by the thousand on a busy host: wait for the first, leave the others time to come,
+/// and read them together.
 #[derive(Debug)]
 pub struct FlowEvents {
-    subscription: Subscription,
+    mailbox: Mailbox,
     /// Of a datagram that told of several.
-    pending: VecDeque<IpAddr>,
+    pending: VecDeque<FlowChange>,
 }
 
 impl FlowEvents {
     /// To close it makes the kernel wait for what nftables has still to destroy: drop it where that may take its time.
     pub fn open() -> Result<Self, Error> {
-        Self::with_buffer(RECEIVE_BUFFER)
+        Self::with_room(ROOM)
     }
 
     /// With room for `bytes` of notifications that nobody has read yet.
-    pub fn with_buffer(bytes: usize) -> Result<Self, Error> {
-        let subscription = Subscription::with_buffer(NETLINK_NETFILTER, &GROUPS, bytes)?;
-        Ok(Self { subscription, pending: VecDeque::new() })
+    pub fn with_room(bytes: usize) -> Result<Self, Error> {
+        Ok(Self { mailbox: Mailbox::open(NETLINK_NETFILTER, &GROUPS, bytes)?, pending: VecDeque::new() })
     }
 
-    /// Waits for the next. May be dropped while it waits: nothing gets lost.
-    pub async fn next(&mut self) -> Result<FlowNews, Error> {
+    /// Until there is something to read. What is told while nobody waits wakes nobody.
+    pub async fn wait(&self) -> Result<(), Error> {
+        if self.pending.is_empty() { self.mailbox.wait(OBJECT).await } else { Ok(()) }
+    }
+
+    /// The next, where there is one.
+    pub fn read(&mut self) -> Result<Option<FlowNews>, Error> {
         loop {
-            if let Some(target) = self.pending.pop_front() {
-                return Ok(FlowNews::Of(target));
+            if let Some(change) = self.pending.pop_front() {
+                return Ok(Some(FlowNews::Of(change)));
             }
-            match self.subscription.next("notifications of connections").await? {
-                Heard::Lost => return Ok(FlowNews::Lost),
-                Heard::Datagram(datagram) => self.pending.extend(frames(datagram).filter_map(|frame| target(&frame))),
+            match self.mailbox.take(OBJECT)? {
+                None => return Ok(None),
+                Some(Heard::Lost) => return Ok(Some(FlowNews::Lost)),
+                Some(Heard::Datagram(datagram)) => {
+                    self.pending.extend(frames(datagram).filter_map(|frame| change(&frame)));
+                }
             }
         }
     }
 }
 
-/// Where the answers of the flow come from. No more of it is read: there are several events of every connection.
-fn target(frame: &Frame<'_>) -> Option<IpAddr> {
+/// No more of it is read than that: there are several events of every connection of the host.
+fn change(frame: &Frame<'_>) -> Option<FlowChange> {
     const HEADER: usize = 4; // struct nfgenmsg
+    const DELETE: u16 = 2; // IPCTNL_MSG_CT_DELETE
+    const STATUS: u16 = 3; // CTA_STATUS
+    const DST_NAT: u32 = 1 << 5; // IPS_DST_NAT
+    let attributes = Attributes::after(HEADER, frame.payload);
+    let redirected = attributes.number_be(STATUS)? & DST_NAT != 0;
+    let ended = frame.kind & 0xff == DELETE || tcp_state(attributes).is_some_and(has_closed);
+    let (target, flow) = (source(attributes)?, FlowId(attributes.number_be(ID)?));
+    redirected.then_some(FlowChange { target, flow, ended })
+}
+
+/// Where its answers come from.
+fn source(attributes: Attributes<'_>) -> Option<IpAddr> {
     const REPLY: u16 = 2; // CTA_TUPLE_REPLY
     const IP: u16 = 1; // CTA_TUPLE_IP
     const V4_SOURCE: u16 = 1; // CTA_IP_V4_SRC
     const V6_SOURCE: u16 = 3; // CTA_IP_V6_SRC
-    let addresses = Attributes::after(HEADER, frame.payload).nested(REPLY)?.nested(IP)?;
+    let addresses = attributes.nested(REPLY)?.nested(IP)?;
     let v4 = || Some(IpAddr::from(<[u8; 4]>::try_from(addresses.bytes(V4_SOURCE)?).ok()?));
     let v6 = || Some(IpAddr::from(<[u8; 16]>::try_from(addresses.bytes(V6_SOURCE)?).ok()?));
     v4().or_else(v6)
+}
+
+fn tcp_state(attributes: Attributes<'_>) -> Option<u8> {
+    const PROTOCOL_INFO: u16 = 4; // CTA_PROTOINFO
+    const TCP: u16 = 1; // CTA_PROTOINFO_TCP
+    const STATE: u16 = 1; // CTA_PROTOINFO_TCP_STATE
+    attributes.nested(PROTOCOL_INFO)?.nested(TCP)?.bytes(STATE)?.first().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEW: u16 = 1 << 8;
+    const DELETE: u16 = 1 << 8 | 2;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// A notification of a connection that `10.0.0.2` answers.
+    fn payload(status: u32, state: Option<u8>) -> Vec<u8> {
+        const NESTED: u16 = 1 << 15;
+        let reply = attribute(NESTED | 1, &attribute(1, &[10, 0, 0, 2]));
+        let info = |state| attribute(NESTED | 4, &attribute(NESTED | 1, &attribute(1, &[state])));
+        let mut bytes = vec![2, 0, 0, 0];
+        bytes.extend(attribute(NESTED | 2, &reply));
+        bytes.extend(attribute(12, &7_u32.to_be_bytes()));
+        bytes.extend(attribute(3, &status.to_be_bytes()));
+        bytes.extend(state.map(info).unwrap_or_default());
+        bytes
+    }
+
+    fn seen(kind: u16, payload: &[u8]) -> Option<bool> {
+        let change = change(&Frame { kind, flags: 0, sequence: 0, port: 0, payload })?;
+        assert_eq!((change.target, change.flow), (IpAddr::from([10, 0, 0, 2]), FlowId(7)));
+        Some(change.ended)
+    }
+
+    #[test]
+    fn an_end_is_a_state_or_the_entrys_own() {
+        const REDIRECTED: u32 = 1 << 5;
+        for (state, ended) in [(None, false), (Some(3), false), (Some(6), false), (Some(7), true), (Some(8), true)] {
+            assert_eq!(seen(NEW, &payload(REDIRECTED, state)), Some(ended), "{state:?}");
+            assert_eq!(seen(DELETE, &payload(REDIRECTED, state)), Some(true));
+            assert_eq!(seen(NEW, &payload(0, state)), None, "not redirected");
+        }
+        let whole = payload(REDIRECTED, Some(7));
+        for length in 0..whole.len() {
+            let _ = seen(NEW, &whole[..length]);
+        }
+    }
 }

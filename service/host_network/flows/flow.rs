@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{Nla, ParseableParametrized};
+use netlink_packet_core::{DefaultNla, Nla, ParseableParametrized};
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Protocol, Status, Tuple,
 };
@@ -10,13 +10,23 @@ use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner};
 
 use super::super::netlink::Frame;
 
-/// TCP_CONNTRACK_SYN_SENT, TCP_CONNTRACK_TIME_WAIT and TCP_CONNTRACK_CLOSE.
-const SYN_SENT: u8 = 1;
-const TIME_WAIT: u8 = 7;
-const CLOSE: u8 = 8;
+pub const ID: u16 = 12; // CTA_ID
+const SYN_SENT: u8 = 1; // TCP_CONNTRACK_SYN_SENT
+
+/// Whether a TCP connection in this state is over, though conntrack remembers it for minutes.
+pub fn has_closed(state: u8) -> bool {
+    const TIME_WAIT: u8 = 7; // TCP_CONNTRACK_TIME_WAIT
+    const CLOSE: u8 = 8; // TCP_CONNTRACK_CLOSE
+    matches!(state, TIME_WAIT | CLOSE)
+}
+
+/// The kernel's number for an entry of conntrack: the same in lists and in notifications for as long as it exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlowId(pub u32);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flow {
+    pub id: Option<FlowId>,
     /// Where its answers come from.
     pub target: IpAddr,
     pub protocol: Option<Protocol>,
@@ -33,7 +43,6 @@ pub struct Flow {
 
 impl Flow {
     pub fn parse(frame: &Frame<'_>) -> Option<Self> {
-        const ID: u16 = 12; // CTA_ID
         const ZONE: u16 = 18; // CTA_ZONE
         let message = NetfilterMessage::parse_with_param(frame.payload, frame.kind).ok()?;
         let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes) | ConntrackMessage::Delete(attributes)) =
@@ -41,7 +50,7 @@ impl Flow {
         else {
             return None;
         };
-        let mut target = None;
+        let (mut target, mut id) = (None, None);
         let (mut protocol, mut host_port, mut status, mut state) = (None, None, Status::empty(), None);
         for attribute in &attributes {
             match attribute {
@@ -49,6 +58,7 @@ impl Flow {
                 ConntrackAttribute::CtaTupleReply(tuple) => target = source(tuple),
                 ConntrackAttribute::CtaStatus(flags) => status = *flags,
                 ConntrackAttribute::CtaProtoInfo(info) => state = tcp_state(info),
+                ConntrackAttribute::Other(nla) if nla.kind() == ID => id = number(nla).map(FlowId),
                 _ => {}
             }
         }
@@ -58,15 +68,22 @@ impl Flow {
             _ => false,
         });
         Some(Self {
+            id,
             target: target?,
             protocol,
             host_port,
             redirected: status.contains(Status::DstNat),
-            alive: !matches!(state, Some(TIME_WAIT | CLOSE)),
+            alive: !state.is_some_and(has_closed),
             half_open: state == Some(SYN_SENT) && !status.contains(Status::SeenReply),
             identity: identity.collect(),
         })
     }
+}
+
+fn number(attribute: &DefaultNla) -> Option<u32> {
+    let mut bytes = [0; 4];
+    (attribute.value_len() == bytes.len()).then(|| attribute.emit_value(&mut bytes))?;
+    Some(u32::from_be_bytes(bytes))
 }
 
 fn source(tuple: &[Tuple]) -> Option<IpAddr> {

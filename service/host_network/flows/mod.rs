@@ -12,8 +12,9 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProto
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use tokio::sync::Mutex;
 
-pub use events::{FlowEvents, FlowNews};
+pub use events::{FlowChange, FlowEvents, FlowNews};
 use flow::Flow;
+pub use flow::FlowId;
 
 use super::Error;
 use super::netlink::{Channel, Mute};
@@ -68,10 +69,16 @@ impl Flows {
         Ok(deleted)
     }
 
-    /// How many redirected connections to `target` are alive: TCP until it has closed, UDP until it times out.
-    pub async fn count(&self, target: IpAddr) -> Result<u32, Error> {
+    /// The redirected connections to `target` that are alive: TCP until it has closed, UDP until it times out. The
+    /// kernel goes through all connections of the host for that.
+    pub async fn alive(&self, target: IpAddr) -> Result<BTreeSet<FlowId>, Error> {
         let flows = redirected(&mut *self.channel.lock().await, target, None).await?;
-        Ok(u32::try_from(flows.iter().filter(|flow| flow.alive).count()).unwrap_or(u32::MAX))
+        Ok(flows.into_iter().filter(|flow| flow.alive).filter_map(|flow| flow.id).collect())
+    }
+
+    /// How many they are.
+    pub async fn count(&self, target: IpAddr) -> Result<u32, Error> {
+        Ok(u32::try_from(self.alive(target).await?.len()).unwrap_or(u32::MAX))
     }
 }
 

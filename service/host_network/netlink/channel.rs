@@ -12,7 +12,7 @@ use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
 use tokio::time::timeout;
 
 use super::frame::{Frame, Verdict, encode, frames};
-use super::{DATAGRAM, DEADLINE, Errno, Error, RECEIVE_BUFFER, open};
+use super::{DATAGRAM, DEADLINE, Errno, Error, open};
 
 /// What a large batch gets besides.
 const PER_MEBIBYTE: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ pub struct Channel {
 
 impl Channel {
     pub fn open(protocol: isize) -> Result<Self, Error> {
-        let (socket, port) = open(protocol, 0, RECEIVE_BUFFER)?;
+        let (socket, port) = open(protocol, 0)?;
         Ok(Self {
             protocol,
             socket: Arc::new(socket),
@@ -61,7 +61,7 @@ impl Channel {
     /// Takes another socket, and so another port, after an exchange that was given up. Every exchange begins with it.
     pub fn renew(&mut self) -> Result<(), Error> {
         if self.unfinished {
-            let (socket, port) = open(self.protocol, 0, RECEIVE_BUFFER)?;
+            let (socket, port) = open(self.protocol, 0)?;
             (self.socket, self.port) = (Arc::new(socket), port);
             self.unfinished = false;
         }

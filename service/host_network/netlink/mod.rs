@@ -15,7 +15,7 @@ use netlink_sys::{AsyncSocket, Socket, SocketAddr, TokioSocket};
 
 pub use channel::Channel;
 pub use frame::{Frame, Verdict, encode, frames};
-pub use subscription::{Heard, Mute, Subscription};
+pub use subscription::{Heard, Mailbox, Mute, Subscription};
 
 use super::{Errno, Error};
 
@@ -32,20 +32,25 @@ const SEND_BUFFER: usize = 64 << 20;
 /// Notifications of 50,000 elements, should nobody read in the meantime. Memory is used for what is queued only.
 const RECEIVE_BUFFER: usize = 16 << 20;
 
-fn open(protocol: isize, groups: u32, receive_buffer: usize) -> Result<(TokioSocket, u32), Error> {
+fn open(protocol: isize, groups: u32) -> Result<(TokioSocket, u32), Error> {
     let attempt = || -> io::Result<(TokioSocket, u32)> {
         let mut socket = TokioSocket::new(protocol)?;
-        let inner = socket.socket_mut();
-        inner.bind(&SocketAddr::new(0, groups))?;
-        let mut address = SocketAddr::new(0, 0);
-        inner.get_address(&mut address)?;
-        inner.connect(&SocketAddr::new(0, 0))?;
-        inner.set_cap_ack(true)?;
-        inner.set_ext_ack(true)?;
-        set_buffers(inner, receive_buffer);
-        Ok((socket, address.port_number()))
+        let port = prepare(socket.socket_mut(), groups, RECEIVE_BUFFER)?;
+        Ok((socket, port))
     };
     attempt().map_err(|error| Error::io("a netlink socket", &error))
+}
+
+/// Binds it to `groups`. Returns its port.
+fn prepare(socket: &mut Socket, groups: u32, receive_buffer: usize) -> io::Result<u32> {
+    socket.bind(&SocketAddr::new(0, groups))?;
+    let mut address = SocketAddr::new(0, 0);
+    socket.get_address(&mut address)?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.set_cap_ack(true)?;
+    socket.set_ext_ack(true)?;
+    set_buffers(socket, receive_buffer);
+    Ok(address.port_number())
 }
 
 /// The forced sizes need CAP_NET_ADMIN, as does most of what is done here; what the limits allow has to do without.

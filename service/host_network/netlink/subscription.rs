@@ -1,10 +1,17 @@
 //! What the kernel tells without being asked.
 
 use std::io;
+use std::os::fd::AsFd;
 
 use netlink_sys::{AsyncSocketExt, Socket, SocketAddr, TokioSocket};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
-use super::{DATAGRAM, Error, RECEIVE_BUFFER, open};
+use super::{DATAGRAM, Error, open, prepare};
+
+fn mask(groups: &[u32]) -> u32 {
+    groups.iter().fold(0, |mask, group| mask | 1 << (group - 1))
+}
 
 /// A socket that hears what happens.
 pub struct Subscription {
@@ -22,13 +29,7 @@ pub enum Heard<'a> {
 impl Subscription {
     /// `groups` by their numbers, as in the kernel's headers.
     pub fn open(protocol: isize, groups: &[u32]) -> Result<Self, Error> {
-        Self::with_buffer(protocol, groups, RECEIVE_BUFFER)
-    }
-
-    /// With room for `bytes` of notifications that nobody has read yet.
-    pub fn with_buffer(protocol: isize, groups: &[u32], bytes: usize) -> Result<Self, Error> {
-        let mask = groups.iter().fold(0, |mask, group| mask | 1 << (group - 1));
-        let (socket, _) = open(protocol, mask, bytes)?;
+        let (socket, _) = open(protocol, mask(groups))?;
         Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM) })
     }
 
@@ -38,9 +39,7 @@ impl Subscription {
             match self.socket.recv_from(&mut self.buffer).await {
                 Ok(sender) if sender.port_number() == 0 => break,
                 Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {
-                    return Ok(Heard::Lost);
-                }
+                Err(error) if is_lost(&error) => return Ok(Heard::Lost),
                 Err(error) => return Err(Error::io(object, &error)),
             }
         }
@@ -52,6 +51,60 @@ impl std::fmt::Debug for Subscription {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Subscription").finish_non_exhaustive()
     }
+}
+
+/// A socket for what happens so often that it is to be read in bunches: it wakes somebody only while [`Self::wait`] does.
+pub struct Mailbox {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl Mailbox {
+    /// `groups` by their numbers, as in the kernel's headers; with room for `bytes` that nobody has read yet.
+    pub fn open(protocol: isize, groups: &[u32], bytes: usize) -> Result<Self, Error> {
+        let attempt = || -> io::Result<Socket> {
+            let mut socket = Socket::new(protocol)?;
+            socket.set_non_blocking(true)?;
+            prepare(&mut socket, mask(groups), bytes)?;
+            Ok(socket)
+        };
+        let socket = attempt().map_err(|error| Error::io("a netlink socket", &error))?;
+        Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM) })
+    }
+
+    /// Until there is something to take.
+    pub async fn wait(&self, object: &str) -> Result<(), Error> {
+        // What is registered for longer wakes the runtime with every notification, whether somebody waits or not.
+        #[allow(deprecated, reason = "sound for a BorrowedFd; its successor takes an unsafe block for any type")]
+        let registered = AsyncFd::with_interest(self.socket.as_fd(), Interest::READABLE);
+        let registered = registered.map_err(|error| Error::io(object, &error))?;
+        registered.readable().await.map(drop).map_err(|error| Error::io(object, &error))
+    }
+
+    /// The next, where there is one.
+    pub fn take(&mut self, object: &str) -> Result<Option<Heard<'_>>, Error> {
+        loop {
+            self.buffer.clear();
+            match self.socket.recv_from(&mut self.buffer, 0) {
+                Ok((_, sender)) if sender.port_number() == 0 => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if is_lost(&error) => return Ok(Some(Heard::Lost)),
+                Err(error) => return Err(Error::io(object, &error)),
+            }
+        }
+        Ok(Some(Heard::Datagram(&self.buffer)))
+    }
+}
+
+impl std::fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mailbox").finish_non_exhaustive()
+    }
+}
+
+fn is_lost(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())
 }
 
 /// A member of a group that never reads: the kernel counts it as a listener, and drops what does not fit. It wakes

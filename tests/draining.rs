@@ -1,0 +1,438 @@
+//! Draining against the kernel's own list of connections, and clients of a unikernel that has died.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+#[path = "support/host.rs"]
+mod host;
+#[path = "support/netns.rs"]
+mod netns;
+mod private_bus;
+#[path = "support/solo5_image.rs"]
+mod solo5_image;
+#[path = "support/stand_in_process.rs"]
+mod stand_in_process;
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use host::{HOST, Manager, Options, ROOT, TestHost, eventually, options};
+use netns::{ask_udp_with, isolated, sh, udp_socket};
+use zbus::{MessageStream, OwnedVariant};
+
+const UNIKERNEL: &str = "org.albatross.Deployer1.Unikernel";
+const PORT: u16 = 8080;
+
+/// Some 30 ms, had the test the machine for itself.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+fn path(id: &str) -> String {
+    format!("{ROOT}/unikernel/{}", id.replace('.', "_2e").replace('-', "_2d"))
+}
+
+/// What the kernel lists inside of the test's namespace: redirected connections that are answered from `address`, and
+/// have not closed.
+fn listed(address: &str) -> Vec<String> {
+    let all = std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap();
+    let field = |line: &str, key: &str, nth: usize| {
+        line.split_whitespace().filter_map(|word| word.strip_prefix(key)).nth(nth).unwrap().to_owned()
+    };
+    let alive = |line: &&str| !line.contains(" TIME_WAIT ") && !line.contains(" CLOSE ");
+    let redirected = |line: &&str| field(line, "src=", 1) == address && field(line, "dst=", 0) != address;
+    all.lines().filter(alive).filter(redirected).map(str::to_owned).collect()
+}
+
+async fn counted(manager: &Manager, id: &str) -> u32 {
+    manager.property(&path(id), UNIKERNEL, "ActiveConnections").await.unwrap()
+}
+
+async fn state(manager: &Manager, id: &str) -> String {
+    manager.property(&path(id), UNIKERNEL, "State").await.unwrap_or_default()
+}
+
+/// What PropertiesChanged tells of one unikernel, as it comes.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<Changed>>>);
+
+type Changed = (Instant, HashMap<String, OwnedVariant>);
+
+impl Told {
+    async fn listen(manager: &Manager, id: &str) -> Self {
+        let rule = zbus::MatchRule::builder()
+            .msg_type(zbus::message::Type::Signal)
+            .interface("org.freedesktop.DBus.Properties")
+            .member("PropertiesChanged")
+            .path(path(id))
+            .build()
+            .unwrap();
+        let mut signals = MessageStream::for_match_rule(rule, &manager.0, None).await.unwrap();
+        let told = Self::default();
+        let list = told.clone();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = signals.next().await {
+                type Arguments = (String, HashMap<String, OwnedVariant>, Vec<String>);
+                let (_, changed, _): Arguments = message.body().deserialize().unwrap();
+                list.0.lock().unwrap().push((Instant::now(), changed));
+            }
+        });
+        told
+    }
+
+    fn counts(&self) -> Vec<(Instant, u32)> {
+        let list = self.0.lock().unwrap();
+        let count = |value: &OwnedVariant| u32::try_from(value.try_clone().unwrap()).unwrap();
+        list.iter().filter_map(|(at, changed)| Some((*at, count(changed.get("ActiveConnections")?)))).collect()
+    }
+
+    /// When it was told that it is in `state`.
+    fn state(&self, state: &str) -> Option<Instant> {
+        let list = self.0.lock().unwrap();
+        let is = |value: &OwnedVariant| String::try_from(value.try_clone().unwrap()).unwrap() == state;
+        list.iter().find(|(_, changed)| changed.get("State").is_some_and(is)).map(|(at, _)| *at)
+    }
+}
+
+/// A connection from outside that has been answered, and stays open.
+fn keep_alive(host: &TestHost, port: u16) -> TcpStream {
+    host.client.run(move || {
+        let mut stream = TcpStream::connect((HOST, port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+        assert!(stream.read(&mut [0; 512]).unwrap() > 0);
+        stream
+    })
+}
+
+/// Reads in a thread until the other side closes; what came after the head.
+fn download(host: &TestHost, bytes: usize, rate: usize) -> std::thread::JoinHandle<(usize, Instant)> {
+    host.client.spawn(move || {
+        let mut stream = TcpStream::connect((HOST, PORT)).unwrap();
+        let request = format!("GET /download?bytes={bytes}&rate={rate} HTTP/1.1\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        let head = all.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+        (all.len() - head - 4, Instant::now())
+    })
+}
+
+/// Two versions of a website, the first of them live. Ids and addresses.
+async fn two_versions(host: &TestHost, manager: &Manager) -> [(String, String); 2] {
+    let mut options = options("http:80/");
+    options.insert("restart", "never".into());
+    let first = manager.deploy("website", &host.image("1", &[]), options).await.unwrap();
+    publish(manager, Duration::from_secs(60)).await;
+    let second = manager.deploy("website", &host.image("2", &[]), host::options("http:80/")).await.unwrap();
+    [first, second]
+}
+
+/// The newest, and how long the one before may drain.
+async fn publish(manager: &Manager, drain: Duration) {
+    let drain = u64::try_from(drain.as_millis()).unwrap();
+    manager.publish("website", &[("any", PORT, 80)], Options::from([("drain", drain.into())])).await.unwrap();
+}
+
+/// `open` connections are left: the kernel, the property and the signals agree. When it was told.
+async fn agree(manager: &Manager, told: &Told, (id, address): &(String, String), open: usize) -> Instant {
+    eventually("the kernel, Get and PropertiesChanged agree", async || {
+        let last = told.counts().last().map(|(_, count)| *count as usize);
+        listed(address).len() == open && counted(manager, id).await as usize == open && last == Some(open)
+    })
+    .await;
+    told.counts().last().unwrap().0
+}
+
+#[test]
+fn counts_are_the_kernels_as_connections_close() {
+    isolated("counts_are_the_kernels_as_connections_close", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        let [first, second] = two_versions(&host, &manager).await;
+        let other = manager.deploy("other", &host.image("3", &[]), options("http:80/")).await.unwrap();
+        manager.publish("other", &[("any", 9090, 80)], Options::new()).await.unwrap();
+
+        let mut idle = (0..5).map(|_| keep_alive(&host, PORT)).collect::<Vec<_>>();
+        let downloads = [(60_000, 60_000), (240_000, 100_000)].map(|(bytes, rate)| download(&host, bytes, rate));
+        let of_other = keep_alive(&host, 9090);
+        let [udp, udp_of_other] = [(); 2].map(|()| udp_socket(&host.client));
+        let ask = |socket, port: u16| ask_udp_with(socket, &format!("{HOST}:{port}")).unwrap_or_default();
+        assert!(ask(&udp, PORT).starts_with("version=1 "));
+        assert!(ask(&udp_of_other, 9090).starts_with("version=3 "));
+        eventually("all are open", async || listed(&first.1).len() == 8).await;
+        assert_eq!(counted(&manager, &first.0).await, 8, "of one that is live");
+
+        let told = Told::listen(&manager, &first.0).await;
+        publish(&manager, Duration::from_secs(60)).await;
+        assert_eq!(state(&manager, &first.0).await, "draining");
+        assert!(ask(&udp, PORT).starts_with("version=2 "), "with its next packet");
+        let kept = listed(&other.1);
+        assert_eq!(kept.len(), 2);
+
+        agree(&manager, &told, &first, 7).await;
+        println!("told first: {:?}", told.counts().iter().map(|(_, count)| *count).collect::<Vec<_>>());
+        let mut delays = Vec::new();
+        while idle.len() > 1 {
+            let before = listed(&first.1).len();
+            drop(idle.pop());
+            eventually("closed", async || listed(&first.1).len() < before).await;
+            let begin = Instant::now();
+            // A download may end meanwhile.
+            eventually("the kernel, Get and PropertiesChanged agree", async || {
+                let last = told.counts().last().map(|(_, count)| *count as usize);
+                let open = listed(&first.1).len();
+                last == Some(open) && counted(&manager, &first.0).await as usize == open
+            })
+            .await;
+            delays.push(told.counts().last().unwrap().0.saturating_duration_since(begin));
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+        println!("from the end of a connection to the signal: {delays:?}");
+        for download in downloads {
+            let (length, _) = tokio::task::spawn_blocking(|| download.join().unwrap()).await.unwrap();
+            assert!([60_000, 240_000].contains(&length), "byte for byte: {length}");
+        }
+        agree(&manager, &told, &first, 1).await;
+        assert_eq!(state(&manager, &first.0).await, "draining");
+        assert!(idle.iter_mut().all(|stream| stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").is_ok()));
+
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let begin = Instant::now();
+        drop(idle);
+        eventually("retired", async || told.state("retired").is_some()).await;
+        let took = told.state("retired").unwrap() - begin;
+        println!("retired {took:?} after the end of the last connection");
+        assert!(took < AT_ONCE, "{took:?}");
+        assert_eq!(told.counts().last().map(|(_, count)| *count), Some(0));
+        assert_eq!(counted(&manager, &first.0).await, 0);
+        let counts = told.counts();
+        println!("told: {:?}", counts.iter().map(|(_, count)| *count).collect::<Vec<_>>());
+        let since_first = (counts.last().unwrap().0 - counts[0].0).as_millis();
+        assert!(counts.len() as u128 <= since_first / 100 + 3, "told {} times in {since_first} ms", counts.len());
+
+        let port =
+            |entry: &String| entry.split_whitespace().find(|word| word.starts_with("sport=")).unwrap().to_owned();
+        let ports = |entries: Vec<String>| entries.iter().map(port).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(ports(listed(&other.1)), ports(kept), "those of another publication stay");
+        assert_eq!(state(&manager, &second.0).await, "live");
+        drop(of_other);
+    });
+}
+
+#[test]
+fn a_drain_ends_when_its_time_is_up() {
+    isolated("a_drain_ends_when_its_time_is_up", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        let [first, _] = two_versions(&host, &manager).await;
+        let mut stays = keep_alive(&host, PORT);
+        let told = Told::listen(&manager, &first.0).await;
+        let begin = Instant::now();
+        publish(&manager, Duration::from_millis(700)).await;
+        agree(&manager, &told, &first, 1).await;
+        eventually("retired", async || told.state("retired").is_some()).await;
+        let took = told.state("retired").unwrap() - begin;
+        println!("retired {took:?} after a switch with 700 ms");
+        assert!((700..2000).contains(&took.as_millis()), "{took:?}");
+        assert_eq!(listed(&first.1).len(), 1, "TCP is never cut");
+        stays.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+        let mut answer = [0; 512];
+        let length = stays.read(&mut answer).unwrap();
+        assert!(String::from_utf8_lossy(&answer[..length]).contains("version=1 "));
+    });
+}
+
+#[test]
+fn a_drain_goes_on_after_the_service_was_killed() {
+    isolated("a_drain_goes_on_after_the_service_was_killed", |_| async {
+        let Some(mut host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        let [first, second] = two_versions(&host, &manager).await;
+        let mut idle = (0..4).map(|_| keep_alive(&host, PORT)).collect::<Vec<_>>();
+        let told = Told::listen(&manager, &first.0).await;
+        publish(&manager, Duration::from_secs(60)).await;
+        agree(&manager, &told, &first, 4).await;
+        host.kill_service();
+        drop(idle.pop());
+        host.start_service().await;
+        agree(&manager, &told, &first, 3).await;
+        idle.truncate(1);
+        agree(&manager, &told, &first, 1).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let begin = Instant::now();
+        idle.clear();
+        eventually("retired", async || told.state("retired").is_some()).await;
+        let took = told.state("retired").unwrap() - begin;
+        println!("retired {took:?} after the end of the last connection, with another process");
+        assert!(took < AT_ONCE, "{took:?}");
+        // All of them ended while nobody was there.
+        let last = keep_alive(&host, PORT);
+        manager.call("Rollback", &("website",)).await.unwrap();
+        host.kill_service();
+        drop(last);
+        host.start_service().await;
+        assert_eq!(state(&manager, &first.0).await, "live");
+        eventually("retired", async || state(&manager, &second.0).await == "retired").await;
+    });
+}
+
+/// CPU time and voluntary sleeps of the service's first thread until now: its wake-ups.
+fn used(host: &TestHost) -> (Duration, u64) {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", host.service_pid())).unwrap();
+    let words = stat.rsplit_once(')').unwrap().1.split_whitespace().collect::<Vec<_>>();
+    let ticks = words[11].parse::<u64>().unwrap() + words[12].parse::<u64>().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", host.service_pid())).unwrap();
+    let sleeps = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+    (Duration::from_millis(10 * ticks), sleeps.trim().parse().unwrap())
+}
+
+/// Connections from outside for two seconds, and what they cost the service. How many a second.
+async fn under_load(host: &TestHost, what: &str) -> (f64, Duration, u64) {
+    let begin = Instant::now();
+    let before = used(host);
+    let load = host.client.spawn(move || {
+        let mut connections = 0_u32;
+        while begin.elapsed() < Duration::from_secs(2) {
+            drop(TcpStream::connect((HOST, PORT)).unwrap());
+            connections += 1;
+        }
+        connections
+    });
+    let connections = tokio::task::spawn_blocking(|| load.join().unwrap()).await.unwrap();
+    let rate = f64::from(connections) / begin.elapsed().as_secs_f64();
+    let after = used(host);
+    let (time, sleeps) = (after.0 - before.0, after.1 - before.1);
+    println!("{what}: {rate:.0} connections/s for 2 s, {time:?} of CPU time, {sleeps} wake-ups");
+    (rate, time, sleeps)
+}
+
+#[test]
+fn a_busy_host_is_not_slowed() {
+    isolated("a_busy_host_is_not_slowed", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        let [first, _] = two_versions(&host, &manager).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let (_, _, idle) = under_load(&host, "nothing drains").await;
+        assert!(idle < 20, "{idle} wake-ups by connections that nobody asked about");
+        let stays = keep_alive(&host, PORT);
+        let told = Told::listen(&manager, &first.0).await;
+        publish(&manager, Duration::from_secs(60)).await;
+        agree(&manager, &told, &first, 1).await;
+        let (_, time, sleeps) = under_load(&host, "one drains").await;
+        assert!(time < Duration::from_secs(1) && sleeps < 400, "{time:?}, {sleeps}");
+        drop(stays);
+        eventually("retired", async || told.state("retired").is_some()).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let before = used(&host);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        println!("at rest: {} wake-ups in 2 s", used(&host).1 - before.1);
+    });
+}
+
+/// Notifications of conntrack that sockets of this namespace have lost.
+fn lost() -> u64 {
+    let all = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
+    let sockets = all.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let of_conntrack = sockets.filter(|words| words[1] == "12" && u32::from_str_radix(words[3], 16).unwrap() == 0b110);
+    of_conntrack.map(|words| words[8].parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn lost_notifications_lead_to_a_count() {
+    isolated("lost_notifications_lead_to_a_count", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        let [first, _] = two_versions(&host, &manager).await;
+        let idle = (0..3).map(|_| keep_alive(&host, PORT)).collect::<Vec<_>>();
+        let told = Told::listen(&manager, &first.0).await;
+        publish(&manager, Duration::from_secs(60)).await;
+        agree(&manager, &told, &first, 3).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(lost(), 0);
+        let service = rustix::process::Pid::from_raw(i32::try_from(host.service_pid()).unwrap()).unwrap();
+        let signal = |signal| rustix::process::kill_process(service, signal).unwrap();
+        signal(rustix::process::Signal::STOP);
+        // The news of the burst leave no room for those that matter.
+        host.client.run(|| {
+            for _ in 0..1500 {
+                drop(TcpStream::connect((HOST, PORT)).unwrap());
+            }
+        });
+        drop(idle);
+        eventually("closed", async || listed(&first.1).is_empty()).await;
+        println!("lost: {}", lost());
+        assert!(lost() > 0, "the burst was to be too large");
+        let begin = Instant::now();
+        signal(rustix::process::Signal::CONT);
+        eventually("retired", async || told.state("retired").is_some()).await;
+        let took = told.state("retired").unwrap() - begin;
+        println!("retired {took:?} after it could read again");
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    });
+}
+
+/// The body of the answer, from the first packet on.
+fn get(begin: Instant) -> (String, Duration) {
+    let mut stream = TcpStream::connect((HOST, PORT)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    (answer, begin.elapsed())
+}
+
+/// `seen`: the service knows of the death before the switch.
+async fn clients_get_to_the_next(seen: bool) {
+    let Some(host) = TestHost::start().await else { return };
+    let manager = host.manager().await;
+    let [first, second] = two_versions(&host, &manager).await;
+    let answered = keep_alive(&host, PORT);
+    let source_port = format!("sport={} ", answered.local_addr().unwrap().port());
+    if !seen {
+        // The look at Albatross that its death leads to comes after the switch.
+        host.albatross.control("delay 700 info");
+    }
+    // Solo5 has no kernel that would still answer for it.
+    let dump = host.albatross.dump();
+    let of_first = |unikernel: &&serde_json::Value| unikernel["name"].as_str().unwrap().ends_with(&first.0);
+    let unikernel = dump["unikernels"].as_array().unwrap().iter().find(of_first).unwrap();
+    sh(&format!("ip link set {} down", unikernel["tap"].as_str().unwrap()));
+    host.albatross.control(&format!("lose {}", first.0));
+    if seen {
+        eventually("seen", async || state(&manager, &first.0).await == "exited").await;
+    }
+    let begin = Instant::now();
+    let waiting = (0..3).map(|_| host.client.spawn(move || get(begin))).collect::<Vec<_>>();
+    eventually("they try", async || listed(&first.1).iter().filter(|line| line.contains(" SYN_SENT ")).count() == 3)
+        .await;
+    let before = state(&manager, &first.0).await;
+    assert_eq!(before == "exited", seen);
+    publish(&manager, Duration::from_secs(60)).await;
+    println!("it was {before} before the switch, {:?} after the clients' first packets", begin.elapsed());
+    for waiting in waiting {
+        let (answer, took) = tokio::task::spawn_blocking(|| waiting.join().unwrap()).await.unwrap();
+        println!("answered after {took:?}");
+        assert!(answer.contains("version=2 "), "{answer}");
+        assert!(took < Duration::from_millis(2500), "at its second packet: {took:?}");
+    }
+    let all = std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap();
+    let of_first = format!("src={} ", first.1);
+    let kept = all.lines().find(|line| line.contains(&source_port) && line.contains(&of_first));
+    println!("the one that was answered: {kept:?}");
+    assert!(kept.is_some(), "what was answered stays");
+    assert_eq!(state(&manager, &second.0).await, "live");
+}
+
+#[test]
+fn a_client_of_one_that_has_died_gets_to_the_next() {
+    isolated("a_client_of_one_that_has_died_gets_to_the_next", |_| clients_get_to_the_next(true));
+}
+
+#[test]
+fn a_client_of_one_that_dies_in_the_moment_of_the_switch_gets_to_the_next() {
+    isolated("a_client_of_one_that_dies_in_the_moment_of_the_switch_gets_to_the_next", |_| {
+        clients_get_to_the_next(false)
+    });
+}
