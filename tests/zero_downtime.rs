@@ -161,7 +161,7 @@ fn a_version_that_crashes_in_the_moment_of_the_switch_costs_only_what_it_had() {
 
 /// The way an administrator may go: by its id, or by what it was deployed from.
 async fn revive(scene: &Scene, version: usize, round: usize) {
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         scene.manager.call("Restart", &(scene.id(version),)).await.unwrap();
     } else {
         assert_eq!(scene.deploy(version).await, scene.id(version));
@@ -170,7 +170,7 @@ async fn revive(scene: &Scene, version: usize, round: usize) {
 
 /// Kills the live one from `CRASHED_AROUND` before the call that makes `version` live to as long after.
 async fn crash_and_switch(scene: &mut Scene, live: usize, version: usize, round: usize) -> Crash {
-    let command = if round % 2 == 0 { "kill" } else { "lose" };
+    let command = if round.is_multiple_of(2) { "kill" } else { "lose" };
     let after = scene.chance.up_to(2 * CRASHED_AROUND);
     let crash =
         crash(scene.host.albatross.directory().join("control.sock"), format!("{command} {}", scene.id(live)), after);
