@@ -10,8 +10,10 @@ use crate::timeline::{Switch, Timeline};
 
 const SERVICE: &str = "website";
 
-/// Between the beginnings of two switches; chance adds as much as the second.
-const PACE: [Duration; 2] = [Duration::from_millis(65), Duration::from_millis(20)];
+/// From the beginning of a switch to that of the next; chance adds up to the second. One that takes longer is followed
+/// after a breath.
+const PACE: [Duration; 2] = [Duration::from_millis(70), Duration::from_millis(20)];
+const BREATH: Duration = Duration::from_millis(10);
 
 /// How the next version is made live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +113,10 @@ impl Scene {
     /// Until the next switch is due.
     pub async fn pace(&mut self) {
         let [least, more] = PACE;
-        tokio::time::sleep(least + self.chance.up_to(more)).await;
+        let pause = least + self.chance.up_to(more);
+        let last = self.timeline.switches.last().unwrap();
+        let due = (last.began + pause).max(Instant::now() + BREATH);
+        tokio::time::sleep_until(due.into()).await;
     }
 }
 

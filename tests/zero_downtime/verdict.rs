@@ -113,14 +113,16 @@ impl Verdict {
 
     pub fn figures(&self, timeline: &Timeline, rollbacks: usize) -> String {
         let [requests, downloads, datagrams] = self.seen;
-        let switches = timeline.switches.iter().map(|switch| switch.ended - switch.began);
+        let mut switches = timeline.switches.iter().map(|switch| switch.ended - switch.began).collect::<Vec<_>>();
+        switches.sort_unstable();
         let set_up = |part: f64| self.set_ups[((self.set_ups.len() - 1) as f64 * part) as usize];
         let mut text = format!(
-            "{requests} requests ({:.0} a second), {} switches ({rollbacks} of them Rollback, the longest took {:.1} ms)\n  \
+            "{requests} requests ({:.0} a second), {} switches ({rollbacks} of them Rollback; {:.1} ms median, {:.1} ms slowest)\n  \
              {} lost, {} answered by one that was not live\n",
             self.rate(),
             timeline.switches.len(),
-            ms(switches.max().unwrap_or_default()),
+            ms(switches[switches.len() / 2]),
+            ms(switches[switches.len() - 1]),
             self.lost.len(),
             self.wrong.len(),
         );
