@@ -128,7 +128,7 @@ impl Verdict {
         );
         if self.in_flight > 0 {
             let (hands, flight) = (self.in_the_hands, self.in_flight);
-            let _ = writeln!(text, "  {hands} in the hands of the one that crashed, which had {flight}; ");
+            let _ = writeln!(text, "  {hands} in the hands of the one that crashed, which had {flight}");
         }
         let _ = writeln!(
             text,
