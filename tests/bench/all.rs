@@ -4,14 +4,17 @@
 //! host of a network namespace of its own, with its own bus, disk folder and stand-in for Albatross.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+mod deaths;
 mod deploy;
 mod figures;
 mod filled;
+mod idle;
 mod leases;
 mod memory;
 mod publish;
 mod raw_batch;
 mod start;
+mod switching;
 
 #[path = "../support/host.rs"]
 mod host;
@@ -30,12 +33,15 @@ use std::process::{Command, ExitCode};
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     build_stand_in();
-    let parts: [(&str, fn()); 5] = [
+    let parts: [(&str, fn()); 8] = [
         ("publish", publish::run),
         ("deploy", deploy::run),
         ("start", start::run),
         ("memory", memory::run),
         ("leases", leases::run),
+        ("switching", switching::run),
+        ("deaths", deaths::run),
+        ("idle", idle::run),
     ];
     for (name, run) in parts.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|word| word == name)) {
         println!(

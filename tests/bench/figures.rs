@@ -46,7 +46,15 @@ impl Samples {
         format!("{} median of {} (10 %: {}, 90 %: {})", ms(median), self.0.len(), ms(tenth), ms(worst))
     }
 
-    fn quantile(&self, part: f64) -> Duration {
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn longest(&self) -> Duration {
+        self.0.iter().copied().max().unwrap_or_default()
+    }
+
+    pub fn quantile(&self, part: f64) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
         sorted[((sorted.len() - 1) as f64 * part).round() as usize]
@@ -78,6 +86,11 @@ pub fn faster(what: &str, figure: Duration, factor: f64, against: &str, referenc
 
 pub fn within(what: &str, figure: Duration, limit: Duration) {
     verdict(figure <= limit, &format!("{what}: {}; limit {}", ms(figure), ms(limit)));
+}
+
+/// How often something may happen.
+pub fn at_most_times(what: &str, count: usize, limit: usize) {
+    verdict(count <= limit, &format!("{what}: {count}; limit {limit}"));
 }
 
 /// KiB, printed as MiB.

@@ -4,22 +4,17 @@
 //! `load http://ADDRESS:PORT/ STOP-FILE [RATE]`, RATE in connections a second (300).
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test tool that talks to its terminal")]
 
+mod open_loop;
+
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use open_loop::{Asked, Load};
 
 /// After this long a request is lost.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What came of one request: the answer's first word, and how long it took.
-type Outcome = Result<(String, Duration), String>;
 
 #[derive(Default)]
 struct Tally {
@@ -29,11 +24,11 @@ struct Tally {
 }
 
 impl Tally {
-    fn count(&mut self, outcome: Outcome) {
-        match outcome {
-            Ok((answer, took)) => {
+    fn count(&mut self, asked: Asked) {
+        match asked.answer {
+            Ok(answer) => {
                 *self.answers.entry(answer).or_default() += 1;
-                self.slowest = self.slowest.max(took);
+                self.slowest = self.slowest.max(asked.ended - asked.began);
             }
             Err(error) => *self.losses.entry(error).or_default() += 1,
         }
@@ -59,40 +54,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let [url, stop, rate @ ..] = arguments.as_slice() else {
         return Err("usage: load http://ADDRESS:PORT/ STOP-FILE [RATE]".into());
     };
-    let target: SocketAddr = url.trim_start_matches("http://").trim_end_matches('/').parse()?;
-    let rate: f64 = rate.first().map_or(Ok(300.0), |rate| rate.parse())?;
+    let target = url.trim_start_matches("http://").trim_end_matches('/').parse()?;
+    let rate = rate.first().map_or(Ok(300.0), |rate| rate.parse())?;
     let stop = PathBuf::from(stop);
-    let mut ticks = interval(Duration::from_secs_f64(1.0 / rate));
-    // Open loop: what was not sent in time is sent at once, not left out.
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let (mut requests, mut tally) = (JoinSet::new(), Tally::default());
-    while !stop.exists() {
-        ticks.tick().await;
-        requests.spawn(request(target));
-        while let Some(ended) = requests.try_join_next() {
-            tally.count(ended?);
-        }
-    }
-    while let Some(ended) = requests.join_next().await {
-        tally.count(ended?);
-    }
+    let mut tally = Tally::default();
+    Load { target, rate, patience: PATIENCE }.run(|| stop.exists(), |asked| tally.count(asked)).await;
     print!("{}", tally.report());
     Ok(())
-}
-
-async fn request(target: SocketAddr) -> Outcome {
-    let began = Instant::now();
-    let answer = timeout(PATIENCE, exchange(target)).await.map_err(|_| "no answer within 5 s".to_string())?;
-    let answer = answer.map_err(|error| error.to_string())?;
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).ok_or("no HTTP answer")?;
-    let first = body.split_whitespace().next().ok_or("an empty answer")?;
-    Ok((first.to_string(), began.elapsed()))
-}
-
-async fn exchange(target: SocketAddr) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(target).await?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: website\r\nConnection: close\r\n\r\n").await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    Ok(answer)
 }

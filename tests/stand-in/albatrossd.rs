@@ -25,6 +25,8 @@ mod info;
 mod name;
 mod network;
 mod options;
+#[path = "../support/pattern.rs"]
+mod pattern;
 mod policy;
 mod resources;
 mod serve;

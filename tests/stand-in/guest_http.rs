@@ -3,7 +3,7 @@
 //! | path | answer |
 //! | --- | --- |
 //! | `/` and any other | `version=V address=A client=C` |
-//! | `/download?bytes=N&rate=R`, `/slow?…` | N bytes, R a second (0: at once) |
+//! | `/download?bytes=N&rate=R`, `/slow?…` | N bytes that depend on where they stand, R a second (0: at once) |
 //! | `/status?code=503` | that status |
 //! | `/relay` | what the one given by `--relay=` answers, after its own line |
 //! | `/print?text=…` | prints a line on the console |
@@ -11,6 +11,7 @@
 
 use crate::guest::{exit, say};
 use crate::guest_options::{GuestOptions, Misbehaviour};
+use crate::pattern;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -177,19 +178,19 @@ async fn respond(stream: &mut TcpStream, request: &Request, status: u16, body: &
 }
 
 async fn download(stream: &mut TcpStream, request: &Request) -> io::Result<()> {
-    let mut left: u64 = request.value("bytes").unwrap_or(1 << 20);
+    let length: u64 = request.value("bytes").unwrap_or(1 << 20);
     let rate: u64 = request.value("rate").unwrap_or(0);
-    stream.write_all(head(request, 200, left).as_bytes()).await?;
+    stream.write_all(head(request, 200, length).as_bytes()).await?;
     let chunk = if rate == 0 { 1 << 16 } else { (rate * TICK.as_millis() as u64 / 1000).max(1) };
-    let bytes = vec![b'.'; chunk as usize];
     let mut tick = tokio::time::interval(TICK);
-    while left > 0 {
+    let mut position = 0;
+    while position < length {
         if rate > 0 {
             tick.tick().await;
         }
-        let size = left.min(chunk);
-        stream.write_all(&bytes[..size as usize]).await?;
-        left -= size;
+        let size = (length - position).min(chunk);
+        stream.write_all(&pattern::bytes_from(position, size as usize)).await?;
+        position += size;
     }
     Ok(())
 }

@@ -153,21 +153,28 @@ impl Unikernel {
         let _ = kill_process(self.pid, Signal::TERM);
     }
 
+    /// Its link goes first: a unikernel that dies says nothing more, but the kernel would close this one's connections
+    /// and refuse new ones for as long as its namespace has a link.
     pub fn kill(&self) {
+        self.cut_off();
         let _ = kill_process(self.pid, Signal::KILL);
     }
 
     /// After its exit: the carrier drops first, the taps go a little later.
     pub fn clean_up(&self, host: &Netlink) {
-        for position in 0..self.taps.len() {
-            if let Ok(Some(link)) = self.namespace.link(&guest_device(position)) {
-                let _ = self.namespace.set_up(link.index, false);
-            }
-        }
+        self.cut_off();
         if !self.taps.is_empty() {
             std::thread::sleep(TAP_OUTLIVES);
         }
         delete_taps(host, &self.taps);
         let _ = std::fs::remove_file(&self.image_file);
+    }
+    /// The carrier of its taps drops.
+    fn cut_off(&self) {
+        for position in 0..self.taps.len() {
+            if let Ok(Some(link)) = self.namespace.link(&guest_device(position)) {
+                let _ = self.namespace.set_up(link.index, false);
+            }
+        }
     }
 }

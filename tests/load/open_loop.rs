@@ -1,0 +1,85 @@
+//! HTTP requests in an open loop: at a fixed rate, whatever becomes of the ones before.
+#![allow(dead_code, reason = "the program and the tests take of this module what they need")]
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout_at};
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: website\r\nConnection: close\r\n\r\n";
+
+/// One request, from before its connection is opened.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub began: Instant,
+    /// When its connection stood, where it ever did.
+    pub connected: Option<Instant>,
+    pub ended: Instant,
+    /// The answer's first word, or why there is none.
+    pub answer: Result<String, String>,
+}
+
+impl Asked {
+    /// How long its connection took.
+    pub fn set_up(&self) -> Option<Duration> {
+        Some(self.connected? - self.began)
+    }
+}
+
+/// Whom to ask, how often, and how long to wait for an answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    pub target: SocketAddr,
+    /// Connections a second.
+    pub rate: f64,
+    pub patience: Duration,
+}
+
+impl Load {
+    /// Until `stop` says so; then those under way end. Each request is handed on when it has.
+    pub async fn run(self, stop: impl Fn() -> bool, mut each: impl FnMut(Asked)) {
+        let mut ticks = interval(Duration::from_secs_f64(1.0 / self.rate));
+        // What was not sent in time is sent at once, not left out.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let mut requests = JoinSet::new();
+        while !stop() {
+            ticks.tick().await;
+            requests.spawn(self.ask());
+            while let Some(ended) = requests.try_join_next() {
+                ended.into_iter().for_each(&mut each);
+            }
+        }
+        while let Some(ended) = requests.join_next().await {
+            ended.into_iter().for_each(&mut each);
+        }
+    }
+
+    async fn ask(self) -> Asked {
+        let began = Instant::now();
+        let mut connected = None;
+        let exchange = timeout_at((began + self.patience).into(), exchange(self.target, &mut connected)).await;
+        let answer = match exchange {
+            Ok(Ok(answer)) => first_word(&answer),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", self.patience.as_secs_f64())),
+        };
+        Asked { began, connected, ended: Instant::now(), answer }
+    }
+}
+
+async fn exchange(target: SocketAddr, connected: &mut Option<Instant>) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(target).await?;
+    *connected = Some(Instant::now());
+    stream.write_all(REQUEST).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+fn first_word(answer: &str) -> Result<String, String> {
+    let (_, body) = answer.split_once("\r\n\r\n").ok_or("no HTTP answer")?;
+    Ok(body.split_whitespace().next().ok_or("an empty answer")?.to_owned())
+}
