@@ -266,7 +266,17 @@ fn what_is_told_of_a_deployment_a_switch_and_a_removal() {
         let deployed = told(&mut signals).await;
         assert_eq!(
             deployed,
-            ["+job", "+service", "+unikernel", ">creating", "creating>running", "running>ready", "-job", "done"]
+            [
+                "+job",
+                "+service",
+                "+unikernel",
+                ">creating",
+                "creating>starting",
+                "starting>running",
+                "running>ready",
+                "-job",
+                "done"
+            ]
         );
         manager.publish("my-web.x", &[("tcp", 80, 80)], Options::new()).await.unwrap();
         assert_eq!(told(&mut signals).await, ["+job", "ready>live", "my-web.x: false to true", "-job", "done"]);

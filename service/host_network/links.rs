@@ -27,6 +27,14 @@ pub struct Bridge {
     pub carrier: bool,
 }
 
+/// A link that is attached to a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Port {
+    /// The kernel's number of it, which it gives no other link.
+    pub index: u32,
+    pub carrier: bool,
+}
+
 /// The host's links, addresses and neighbours. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -55,6 +63,21 @@ impl Host {
             .collect();
         bridges.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(bridges)
+    }
+
+    /// The links that are ports of this bridge.
+    pub async fn ports(&self, bridge: &NetworkName) -> Result<Vec<Port>, Error> {
+        let index = self.index_of(bridge).await?;
+        let object = format!("the ports of bridge {bridge}");
+        let request = |handle: Handle| {
+            let mut request = handle.link().get();
+            // The kernel lists only these. An older one lists all.
+            request.message_mut().attributes = vec![LinkAttribute::Controller(index)];
+            request.execute().try_collect()
+        };
+        let links: Vec<LinkMessage> = self.connection.ask(&object, request).await?;
+        let ports = links.into_iter().filter_map(Link::of).filter(|link| link.master == Some(index));
+        Ok(ports.map(|link| Port { index: link.index, carrier: link.carrier }).collect())
     }
 
     /// All of the host's own addresses, on whatever link.

@@ -11,10 +11,8 @@ mod links;
 mod neighbours;
 mod netlink;
 pub mod nftables;
-mod taps;
 
 pub use error::{Errno, Error};
 pub use flows::{FlowChange, FlowEvents, FlowId, FlowNews, Flows};
 pub use link_events::{LinkEvent, LinkEvents};
-pub use links::{Bridge, Host, forwarding};
-pub use taps::{Moment, Taps};
+pub use links::{Bridge, Host, Port, forwarding};

@@ -12,7 +12,7 @@ use super::jobs::Jobs;
 use super::owner::OwnerHandle;
 use crate::consoles::Consoles;
 use crate::domain::{ConsoleLine, Unikernel, UnikernelId};
-use crate::host_network::{Flows, Host, Taps};
+use crate::host_network::{Flows, Host};
 use crate::planning::{reconcile, redaction, ruleset};
 use crate::{albatross, images};
 
@@ -34,7 +34,6 @@ pub struct Context {
     pub store: images::Store,
     pub host: Host,
     pub flows: Flows,
-    pub taps: Taps,
     pub limits: Limits,
     /// Deployments that work at the same time.
     pub deploy_slots: Arc<Semaphore>,

@@ -1,13 +1,15 @@
 //! Deploy: from an image to a unikernel that is ready.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use super::claims::{Claim, Pin};
@@ -19,14 +21,18 @@ use super::request::{DeployRequest, ImageSource};
 use super::workflow::{self, Flow, Step, nothing};
 use super::{collect, leases, readiness, returns};
 use crate::albatross::{Created, Creation, Running};
-use crate::domain::{Change, ImageDigest, ImageRecord, Phase, Timestamp, Unikernel, UnikernelId, UnikernelSpec};
-use crate::host_network::Moment;
+use crate::domain::{
+    Change, ImageDigest, ImageRecord, Phase, Readiness, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
+};
 use crate::images;
 use crate::planning::admission::{self, Admitted, Deployment};
 use crate::planning::{self, reconcile, removal, template};
 
 /// How often an image may be removed from the store while it is read.
 const IMPORT_ATTEMPTS: usize = 3;
+
+/// Between two looks whether a link has carrier. Nobody waits for it alone: it has the time to fail besides.
+const CARRIER_LOOK: Duration = Duration::from_millis(20);
 
 /// The way of a deployment, and back.
 pub const DEPLOY: &[Step<Deploy>] = &[
@@ -67,8 +73,8 @@ pub struct Deploy {
     unikernel: Option<Unikernel>,
     revived: bool,
     created: Option<Created>,
-    /// Its tap came after this.
-    before_creation: Option<Moment>,
+    /// Links on the network before it was created.
+    ports_before: BTreeSet<u32>,
     /// Albatross may have been asked to create it, and has not said that it is gone.
     maybe_created: bool,
 }
@@ -88,7 +94,7 @@ impl Deploy {
             unikernel: None,
             revived: false,
             created: None,
-            before_creation: None,
+            ports_before: BTreeSet::new(),
             maybe_created: false,
         }
     }
@@ -367,6 +373,7 @@ impl Deploy {
                 // For the error that says why it could not be opened.
                 None => self.context.store.get(record.digest).await.map(|(file, stored)| (file, stored.size))?,
             };
+            self.ports_before = self.ports().await?;
             self.maybe_created = true;
             self.context.consoles.begin(&unikernel.id);
             let created = self.context.albatross.create(&unikernel.id, &creation, file, size).await;
@@ -461,17 +468,43 @@ impl Deploy {
     fn wait_until_ready<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             let unikernel = self.unikernel()?;
-            if let Some(moment) = self.before_creation
-                && timeout(unikernel.timeout, self.context.taps.carry_since(moment)).await.is_err()
-            {
-                return Err(self.context.not_ready(unikernel, "its link has no carrier".into()).await);
-            }
+            self.link_has_carrier(unikernel).await?;
             match readiness::wait(&self.context, unikernel).await {
                 Ok(()) => Ok(Flow::Next),
                 Err(reason) => Err(self.context.not_ready(unikernel, reason).await),
             }
         }
         .boxed()
+    }
+
+    /// Waits until every link that has come to the network with this one has carrier: a tender gives it to its tap when it
+    /// opens it. Whose link it is the kernel does not say; of two that are created at the same time each waits for both.
+    /// What answers over the network has it.
+    async fn link_has_carrier(&self, unikernel: &Unikernel) -> Result<(), Error> {
+        if unikernel.readiness != Readiness::Running {
+            return Ok(());
+        }
+        let deadline = Instant::now() + unikernel.timeout;
+        loop {
+            let ports = self.context.host.ports(&unikernel.spec.network).await.unwrap_or_default();
+            if ports.iter().all(|port| port.carrier || self.ports_before.contains(&port.index)) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(self.context.not_ready(unikernel, "its link has no carrier".into()).await);
+            }
+            sleep(CARRIER_LOOK).await;
+        }
+    }
+
+    /// The links on the network, where it matters which come.
+    async fn ports(&self) -> Result<BTreeSet<u32>, Error> {
+        let unikernel = self.unikernel()?;
+        if unikernel.readiness != Readiness::Running {
+            return Ok(BTreeSet::new());
+        }
+        let ports = self.context.host.ports(&unikernel.spec.network).await?;
+        Ok(ports.into_iter().map(|port| port.index).collect())
     }
 
     fn deployment(&self) -> Result<&Deployment, Error> {

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, ServiceView, UnikernelView};
 use crate::host_network::nftables::{ForeignChanges, Ownership, Table};
-use crate::host_network::{self, Flows, Host, LinkEvents, Taps};
+use crate::host_network::{self, Flows, Host, LinkEvents};
 use crate::ledger::{Contents, Ledger};
 use crate::planning::facts::Facts;
 use crate::planning::ruleset;
@@ -97,7 +97,6 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         store,
         host: Host::open()?,
         flows: Flows::open()?,
-        taps: Taps::default(),
         limits: Limits { drain: config.publish.drain, keep_previous: config.collect.keep_previous, ruleset: settings },
         deploy_slots: Arc::new(Semaphore::new(config.limits.concurrent_deploys)),
         drains: Notify::new(),

@@ -16,7 +16,7 @@ use super::{publish, recover};
 use crate::albatross;
 use crate::domain::{ConsoleLine, Inventory, Network, NetworkName, Policy, Running, UnikernelId};
 use crate::host_network::nftables::{ForeignChange, ForeignChanges, Table};
-use crate::host_network::{Bridge, LinkEvent, LinkEvents, Taps};
+use crate::host_network::{Bridge, LinkEvent, LinkEvents};
 use crate::planning::facts::{HostBridge, effective_networks};
 use crate::planning::{reconcile, redaction};
 
@@ -44,6 +44,9 @@ pub async fn beat(context: Arc<Context>) {
         context.beat.send_replace(());
     }
 }
+
+/// Taps of Albatross: `vmmtap0` and so on.
+const TAP: &str = "vmmtap";
 
 /// Keeps what is known of Albatross true. Never ends.
 pub async fn follow_albatross(context: Arc<Context>) {
@@ -241,9 +244,6 @@ pub async fn follow_host(context: Arc<Context>, mut watch: HostWatch, mut events
                 // Forwarding is switched without an event.
                 _ = beat.changed() => break,
             };
-            if let Ok(event) = &event {
-                context.taps.take_in(event);
-            }
             match event {
                 Ok(LinkEvent::AddressesChanged) => addresses_changed = true,
                 Ok(LinkEvent::Lost) => {
@@ -251,9 +251,9 @@ pub async fn follow_host(context: Arc<Context>, mut watch: HostWatch, mut events
                     context.look.notify_one();
                     addresses_changed = true;
                 }
-                Ok(LinkEvent::Vanished { name, .. }) if Taps::is_one(&name) => context.look.notify_one(),
+                Ok(LinkEvent::Vanished { name, .. }) if name.starts_with(TAP) => context.look.notify_one(),
                 // One that is new, or whose carrier is gone: then it vanishes within milliseconds.
-                Ok(LinkEvent::Changed { name, .. }) if Taps::is_one(&name) => context.look_soon.notify_one(),
+                Ok(LinkEvent::Changed { name, .. }) if name.starts_with(TAP) => context.look_soon.notify_one(),
                 // A bridge that comes or goes takes its addresses along.
                 Ok(_) => addresses_changed = true,
                 Err(error) => {
