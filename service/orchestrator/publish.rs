@@ -105,7 +105,10 @@ impl Switch {
                     Decision::Now(changes) => changes,
                     Decision::After(obstacle) => return Ok((Vec::new(), (live, Tried::After(obstacle), None))),
                 };
-                let stale = changes.iter().any(|change| matches!(change, Change::PutStaleFlows(_)));
+                // Also those that a call before this one has left: who is told that a service is switched, by whichever
+                // call, sends no datagram to the one before.
+                let stale = changes.iter().any(|change| matches!(change, Change::PutStaleFlows(_)))
+                    || state.world.stale_flows().any(|flows| flows.service == service);
                 let switched = Switched::by(&changes, &state.world);
                 Ok((changes, (live, Tried::Switched { stale }, switched)))
             })

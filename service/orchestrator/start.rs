@@ -131,7 +131,9 @@ impl Runner {
         if let Err(error) = recover::match_images(&context).await {
             warn!(%error, "the image store could not be looked through");
         }
-        tokio::spawn(watching::beat(Arc::clone(&context)));
+        if let Err(error) = watching::beat(context.beat.clone()) {
+            warn!(%error, "no thread to beat time: what nobody tells of is not looked at");
+        }
         tokio::spawn(watching::follow_table(Arc::clone(&context), reader, foreign_changes));
         tokio::spawn(watching::follow_host(Arc::clone(&context), host, link_events));
         tokio::spawn(recover::follow(Arc::clone(&context)));

@@ -1,11 +1,12 @@
 //! Looks at the world outside: when the kernel says that something has happened, and every 30 s besides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
@@ -37,13 +38,22 @@ const SETTLE: Duration = Duration::from_millis(4);
 /// as long as this.
 const LAST_WORDS: Duration = Duration::from_millis(5);
 
-/// One beat for all that is looked at without being told: a service that is idle wakes up once for all of it.
-pub async fn beat(context: Arc<Context>) {
-    loop {
-        sleep(BEAT).await;
-        context.beat.send_replace(());
-    }
+/// One beat for all that is looked at without being told: a service that is idle wakes up once for all of it. From a thread
+/// that does nothing else, for tokio's timers wake up a few times on the way to one that is so far off.
+pub fn beat(beat: watch::Sender<()>) -> std::io::Result<()> {
+    let beats = move || {
+        loop {
+            std::thread::sleep(BEAT);
+            if beat.send(()).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("beat".into()).stack_size(BEATS_STACK).spawn(beats).map(drop)
 }
+
+/// It sleeps.
+const BEATS_STACK: usize = 64 * 1024;
 
 /// Taps of Albatross: `vmmtap0` and so on.
 const TAP: &str = "vmmtap";
@@ -141,22 +151,8 @@ fn inventory(running: Vec<albatross::Running>) -> Inventory {
 }
 
 async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
-    let policy = match context.albatross.policy().await {
-        Ok(policy) => Some(Policy { cpus: policy.cpuids.into_iter().collect() }),
-        Err(error) => {
-            debug!(%error, "no policy");
-            None
-        }
-    };
-    let (seen, touched) = (inventory.clone(), context.claims.touched());
-    let gone = context.owner.look(move |state| {
-        let mut facts = state.facts.clone();
-        facts.inventory = seen;
-        facts.busy.extend(touched);
-        reconcile::vanished(&state.world, &facts)
-    });
-    let consoles = last_lines(context, gone.await?).await;
-    let last_words = last_words(context, &consoles).await?;
+    let (policy, words) = tokio::join!(policy(context), words(context, &inventory));
+    let (last_words, consoles) = words?;
     context.owner.seen(Seen { inventory, policy, last_words, consoles }).await?;
     // What it asks the owner comes after what was just told.
     context.returns.notify_one();
@@ -165,8 +161,34 @@ async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
     Ok(())
 }
 
+async fn policy(context: &Context) -> Option<Policy> {
+    match context.albatross.policy().await {
+        Ok(policy) => Some(Policy { cpus: policy.cpuids.into_iter().collect() }),
+        Err(error) => {
+            debug!(%error, "no policy");
+            None
+        }
+    }
+}
+
+/// What those said last that are gone: in one line why they ended, and as it was.
+async fn words(context: &Context, inventory: &Inventory) -> Result<(Reasons, Consoles), Error> {
+    let (seen, touched) = (inventory.clone(), context.claims.touched());
+    let gone = context.owner.look(move |state| {
+        let mut facts = state.facts.clone();
+        facts.inventory = seen;
+        facts.busy.extend(touched);
+        reconcile::vanished(&state.world, &facts)
+    });
+    let consoles = last_lines(context, gone.await?).await;
+    Ok((last_words(context, &consoles).await?, consoles))
+}
+
+type Reasons = BTreeMap<UnikernelId, String>;
+type Consoles = BTreeMap<UnikernelId, Vec<ConsoleLine>>;
+
 /// What those said last that are gone; all at the same time, for they may have died together.
-async fn last_lines(context: &Context, gone: Vec<UnikernelId>) -> BTreeMap<UnikernelId, Vec<ConsoleLine>> {
+async fn last_lines(context: &Context, gone: Vec<UnikernelId>) -> Consoles {
     let lines = gone.into_iter().map(|id| async move {
         let lines = context.last_lines(&id, LAST_WORDS).await;
         (id, lines)
@@ -175,10 +197,7 @@ async fn last_lines(context: &Context, gone: Vec<UnikernelId>) -> BTreeMap<Unike
 }
 
 /// Why they ended, by the last line of their consoles: with Solo5 it names the exit code.
-async fn last_words(
-    context: &Context,
-    consoles: &BTreeMap<UnikernelId, Vec<ConsoleLine>>,
-) -> Result<BTreeMap<UnikernelId, String>, Error> {
+async fn last_words(context: &Context, consoles: &Consoles) -> Result<Reasons, Error> {
     let said = consoles.iter().map(|(id, lines)| (id.clone(), lines.iter().map(ConsoleLine::lossy).collect()));
     let said = said.collect::<Vec<(UnikernelId, Vec<String>)>>();
     if said.is_empty() {
@@ -232,11 +251,13 @@ impl HostWatch {
 }
 
 /// Follows links and addresses of the host. Never ends.
-pub async fn follow_host(context: Arc<Context>, mut watch: HostWatch, mut events: LinkEvents) {
+pub async fn follow_host(context: Arc<Context>, mut host: HostWatch, mut events: LinkEvents) {
     let mut beat = context.beat.subscribe();
+    // Taps that were seen with carrier.
+    let mut carrying = carrying_ports(&context).await;
     loop {
-        let present = look_at_host(&context, &watch).await;
-        watch.route_loopback(&context, &present).await;
+        let present = look_at_host(&context, &host).await;
+        host.route_loopback(&context, &present).await;
         let mut addresses_changed = false;
         while !addresses_changed {
             let event = tokio::select! {
@@ -251,9 +272,18 @@ pub async fn follow_host(context: Arc<Context>, mut watch: HostWatch, mut events
                     context.look.notify_one();
                     addresses_changed = true;
                 }
-                Ok(LinkEvent::Vanished { name, .. }) if name.starts_with(TAP) => context.look.notify_one(),
-                // One that is new, or whose carrier is gone: then it vanishes within milliseconds.
-                Ok(LinkEvent::Changed { name, .. }) if name.starts_with(TAP) => context.look_soon.notify_one(),
+                Ok(LinkEvent::Vanished { name, index }) if name.starts_with(TAP) => {
+                    carrying.remove(&index);
+                    context.look.notify_one();
+                }
+                // A process that ends closes its tap, which loses its carrier by that and vanishes a little later.
+                Ok(LinkEvent::Changed { name, index, carrier, .. }) if name.starts_with(TAP) => {
+                    let lost = !carrier && carrying.remove(&index);
+                    if carrier {
+                        carrying.insert(index);
+                    }
+                    if lost { context.look.notify_one() } else { context.look_soon.notify_one() }
+                }
                 // A bridge that comes or goes takes its addresses along.
                 Ok(_) => addresses_changed = true,
                 Err(error) => {
@@ -266,6 +296,13 @@ pub async fn follow_host(context: Arc<Context>, mut watch: HostWatch, mut events
         // Devices come with several events.
         sleep(SETTLE).await;
     }
+}
+
+/// The links on the networks that have carrier now.
+async fn carrying_ports(context: &Context) -> BTreeSet<u32> {
+    let networks = context.owner.look(|state| state.facts.networks.clone()).await.unwrap_or_default();
+    let ports = join_all(networks.iter().map(|network| context.host.ports(&network.name))).await;
+    ports.into_iter().flatten().flatten().filter(|port| port.carrier).map(|port| port.index).collect()
 }
 
 /// Takes in the host's addresses and bridges. Returns the bridges that are networks, with their numbers.

@@ -91,7 +91,7 @@ async fn redirected(channel: &mut Channel, target: IpAddr, protocol: Option<Prot
     let wanted = |flow: &Flow| {
         flow.target == target && flow.redirected && protocol.is_none_or(|protocol| flow.protocol == Some(protocol))
     };
-    channel.dump(OBJECT, request, |frame| Ok(Flow::parse(frame).filter(wanted))).await
+    channel.dump_apart(OBJECT, request, |frame| Ok(Flow::parse(frame).filter(wanted))).await
 }
 
 fn message(target: IpAddr, message: ConntrackMessage) -> NetfilterMessage {

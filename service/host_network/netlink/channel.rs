@@ -31,6 +31,13 @@ pub struct Channel {
     unfinished: bool,
 }
 
+/// On which thread a request is sent: the kernel works on it inside of the call.
+#[derive(Debug, Clone, Copy)]
+enum Sending {
+    Here,
+    Apart,
+}
+
 impl Channel {
     pub fn open(protocol: isize) -> Result<Self, Error> {
         let (socket, port) = open(protocol, 0)?;
@@ -73,6 +80,32 @@ impl Channel {
         &mut self,
         object: &str,
         request: M,
+        read: impl FnMut(&Frame<'_>) -> Result<Option<T>, Error>,
+    ) -> Result<Vec<T>, Error>
+    where
+        M: NetlinkSerializable + Into<NetlinkPayload<M>> + Clone,
+    {
+        self.dump_by(Sending::Here, object, request, read).await
+    }
+
+    /// As [`Channel::dump`], of a list that the kernel takes long to begin.
+    pub async fn dump_apart<M, T>(
+        &mut self,
+        object: &str,
+        request: M,
+        read: impl FnMut(&Frame<'_>) -> Result<Option<T>, Error>,
+    ) -> Result<Vec<T>, Error>
+    where
+        M: NetlinkSerializable + Into<NetlinkPayload<M>> + Clone,
+    {
+        self.dump_by(Sending::Apart, object, request, read).await
+    }
+
+    async fn dump_by<M, T>(
+        &mut self,
+        sending: Sending,
+        object: &str,
+        request: M,
         mut read: impl FnMut(&Frame<'_>) -> Result<Option<T>, Error>,
     ) -> Result<Vec<T>, Error>
     where
@@ -83,7 +116,7 @@ impl Channel {
             self.unfinished = true;
             let sequence = *self.sequences(1).start();
             let bytes = encode(request.clone(), NLM_F_REQUEST | NLM_F_DUMP, sequence);
-            let answer = timeout(DEADLINE, self.dump_once(object, &bytes, sequence, &mut read)).await;
+            let answer = timeout(DEADLINE, self.dump_once(sending, object, &bytes, sequence, &mut read)).await;
             let answer = answer.map_err(|_| Error::Timeout { object: object.into(), after: DEADLINE })?;
             self.unfinished = answer.is_err();
             if let Some(all) = answer? {
@@ -96,12 +129,16 @@ impl Channel {
     /// `None`: something changed while the kernel listed it, so that the list may be of no single moment.
     async fn dump_once<T>(
         &mut self,
+        sending: Sending,
         object: &str,
         request: &[u8],
         sequence: u32,
         read: &mut impl FnMut(&Frame<'_>) -> Result<Option<T>, Error>,
     ) -> Result<Option<Vec<T>>, Error> {
-        self.send_apart(object, request.to_vec()).await?;
+        match sending {
+            Sending::Here => self.send(object, request).await?,
+            Sending::Apart => self.send_apart(object, request.to_vec()).await.map(drop)?,
+        }
         let (mut all, mut whole) = (Vec::new(), true);
         loop {
             self.receive(object).await?;
