@@ -94,7 +94,7 @@ fn publish_of_one_that_does_not_become_ready_says_so() {
         let (name, message) = error_of(deploy.await.unwrap());
         assert_eq!(name, "NotReady", "{message}");
         assert!(message.contains("still warming up"), "{message}");
-        assert_eq!(host.running(), [old.clone()]);
+        assert_eq!(host.running(), [&*old]);
         assert_eq!(manager.leases().await.unwrap().len(), 1);
         assert!(host.get(8080).unwrap().starts_with("version=1"));
         assert_eq!(property::<String>(&manager, &old, "State").await, "live");
@@ -284,7 +284,7 @@ fn a_loop_is_failed_and_can_be_destroyed() {
         fast.insert("timeout", 200_u64.into());
         let (name, message) = error_of(manager.deploy("fast", &host.image("2", &["--exit=3"]), fast).await);
         assert_eq!(name, "NotReady", "{message}");
-        assert_eq!(host.running(), [id.clone()], "what did not become ready is gone, however often it was started");
+        assert_eq!(host.running(), [&*id], "what did not become ready is gone, however often it was started");
         for _ in 0..3 {
             let began = Instant::now();
             manager.call("ListLeases", &()).await.unwrap();
@@ -322,7 +322,7 @@ fn what_has_drained_is_collected_when_that_is_wanted() {
         assert!(host.running().contains(&first), "it has a connection");
         let read = tokio::task::spawn_blocking(move || slow.join().unwrap()).await.unwrap();
         assert!(read > 1_000_000, "the download ended early: {read}");
-        eventually("the first is collected", async || host.running() == [second.clone()]).await;
+        eventually("the first is collected", async || host.running() == [&*second]).await;
         eventually("with its lease", async || manager.leases().await.unwrap().len() == 1).await;
         eventually("and its image", async || host.stored_images().len() == 1).await;
         assert!(host.get(8080).unwrap().starts_with("version=2"));
@@ -400,7 +400,8 @@ fn any_change_of_a_publication_is_one_batch() {
         manager.deploy("website", &host.image("1", &[]), options("http:80/")).await.unwrap();
         let on = |addresses: &[&'static str]| Options::from([("addresses", addresses.to_vec().into())]);
         let generations = Generations::watch(&host);
-        let steps: [(&[(&str, u16, u16)], Options<'_>); 6] = [
+        type Step<'a> = (&'a [(&'a str, u16, u16)], Options<'a>);
+        let steps: [Step<'_>; 6] = [
             (&[("tcp", 8080, 80), ("udp", 53, 80), ("tcp", 8443, 80)], Options::new()),
             (&[("tcp", 8080, 80)], Options::new()),                       // fewer
             (&[("tcp", 9090, 80), ("tcp", 9091, 80)], Options::new()),    // others

@@ -1,0 +1,168 @@
+//! The unikernel of a deployment: created by Albatross, confirmed to run, and ready.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, sleep};
+use tracing::info;
+
+use super::super::error::Error;
+use super::super::jobs::Job;
+use super::super::readiness;
+use super::super::workflow::Flow;
+use super::{Deploy, running_now};
+use crate::albatross::{Created, Creation};
+use crate::domain::{Change, ImageRecord, Phase, Readiness, Unikernel};
+use crate::planning::admission;
+
+/// Between two looks whether a link has carrier. Nobody waits for it alone: it has the time to fail besides.
+const CARRIER_LOOK: Duration = Duration::from_millis(20);
+
+impl Deploy {
+    pub(super) fn create<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            let unikernel = self.unikernel()?.clone();
+            let opened = self.opened.take();
+            let (record, _) = self.image.as_ref().ok_or(Error::Defect)?;
+            let creation = self.creation(&unikernel, record).await?;
+            let (file, size) = match opened {
+                Some((file, stored)) => (file, stored.size),
+                // For the error that says why it could not be opened.
+                None => self.context.store.get(record.digest).await.map(|(file, stored)| (file, stored.size))?,
+            };
+            self.ports_before = self.ports().await?;
+            self.maybe_created = true;
+            self.context.consoles.begin(&unikernel.id);
+            let created = self.context.albatross.create(&unikernel.id, &creation, file, size).await;
+            match created {
+                Ok(created) => {
+                    self.created = Some(created);
+                    Ok(Flow::Next)
+                }
+                Err(error) => {
+                    self.maybe_created = !error.is_final();
+                    if self.maybe_created {
+                        self.context.claims.may_come_late(&unikernel.id);
+                    }
+                    Err(error.into())
+                }
+            }
+        }
+        .boxed()
+    }
+
+    async fn creation(&self, unikernel: &Unikernel, image: &ImageRecord) -> Result<Creation, Error> {
+        let expanding = unikernel.clone();
+        let arguments = self.context.owner.look(move |state| {
+            let network = state.facts.network(&expanding.spec.network)?;
+            admission::arguments(&expanding, network)
+        });
+        Ok(Creation {
+            digest: image.digest,
+            arguments: arguments.await??,
+            memory: unikernel.spec.memory,
+            cpu: unikernel.cpu,
+            network: unikernel.spec.network.clone(),
+            device: image.network_device.clone(),
+            block_devices: unikernel.spec.block_devices.clone(),
+            restart: unikernel.spec.restart.clone(),
+        })
+    }
+
+    pub(super) fn destroy(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        async move {
+            if self.maybe_created {
+                let id = self.unikernel()?.id.clone();
+                self.context.albatross.destroy(&id).await?;
+                self.maybe_created = false;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    /// Albatross has started its process; whether it runs it says when it is asked.
+    pub(super) fn confirm<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            // Neither state is worth the disk's time: to a start of the service both are as half-made as one that is
+            // being created.
+            let starting = Unikernel { phase: Phase::Starting, ..self.unikernel()?.clone() };
+            self.context.owner.show(starting.clone()).await?;
+            let running = match self.created.take() {
+                Some(Created::Running(running)) => Some(running),
+                _ => self.context.albatross.unikernel(&starting.id).await?,
+            };
+            let Some(running) = running else {
+                return Err(self.context.not_ready(&starting, "it exited at once".into()).await);
+            };
+            let running = Unikernel { phase: Phase::Running, ..running_now(starting, &running) };
+            self.unikernel = Some(running.clone());
+            self.context.owner.show(running).await?;
+            Ok(Flow::Next)
+        }
+        .boxed()
+    }
+
+    pub(super) fn record_ready<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            // Ours keeps the reason why it had ended before: should this be undone, that is what it goes back to.
+            let unikernel = Unikernel { phase: Phase::Ready, exit_reason: String::new(), ..self.unikernel()?.clone() };
+            let id = unikernel.id.clone();
+            self.context
+                .owner
+                .decide(move |state| {
+                    // A switch can have written there meanwhile when it was live.
+                    let last_live = state.world.unikernel(&unikernel.id).and_then(|now| now.last_live);
+                    Ok((vec![Change::PutUnikernel(Box::new(Unikernel { last_live, ..unikernel }))], ()))
+                })
+                .await?;
+            info!(%id, "deployed");
+            Ok(Flow::Next)
+        }
+        .boxed()
+    }
+
+    pub(super) fn wait_until_ready<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            let unikernel = self.unikernel()?;
+            self.link_has_carrier(unikernel).await?;
+            match readiness::wait(&self.context, unikernel).await {
+                Ok(()) => Ok(Flow::Next),
+                Err(reason) => Err(self.context.not_ready(unikernel, reason).await),
+            }
+        }
+        .boxed()
+    }
+
+    /// Waits until every link that has come to the network with this one has carrier: a tender gives it to its tap when it
+    /// opens it. Whose link it is the kernel does not say; of two that are created at the same time each waits for both.
+    /// What answers over the network has it.
+    async fn link_has_carrier(&self, unikernel: &Unikernel) -> Result<(), Error> {
+        if unikernel.readiness != Readiness::Running {
+            return Ok(());
+        }
+        let deadline = Instant::now() + unikernel.timeout;
+        loop {
+            let ports = self.context.host.ports(&unikernel.spec.network).await.unwrap_or_default();
+            if ports.iter().all(|port| port.carrier || self.ports_before.contains(&port.index)) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(self.context.not_ready(unikernel, "its link has no carrier".into()).await);
+            }
+            sleep(CARRIER_LOOK).await;
+        }
+    }
+
+    /// The links on the network, where it matters which come.
+    async fn ports(&self) -> Result<BTreeSet<u32>, Error> {
+        let unikernel = self.unikernel()?;
+        if unikernel.readiness != Readiness::Running {
+            return Ok(BTreeSet::new());
+        }
+        let ports = self.context.host.ports(&unikernel.spec.network).await?;
+        Ok(ports.into_iter().map(|port| port.index).collect())
+    }
+}
