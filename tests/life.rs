@@ -424,3 +424,36 @@ fn any_change_of_a_publication_is_one_batch() {
         assert_eq!(generations.so_far().await, before);
     });
 }
+
+#[test]
+fn deaths_among_lost_notifications_are_noticed() {
+    isolated("deaths_among_lost_notifications_are_noticed", |_| async {
+        use rustix::process::{Pid, Signal, kill_process};
+        let Some(host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        let mut states = States::watch(&manager.0).await;
+        let never = with(options("http:80/"), "restart", "never");
+        let (id, _) = manager.deploy("website", &host.image("1", &[]), never).await.unwrap();
+        states.until(&id, "ready").await;
+        // More than the socket holds, with the death in the midst of what is lost.
+        let service = Pid::from_raw(i32::try_from(host.service_pid()).unwrap()).unwrap();
+        kill_process(service, Signal::STOP).unwrap();
+        let noise = || {
+            let lines = (0..10_000).map(|n| format!("link set dev outside mtu {}\n", 1400 + n % 2));
+            netns::sh_with_input("ip -batch -", &lines.collect::<String>());
+        };
+        noise();
+        host.albatross.control(&format!("lose {id}"));
+        noise();
+        eventually("its tap is gone", async || !netns::sh("ip -o link").contains("vmmtap")).await;
+        let lost = netns::sh("cat /proc/net/netlink");
+        let dropped = lost.lines().filter(|line| line.split_whitespace().nth(1) == Some("0"));
+        let dropped = dropped.filter(|line| line.split_whitespace().nth(8).is_some_and(|drops| drops != "0")).count();
+        assert!(dropped > 0, "nothing was lost: {lost}");
+        kill_process(service, Signal::CONT).unwrap();
+        let began = Instant::now();
+        states.until(&id, "exited").await;
+        println!("told {:?} after the service could read again", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    });
+}
