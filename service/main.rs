@@ -53,10 +53,8 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return refuse(&error),
     };
-    if config.collect.automatic || !config.managed.is_empty() {
-        warn!(
-            "collect.automatic and manage of a network are not acted on by this version: call Collect, make the bridge"
-        );
+    if !config.managed.is_empty() {
+        warn!("manage of a network is not acted on by this version: make the bridge");
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

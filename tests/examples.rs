@@ -133,25 +133,41 @@ fn update_watch_and_cancel() {
         // Those that the example deploys have no address of their own: the images bring it along.
         let one = host.image("1", &["--ipv4=10.0.0.2/24", "--ipv4-gateway=10.0.0.1"]);
         let two = host.image("2", &["--ipv4=10.0.0.3/24", "--ipv4-gateway=10.0.0.1"]);
-        let mut watch = command(&host, "exec ./watch").stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(watch.stdout.take().unwrap());
-        let watched = std::thread::spawn(move || {
-            lines
-                .lines()
-                .map_while(Result::ok)
-                .take_while(|line| !line.contains("ServiceCount"))
-                .collect::<Vec<_>>()
-                .len();
-        });
+        let lines_of = |script: &str, until: &'static str| {
+            let mut watch = command(&host, script).stdout(Stdio::piped()).spawn().unwrap();
+            let lines = BufReader::new(watch.stdout.take().unwrap()).lines().map_while(Result::ok);
+            let watched = std::thread::spawn(move || {
+                let mut lines = lines;
+                let mut seen = Vec::new();
+                while seen.last().is_none_or(|line: &String| !line.contains(until)) {
+                    seen.extend(Some(lines.next().expect("the watch goes on")));
+                }
+                seen
+            });
+            (watch, watched)
+        };
+        let (mut raw, raw_lines) = lines_of("RAW=yes exec ./watch", "ServiceCount");
+        let (mut watch, lines) = lines_of("./watch", "-> retired");
         run(&host, &format!("DRAIN=100 ./update website {one} 8080 80")).await.unwrap();
         eventually("version 1", async || host.get(8080).is_ok_and(|answer| answer.starts_with("version=1 "))).await;
         run(&host, &format!("DRAIN=100 ./update website {two}")).await.unwrap();
         eventually("version 2", async || host.get(8080).is_ok_and(|answer| answer.starts_with("version=2 "))).await;
         assert!(run(&host, "./update website /nonexistent").await.is_err());
         assert!(host.get(8080).unwrap().starts_with("version=2 "));
-        watched.join().unwrap();
-        watch.kill().unwrap();
-        watch.wait().unwrap();
+        let lines = lines.join().unwrap().join("\n");
+        for part in [
+            ": nothing -> creating (restarts 0)",
+            ": ready -> live (",
+            "website: switched from nothing to website.",
+            ": done",
+        ] {
+            assert!(lines.contains(part), "no {part} in {lines}");
+        }
+        raw_lines.join().unwrap();
+        for watch in [&mut raw, &mut watch] {
+            watch.kill().unwrap();
+            watch.wait().unwrap();
+        }
 
         let late = host.image("late", &["--listen-after=60000"]);
         let calling = {
