@@ -140,7 +140,7 @@ impl fmt::Display for UnikernelState {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MacAddress(pub [u8; 6]);
 
@@ -184,6 +184,13 @@ pub struct Unikernel {
     pub exit_reason: String,
     /// When it last was live; what was live last is what a rollback goes to first.
     pub last_live: Option<Timestamp>,
+}
+
+impl Unikernel {
+    /// Whether nobody can use it any more: nothing of it runs, or not for long.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Exited | Phase::Failed)
+    }
 }
 
 impl FromStr for Readiness {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -46,6 +47,18 @@ impl Host {
         answer.unwrap_or(Ok(None))
     }
 
+    /// The MAC addresses that a bridge has learned lately, each with the port that it is behind. It forgets one that has
+    /// sent nothing for five minutes.
+    pub async fn stations(&self, bridge: &NetworkName) -> Result<Vec<(MacAddress, u32)>, Error> {
+        let index = self.index_of(bridge).await?;
+        let object = format!("what is behind the ports of bridge {bridge}");
+        let request = |handle: Handle| {
+            handle.neighbours().get().set_address_family(AddressFamily::Bridge).execute().try_collect()
+        };
+        let entries: Vec<NeighbourMessage> = self.connection.ask(&object, request).await?;
+        Ok(entries.into_iter().filter_map(|entry| station(entry, index)).collect())
+    }
+
     /// Makes the kernel ask who has an address, if it knows nothing of the address yet or `in_any_case`. Whether it
     /// does ask.
     async fn inquire(&self, index: u32, address: IpAddr, in_any_case: bool) -> Result<bool, Error> {
@@ -72,6 +85,20 @@ impl Host {
             other => other,
         }
     }
+}
+
+/// One that was learned on a port of `bridge`; the ports' own addresses are not.
+fn station(entry: NeighbourMessage, bridge: u32) -> Option<(MacAddress, u32)> {
+    let (mut mac, mut of_bridge) = (None, false);
+    for attribute in entry.attributes {
+        match attribute {
+            NeighbourAttribute::LinkLayerAddress(address) => mac = address.try_into().ok().map(MacAddress),
+            NeighbourAttribute::Controller(controller) => of_bridge = controller == bridge,
+            _ => {}
+        }
+    }
+    let learned = of_bridge && entry.header.state != NeighbourState::Permanent;
+    Some((mac?, entry.header.ifindex)).filter(|_| learned)
 }
 
 fn subscribe() -> Result<Subscription, Error> {

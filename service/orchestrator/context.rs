@@ -10,6 +10,7 @@ use super::claims::Claims;
 use super::error::Error;
 use super::jobs::Jobs;
 use super::owner::OwnerHandle;
+use super::watch::Taps;
 use crate::consoles::Consoles;
 use crate::domain::{ConsoleLine, Unikernel, UnikernelId};
 use crate::host_network::{Flows, Host};
@@ -34,6 +35,7 @@ pub struct Context {
     pub store: images::Store,
     pub host: Host,
     pub flows: Flows,
+    pub taps: Taps,
     pub limits: Limits,
     /// Deployments that work at the same time.
     pub deploy_slots: Arc<Semaphore>,
@@ -45,6 +47,8 @@ pub struct Context {
     pub returns: Notify,
     /// Marked when it is time to look at what nobody tells of.
     pub beat: watch::Sender<()>,
+    /// Told when the host's bridges or addresses may have changed.
+    pub host_changed: Notify,
     /// Told when Albatross is to be looked at.
     pub look: Notify,
     /// Told when that has a moment's time.

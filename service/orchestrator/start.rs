@@ -9,7 +9,7 @@ use super::claims::Claims;
 use super::context::{Context, Limits};
 use super::jobs::Jobs;
 use super::owner::{self, Owner, State};
-use super::watch::HostWatch;
+use super::watch::{HostWatch, Taps};
 use super::{Orchestrator, automatic, drains, recover, returns, watch as watching};
 use crate::config::Config;
 use crate::consoles::Consoles;
@@ -97,12 +97,14 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         store,
         host: Host::open()?,
         flows: Flows::open()?,
+        taps: Taps::default(),
         limits: Limits { drain: config.publish.drain, keep_previous: config.collect.keep_previous, ruleset: settings },
         deploy_slots: Arc::new(Semaphore::new(config.limits.concurrent_deploys)),
         drains: Notify::new(),
         collects: Notify::new(),
         returns: Notify::new(),
         beat: watch::Sender::new(()),
+        host_changed: Notify::new(),
         look: Notify::new(),
         look_soon: Notify::new(),
         looked: Notify::new(),
@@ -135,7 +137,8 @@ impl Runner {
             warn!(%error, "no thread to beat time: what nobody tells of is not looked at");
         }
         tokio::spawn(watching::follow_table(Arc::clone(&context), reader, foreign_changes));
-        tokio::spawn(watching::follow_host(Arc::clone(&context), host, link_events));
+        tokio::spawn(watching::follow_links(Arc::clone(&context), link_events));
+        tokio::spawn(watching::follow_host(Arc::clone(&context), host));
         tokio::spawn(recover::follow(Arc::clone(&context)));
         tokio::spawn(drains::run(Arc::clone(&context), events));
         tokio::spawn(returns::run(Arc::clone(&context)));

@@ -126,9 +126,8 @@ fn unused<'a>(world: &World, name: &ServiceName, members: Vec<&'a Unikernel>, pr
         .into_iter()
         .filter(|u| !is(live, u) && !kept.contains(&u.id))
         .filter(|u| {
-            let ended = matches!(u.phase, Phase::Exited | Phase::Failed);
             let superseded = live.is_some_and(|live| u.created_at < live.created_at);
-            u.removing || ended || superseded || u.last_live.is_some()
+            u.removing || u.has_ended() || superseded || u.last_live.is_some()
         })
         .collect()
 }

@@ -189,7 +189,7 @@ impl Model {
                 if let Some(unikernel) = self.which(*which).filter(|u| !u.removing && reconcile::is_half_made(u)) {
                     self.write(reconcile::undo_deploy(&self.world, &unikernel.id, &unikernel.exit_reason, now));
                     let left = self.world.unikernel(&unikernel.id);
-                    let ended = |left: &Unikernel| matches!(left.phase, Phase::Exited | Phase::Failed);
+                    let ended = Unikernel::has_ended;
                     assert!(left.is_none_or(ended), "what has run before is kept, ended");
                 }
             }

@@ -102,9 +102,9 @@ pub fn fall_back(world: &World, facts: &Facts, now: Timestamp) -> Vec<Change> {
         let publication = service.publication.as_ref()?;
         let live = world.unikernel(&publication.unikernel).filter(free)?;
         let previous = world.unikernel(service.previous.as_ref()?).filter(free)?;
-        let ended = matches!(live.phase, Phase::Exited | Phase::Failed);
         let runs = previous.phase == Phase::Ready && facts.inventory.unikernels.iter().any(|r| r.id == previous.id);
-        (ended && runs).then(|| (live, switch(world, &service.name, Some(moved_to(publication, previous)), now)))
+        (live.has_ended() && runs)
+            .then(|| (live, switch(world, &service.name, Some(moved_to(publication, previous)), now)))
     });
     let marked = fallen.flat_map(|(live, mut changes)| {
         for change in &mut changes {
@@ -259,7 +259,7 @@ fn stale_flows(service: &ServiceName, before: Option<&Publication>, after: Optio
 /// although another of `service` is live by now.
 pub fn half_open(service: &Service, unikernel: &Unikernel) -> Option<StaleFlows> {
     let live = &service.publication.as_ref()?.unikernel;
-    (has_ended(unikernel) && unikernel.id != *live).then(|| StaleFlows {
+    (unikernel.has_ended() && unikernel.id != *live).then(|| StaleFlows {
         service: service.name.clone(),
         target: unikernel.address,
         ports: BTreeSet::new(),
@@ -269,11 +269,7 @@ pub fn half_open(service: &Service, unikernel: &Unikernel) -> Option<StaleFlows>
 
 /// Whether nothing runs that could still answer these flows.
 pub fn is_dead(world: &World, flows: &StaleFlows) -> bool {
-    world.unikernels().filter(|unikernel| unikernel.address == flows.target).all(has_ended)
-}
-
-fn has_ended(unikernel: &Unikernel) -> bool {
-    matches!(unikernel.phase, Phase::Exited | Phase::Failed)
+    world.unikernels().filter(|unikernel| unikernel.address == flows.target).all(Unikernel::has_ended)
 }
 
 #[cfg(test)]

@@ -35,10 +35,7 @@ pub fn observe(world: &World, facts: &Facts, last_words: &BTreeMap<UnikernelId, 
             Some(_) => gone(unikernel, REPLACED),
             None => gone(unikernel, last_words.get(&unikernel.id).map_or(VANISHED, String::as_str)),
         })
-        .flat_map(|unikernel| {
-            let stale = half_open(world, &unikernel).map(Change::PutStaleFlows);
-            std::iter::once(Change::PutUnikernel(Box::new(unikernel))).chain(stale)
-        })
+        .flat_map(|unikernel| written(world, unikernel))
         .collect()
 }
 
@@ -109,16 +106,25 @@ pub fn ready_again(world: &World, id: &UnikernelId, started: Option<Timestamp>) 
     ready.map(|ready| Change::PutUnikernel(Box::new(ready))).into_iter().collect()
 }
 
-/// Albatross does not have `id`, whatever the ledger says.
-pub fn missed(world: &World, id: &UnikernelId) -> Vec<Change> {
-    let settled = world.unikernel(id).filter(|unikernel| !is_half_made(unikernel));
-    let gone = settled.and_then(|unikernel| gone(unikernel, VANISHED));
-    gone.map(|gone| Change::PutUnikernel(Box::new(gone))).into_iter().collect()
+/// `id` has ended, whatever the ledger says; `reason`: why, where that is known.
+pub fn died(world: &World, id: &UnikernelId, reason: Option<&str>) -> Vec<Change> {
+    let settled = world.unikernel(id).filter(|unikernel| !is_half_made(unikernel) && !unikernel.removing);
+    let gone = settled.and_then(|unikernel| gone(unikernel, reason.unwrap_or(VANISHED)));
+    gone.map(|gone| written(world, gone).collect()).unwrap_or_default()
+}
+
+/// What is written of one that is other than it was.
+fn written(world: &World, unikernel: Unikernel) -> impl Iterator<Item = Change> {
+    let stale = half_open(world, &unikernel).map(Change::PutStaleFlows);
+    std::iter::once(Change::PutUnikernel(Box::new(unikernel))).chain(stale)
 }
 
 fn gone(unikernel: &Unikernel, reason: &str) -> Option<Unikernel> {
-    let ended = matches!(unikernel.phase, Phase::Exited | Phase::Failed);
-    (!ended).then(|| Unikernel { phase: Phase::Exited, exit_reason: reason.into(), ..unikernel.clone() })
+    (!unikernel.has_ended()).then(|| Unikernel {
+        phase: Phase::Exited,
+        exit_reason: reason.into(),
+        ..unikernel.clone()
+    })
 }
 
 fn seen(unikernel: &Unikernel, running: &Running, starts: &Starts) -> Option<Unikernel> {
@@ -136,7 +142,7 @@ fn seen(unikernel: &Unikernel, running: &Running, starts: &Starts) -> Option<Uni
         if unikernel.phase == Phase::Failed && again.is_some_and(lately) {
             return None;
         }
-    } else if matches!(unikernel.phase, Phase::Exited | Phase::Failed) {
+    } else if unikernel.has_ended() {
         // Back without our doing: by Albatross's own list after its restart, or by its client.
         after.phase = Phase::Returned;
         after.exit_reason = String::new();

@@ -8,8 +8,8 @@ use super::host::{Options, TestHost, options};
 use super::netns::isolated;
 
 const UNIKERNELS: u16 = 100;
-/// Threads that were for the deployments end in this time.
-const SETTLE: Duration = Duration::from_secs(15);
+/// What was waited for after the last of the calls is over in this time, and so are threads that were for them.
+const SETTLE: Duration = Duration::from_secs(35);
 const MINUTE: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(100);
 /// Wake-ups that lie closer together are one burst.

@@ -94,7 +94,9 @@ impl Deploy {
         }
         // Its death may not have been noticed yet. Where Albatross does not answer, what was seen last holds.
         match self.context.albatross.unikernel(&id).await {
-            Ok(None) => self.context.owner.decide(move |state| Ok((reconcile::missed(&state.world, &id), ()))).await,
+            Ok(None) => {
+                self.context.owner.decide(move |state| Ok((reconcile::died(&state.world, &id, None), ()))).await
+            }
             _ => Ok(()),
         }
     }

@@ -1,6 +1,7 @@
 //! The unikernel of a deployment: created by Albatross, confirmed to run, and ready.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -10,8 +11,8 @@ use tracing::info;
 
 use super::super::error::Error;
 use super::super::jobs::Job;
-use super::super::readiness;
 use super::super::workflow::Flow;
+use super::super::{readiness, watch};
 use super::{Deploy, running_now};
 use crate::albatross::{Created, Creation};
 use crate::domain::{Change, ImageRecord, Phase, Readiness, Unikernel};
@@ -119,6 +120,9 @@ impl Deploy {
                 })
                 .await?;
             info!(%id, "deployed");
+            // Should it die at once, that is to be known by its tap.
+            let context = Arc::clone(&self.context);
+            tokio::spawn(async move { watch::learn_taps(&context).await });
             Ok(Flow::Next)
         }
         .boxed()

@@ -1,11 +1,9 @@
 //! Keeps what is known of Albatross true.
 
-use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
@@ -14,10 +12,10 @@ use super::super::error::Error;
 use super::super::owner::{Seen, Trouble};
 use super::super::{publish, recover};
 use super::pace::Pace;
-use super::{BEAT, SETTLE};
+use super::{BEAT, SETTLE, deaths, words};
 use crate::albatross;
-use crate::domain::{ConsoleLine, Inventory, Policy, Running, UnikernelId};
-use crate::planning::{reconcile, redaction};
+use crate::domain::{Inventory, Policy, Running};
+use crate::planning::reconcile;
 
 /// Pauses between two looks at what does not answer: from the first to the second.
 const PAUSES_WHILE_AWAY: (Duration, Duration) = (Duration::from_secs(1), BEAT);
@@ -25,10 +23,6 @@ const PAUSES_WHILE_AWAY: (Duration, Duration) = (Duration::from_secs(1), BEAT);
 /// From what is no death to the look at it: a call that creates a unikernel has Albatross to itself meanwhile, for the
 /// daemon does one thing at a time.
 const SOON: Duration = Duration::from_millis(250);
-
-/// The last words of one that died are printed before its device vanishes: what is on its way to us comes before a pause
-/// as long as this.
-const LAST_WORDS: Duration = Duration::from_millis(5);
 
 /// Keeps what is known of Albatross true. Never ends.
 pub async fn follow(context: Arc<Context>) {
@@ -100,10 +94,11 @@ fn inventory(running: Vec<albatross::Running>) -> Inventory {
 }
 
 async fn take_in(context: &Context, inventory: Inventory) -> Result<(), Error> {
-    let (policy, words) = tokio::join!(policy(context), words(context, &inventory));
+    let (policy, words) = tokio::join!(policy(context), last_words(context, &inventory));
     let (last_words, consoles) = words?;
     context.owner.seen(Seen { inventory, policy, last_words, consoles }).await?;
-    // What it asks the owner comes after what was just told.
+    // What they ask the owner comes after what was just told.
+    deaths::learn(context).await;
     context.returns.notify_one();
     context.drains.notify_one();
     context.collects.notify_one();
@@ -120,8 +115,8 @@ async fn policy(context: &Context) -> Option<Policy> {
     }
 }
 
-/// What those said last that are gone: in one line why they ended, and as it was.
-async fn words(context: &Context, inventory: &Inventory) -> Result<(Reasons, Consoles), Error> {
+/// What those said last that are gone.
+async fn last_words(context: &Context, inventory: &Inventory) -> Result<(words::Reasons, words::Consoles), Error> {
     let (seen, touched) = (inventory.clone(), context.claims.touched());
     let gone = context.owner.look(move |state| {
         let mut facts = state.facts.clone();
@@ -129,36 +124,5 @@ async fn words(context: &Context, inventory: &Inventory) -> Result<(Reasons, Con
         facts.busy.extend(touched);
         reconcile::vanished(&state.world, &facts)
     });
-    let consoles = last_lines(context, gone.await?).await;
-    Ok((last_words(context, &consoles).await?, consoles))
-}
-
-type Reasons = BTreeMap<UnikernelId, String>;
-type Consoles = BTreeMap<UnikernelId, Vec<ConsoleLine>>;
-
-/// What those said last that are gone; all at the same time, for they may have died together.
-async fn last_lines(context: &Context, gone: Vec<UnikernelId>) -> Consoles {
-    let lines = gone.into_iter().map(|id| async move {
-        let lines = context.last_lines(&id, LAST_WORDS).await;
-        (id, lines)
-    });
-    join_all(lines).await.into_iter().collect()
-}
-
-/// Why they ended, by the last line of their consoles: with Solo5 it names the exit code.
-async fn last_words(context: &Context, consoles: &Consoles) -> Result<Reasons, Error> {
-    let said = consoles.iter().map(|(id, lines)| (id.clone(), lines.iter().map(ConsoleLine::lossy).collect()));
-    let said = said.collect::<Vec<(UnikernelId, Vec<String>)>>();
-    if said.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let words = context.owner.look(move |state| {
-        let words = said.into_iter().filter_map(|(id, lines)| {
-            let arguments = state.world.unikernel(&id).map(|unikernel| &unikernel.spec.arguments)?;
-            let last = redaction::without_arguments(lines, arguments).pop()?;
-            Some((id, format!("exited; its console said last: {last}")))
-        });
-        words.collect()
-    });
-    words.await
+    words::of(context, gone.await?).await
 }

@@ -1,21 +1,17 @@
-//! Follows links and addresses of the host.
+//! Keeps what is known of the host's bridges and addresses true.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures_util::future::join_all;
 use tokio::time::sleep;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::super::context::Context;
 use super::super::owner::Trouble;
-use super::{SETTLE, TRY_AGAIN};
+use super::SETTLE;
 use crate::domain::{Network, NetworkName};
-use crate::host_network::{Bridge, LinkEvent, LinkEvents};
+use crate::host_network::Bridge;
 use crate::planning::facts::{HostBridge, effective_networks};
-/// Taps of Albatross: `vmmtap0` and so on.
-const TAP: &str = "vmmtap";
-
 /// What a look at the host needs, and what it remembers.
 #[derive(Debug)]
 pub struct HostWatch {
@@ -52,59 +48,19 @@ impl HostWatch {
     }
 }
 
-/// Follows links and addresses of the host. Never ends.
-pub async fn follow(context: Arc<Context>, mut host: HostWatch, mut events: LinkEvents) {
+/// Looks at the host whenever something about it has changed. Never ends.
+pub async fn follow(context: Arc<Context>, mut host: HostWatch) {
     let mut beat = context.beat.subscribe();
-    // Taps that were seen with carrier.
-    let mut carrying = carrying_ports(&context).await;
     loop {
         let present = look(&context, &host).await;
         host.route_loopback(&context, &present).await;
-        let mut addresses_changed = false;
-        while !addresses_changed {
-            let event = tokio::select! {
-                event = events.next() => event,
-                // Forwarding is switched without an event.
-                _ = beat.changed() => break,
-            };
-            match event {
-                Ok(LinkEvent::AddressesChanged) => addresses_changed = true,
-                Ok(LinkEvent::Lost) => {
-                    // Events were dropped: look at everything afresh.
-                    context.look.notify_one();
-                    addresses_changed = true;
-                }
-                Ok(LinkEvent::Vanished { name, index }) if name.starts_with(TAP) => {
-                    carrying.remove(&index);
-                    context.look.notify_one();
-                }
-                // A process that ends closes its tap, which loses its carrier by that and vanishes a little later.
-                Ok(LinkEvent::Changed { name, index, carrier, .. }) if name.starts_with(TAP) => {
-                    let lost = !carrier && carrying.remove(&index);
-                    if carrier {
-                        carrying.insert(index);
-                    }
-                    if lost { context.look.notify_one() } else { context.look_soon.notify_one() }
-                }
-                // A bridge that comes or goes takes its addresses along.
-                Ok(_) => addresses_changed = true,
-                Err(error) => {
-                    warn!(%error, "link notifications");
-                    sleep(TRY_AGAIN).await;
-                    addresses_changed = true;
-                }
-            }
+        tokio::select! {
+            // Devices come with several events.
+            () = context.host_changed.notified() => sleep(SETTLE).await,
+            // Forwarding is switched without an event.
+            _ = beat.changed() => {}
         }
-        // Devices come with several events.
-        sleep(SETTLE).await;
     }
-}
-
-/// The links on the networks that have carrier now.
-async fn carrying_ports(context: &Context) -> BTreeSet<u32> {
-    let networks = context.owner.look(|state| state.facts.networks.clone()).await.unwrap_or_default();
-    let ports = join_all(networks.iter().map(|network| context.host.ports(&network.name))).await;
-    ports.into_iter().flatten().flatten().filter(|port| port.carrier).map(|port| port.index).collect()
 }
 
 /// Takes in the host's addresses and bridges. Returns the bridges that are networks, with their numbers.

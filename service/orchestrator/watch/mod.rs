@@ -1,16 +1,21 @@
 //! Looks at the world outside: when the kernel says that something has happened, and every 30 s besides.
 
 mod albatross;
+mod deaths;
 mod host;
+mod links;
 mod pace;
 mod table;
+mod words;
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 pub use albatross::follow as follow_albatross;
+pub use deaths::{Taps, learn as learn_taps};
 pub use host::{HostWatch, follow as follow_host, look as look_at_host};
+pub use links::follow as follow_links;
 pub use table::follow as follow_table;
 
 /// Between two looks at everything when nothing happens. Deaths are told by the kernel; this is for what it cannot tell.
