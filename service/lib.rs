@@ -50,13 +50,17 @@
 //! # States of a unikernel
 //!
 //! ```text
-//!   Deploy                                        Publish                 another is published
-//!  ───────► creating ─────► running ─────────► ready ─────────► live ──────────────────────► draining
-//!              │  ▲           │                  ▲ │              │ ▲                           │ no connection
-//!       undone │  │ Restart   │ not ready        │ │              │ └───── Rollback ──────┐    │ left, or its
-//!              ▼  │           ▼                  │ ▼              ▼                       │    ▼ time is up
-//!           (gone)└─ exited (gone)              exited ◄──────  exited                  retired ─────► (collected)
-//!                    failed                      └─ back when Albatross starts it again
+//!   Deploy
+//!  ───────► creating ──► starting ──► running ──► ready ──Publish──► live ──another is published──► draining
+//!              │             │           │        │ ▲               │ ▲                              │ no connection
+//!              ▼ undone      ▼           ▼        │ │               │ └────── Rollback ───────┐      │ is left, or
+//!           (gone)        (gone)      (gone)      │ └─ its rule     │                         │      ▼ time is up
+//!                                                 │    holds again  │                         └── retired ──► (collected)
+//!                                                 ▼                 ▼                               │
+//!            failed ◄── ends again and again ── exited ◄──────────────────────── ends ──────────────┘
+//!                                                 │
+//!                                                 └─ Restart, Rollback or Deploy: creating;
+//!                                                    started by Albatross: running, or live and retired as before
 //! ```
 //!
 //! The ledger keeps how far it has come ([`domain::Phase`]); whether it is live, draining or retired follows from its

@@ -20,6 +20,7 @@ use super::workflow::{Flow, Step, nothing};
 use crate::domain::{Change, ServiceName, StaleFlows, Timestamp, UnikernelId};
 use crate::host_network;
 use crate::planning::publishing::{self, Decision, Obstacle, Switched, Wanted};
+use crate::planning::reconcile;
 
 /// The way of a switch. A flow that could not be deleted stays in the ledger until it is.
 pub const SWITCH: &[Step<Switch>] = &[
@@ -44,6 +45,9 @@ enum Tried {
     After(Obstacle),
 }
 
+/// Why one has ended that was started again for a switch.
+const NOT_SWITCHED: &str = "it was started again to be put live, and that failed";
+
 /// How often something may come between a unikernel's being ready and its being put live.
 const OBSTACLES: usize = 4;
 
@@ -54,11 +58,13 @@ pub struct Switch {
     to: To,
     live: Option<UnikernelId>,
     switched: Option<Switched>,
+    /// What had ended, and was started again to be switched to.
+    revived: Option<UnikernelId>,
 }
 
 impl Switch {
     pub fn new(context: Arc<Context>, service: ServiceName, to: To) -> Self {
-        Self { context, service, to, live: None, switched: None }
+        Self { context, service, to, live: None, switched: None, revived: None }
     }
 
     /// What a rollback went to.
@@ -68,14 +74,14 @@ impl Switch {
 
     fn decide<'a>(&'a mut self, job: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
-            let mut stale = self.try_once().await?;
+            let mut tried = self.try_once().await?;
             for _ in 0..OBSTACLES {
-                let Tried::After(obstacle) = stale else { break };
-                overcome(&self.context, obstacle, job).await?;
+                let Tried::After(obstacle) = tried else { break };
+                self.overcome(obstacle, job).await?;
                 job.step("switching").await;
-                stale = self.try_once().await?;
+                tried = self.try_once().await?;
             }
-            match stale {
+            match tried {
                 Tried::Switched { stale: true } => Ok(Flow::Next),
                 Tried::Switched { stale: false } => Ok(Flow::Done),
                 Tried::After(Obstacle::NotReadyYet(unikernel) | Obstacle::Ended(unikernel)) => {
@@ -121,14 +127,49 @@ impl Switch {
         Ok(tried)
     }
 
+    /// Makes that go away which keeps a unikernel from being put live.
+    async fn overcome(&mut self, obstacle: Obstacle, job: &Job) -> Result<(), Error> {
+        match obstacle {
+            Obstacle::NotReadyYet(unikernel) => {
+                job.step("waiting").await;
+                tokio::select! {
+                    ready = returns::until_ready(&self.context, &unikernel) => ready,
+                    () = job.cancelled() => Err(Error::Cancelled),
+                }
+            }
+            Obstacle::Ended(unikernel) => {
+                let again = DeployRequest::again(*unikernel);
+                let (id, _) = deploy(Arc::clone(&self.context), again, job).await?;
+                self.revived = Some(id);
+                Ok(())
+            }
+        }
+    }
+
     /// What was live before is live again, unless somebody has switched since.
     fn take_back(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
-            let Some(switched) = self.switched.take() else { return Ok(()) };
-            self.context.owner.decide(move |state| Ok((switched.take_back(&state.world), ()))).await?;
-            delete_stale_flows(&self.context).await
+            if let Some(switched) = self.switched.take() {
+                self.context.owner.decide(move |state| Ok((switched.take_back(&state.world), ()))).await?;
+                delete_stale_flows(&self.context).await?;
+            }
+            match self.revived.take() {
+                Some(revived) => self.end_again(revived).await,
+                None => Ok(()),
+            }
         }
         .boxed()
+    }
+
+    /// What was started for this switch alone is what it was before. Somebody who works on it meanwhile has other plans.
+    async fn end_again(&self, id: UnikernelId) -> Result<(), Error> {
+        let Some(_claim) = self.context.claims.claim(&id) else { return Ok(()) };
+        let wanted = id.clone();
+        if self.context.owner.look(move |state| state.world.is_live(&wanted)).await? {
+            return Ok(());
+        }
+        self.context.albatross.destroy(&id).await?;
+        self.context.owner.decide(move |state| Ok((reconcile::died(&state.world, &id, Some(NOT_SWITCHED)), ()))).await
     }
 
     fn delete_flows<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
@@ -140,22 +181,6 @@ impl Switch {
             Ok(Flow::Next)
         }
         .boxed()
-    }
-}
-
-/// Makes that go away which keeps a unikernel from being put live.
-async fn overcome(context: &Arc<Context>, obstacle: Obstacle, job: &Job) -> Result<(), Error> {
-    match obstacle {
-        Obstacle::NotReadyYet(unikernel) => {
-            job.step("waiting").await;
-            tokio::select! {
-                ready = returns::until_ready(context, &unikernel) => ready,
-                () = job.cancelled() => Err(Error::Cancelled),
-            }
-        }
-        Obstacle::Ended(unikernel) => {
-            deploy(Arc::clone(context), DeployRequest::again(*unikernel), job).await.map(drop)
-        }
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Deed {
     Deploy,
     Publish,
     Rollback,
+    /// To one that has ended.
+    RollbackToGone,
     Unpublish,
     Destroy,
     DestroyLive,
@@ -103,8 +105,13 @@ impl Scene {
                 self.publish("other", &OTHER_PORTS, None).await.unwrap();
             }
             Deed::Destroy | Deed::Restart => drop(self.deploy("website", "2").await.unwrap()),
-            Deed::Revive => {
+            Deed::Revive | Deed::RollbackToGone => {
                 let second = self.deploy("website", "2").await.unwrap();
+                if deed == Deed::RollbackToGone {
+                    let first = self.first().await;
+                    self.publish("website", &PORTS, Some(&second)).await.unwrap();
+                    self.publish("website", &PORTS, Some(&first)).await.unwrap();
+                }
                 self.host.albatross.control(&format!("lose {second}"));
                 self.until(&format!("{second} has exited"), |account| {
                     account.unikernels.get(&second).is_some_and(|state| state == "exited")
@@ -126,7 +133,7 @@ impl Scene {
         match deed {
             Deed::Deploy => self.deploy("website", "2").await.map(drop),
             Deed::Publish => self.publish("website", &PORTS, Some(&known.second)).await,
-            Deed::Rollback => call("Rollback", "website").await,
+            Deed::Rollback | Deed::RollbackToGone => call("Rollback", "website").await,
             Deed::Unpublish => call("Unpublish", "other").await,
             Deed::Destroy => self.destroy(&known.second, false).await,
             Deed::DestroyLive => self.destroy(&known.other, true).await,
@@ -143,7 +150,7 @@ impl Scene {
     pub async fn known(&self, deed: Deed) -> Known {
         let second = match deed {
             Deed::Publish | Deed::Rollback | Deed::Destroy | Deed::Restart | Deed::Collect => self.second().await,
-            Deed::Revive => {
+            Deed::Revive | Deed::RollbackToGone => {
                 let account = self.settled().await;
                 account.unikernels.into_iter().find(|(_, state)| state == "exited").unwrap().0
             }
