@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::domain::{
-    Arguments, BlockDevice, ImageDigest, MacAddress, NetworkDevice, NetworkName, RestartPolicy, Timestamp, UnikernelId,
+    self, Arguments, BlockDevice, ImageDigest, MacAddress, NetworkDevice, NetworkName, RestartPolicy, Timestamp,
+    UnikernelId,
 };
 
 use super::wire::{self, Argv, Block, Bridge, Config, FailBehaviour, Image, Info, Run, Text, Typ};
@@ -29,6 +30,17 @@ impl Running {
     /// `None`: it is not named as this service names what it creates.
     pub fn id(&self) -> Option<UnikernelId> {
         self.name.parse().ok()
+    }
+
+    /// As one of ours, if its name can be one.
+    pub fn seen(&self) -> Option<domain::Running> {
+        Some(domain::Running {
+            id: self.id()?,
+            digest: self.digest,
+            started: self.started,
+            mac: self.mac,
+            cpus: self.cpuids.clone(),
+        })
     }
 
     pub(super) fn new(name: String, info: Info) -> Self {

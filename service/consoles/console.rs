@@ -141,7 +141,8 @@ impl Console {
         self.quiet_until(pause, Instant::now() + MOMENT).await;
     }
 
-    async fn quiet_until(&self, pause: Duration, end: Instant) {
+    /// Waits until no line has come for `pause`, at most until `end`.
+    pub async fn quiet_until(&self, pause: Duration, end: Instant) {
         let mut news = self.news();
         while Instant::now() < end && timeout(pause, news.changed()).await.is_ok() {}
     }

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use tokio::net::unix::pipe::Sender;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use self::console::Console;
 use self::follower::Follower;
@@ -132,6 +133,21 @@ impl Consoles {
         console.settled().await;
         console.quiet(pause).await;
         console.last(count)
+    }
+
+    /// The last lines of one that has just ended, as they are known now: nothing is waited for but what is on its way, until
+    /// nothing has come for `pause`, and not for longer than `within`.
+    pub async fn just_said(
+        &self,
+        id: &UnikernelId,
+        count: usize,
+        pause: Duration,
+        within: Duration,
+    ) -> Vec<ConsoleLine> {
+        let Some(console) = self.get(id) else { return Vec::new() };
+        console.quiet_until(pause, Instant::now() + within).await;
+        let ring = console.ring();
+        ring.from(ring.back(count)).1.cloned().collect()
     }
 
     /// A pipe with the history and then the lines as they come. `stored`: what is known of it where the history is

@@ -28,8 +28,9 @@ pub struct Bridge {
 }
 
 /// A link that is attached to a bridge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
+    pub name: String,
     /// The kernel's number of it, which it gives no other link.
     pub index: u32,
     pub carrier: bool,
@@ -77,7 +78,7 @@ impl Host {
         };
         let links: Vec<LinkMessage> = self.connection.ask(&object, request).await?;
         let ports = links.into_iter().filter_map(Link::of).filter(|link| link.master == Some(index));
-        Ok(ports.map(|link| Port { index: link.index, carrier: link.carrier }).collect())
+        Ok(ports.map(|link| Port { name: link.name, index: link.index, carrier: link.carrier }).collect())
     }
 
     /// All of the host's own addresses, on whatever link.

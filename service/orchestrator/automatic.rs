@@ -1,11 +1,17 @@
 //! `[collect] automatic`: collects what has drained, without being asked.
 
+use std::time::Duration;
+
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::Orchestrator;
 use super::collect::{Collect, Drains};
 use super::error::Error;
 use crate::planning::collecting::Keep;
+
+/// Between two attempts at what could not be collected.
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// Collects whenever something may have become free. Never ends.
 pub async fn run(orchestrator: Orchestrator) {
@@ -14,8 +20,11 @@ pub async fn run(orchestrator: Orchestrator) {
         match collect(&orchestrator).await {
             Ok(0) => {}
             Ok(removed) => info!(removed, "collected"),
-            // The next look at Albatross tries again.
-            Err(error) => warn!(%error, "the automatic collection"),
+            Err(error) => {
+                warn!(%error, "the automatic collection");
+                // A failure leads to a look, and that to here.
+                sleep(PAUSE).await;
+            }
         }
     }
 }

@@ -107,6 +107,16 @@ impl Claims {
         inner.touched = inner.unikernels.clone();
     }
 
+    /// What a look that has begun sees of `id` is not to be believed. `false`: a call works on it, and knows better.
+    pub fn touch(&self, id: &UnikernelId) -> bool {
+        let mut inner = self.lock();
+        let free = !inner.unikernels.contains(id);
+        if free {
+            inner.touched.insert(id.clone());
+        }
+        free
+    }
+
     /// What calls work on, or have worked on since the look began.
     pub fn touched(&self) -> BTreeSet<UnikernelId> {
         self.lock().touched.clone()

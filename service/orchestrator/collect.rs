@@ -11,7 +11,7 @@ use super::jobs::Job;
 use super::publish::{SWITCH, Switch, To};
 use super::remove::{REMOVE, Remove};
 use super::workflow;
-use crate::domain::{Change, ImageDigest, UnikernelId};
+use crate::domain::{Change, ImageDigest, Unikernel, UnikernelId};
 use crate::planning::collecting::{self, Keep, Removal};
 
 /// What becomes of those that still have connections.
@@ -21,7 +21,7 @@ pub enum Drains {
     Wait,
     /// They go as well.
     Go,
-    /// They stay.
+    /// They stay, and so does all that has not been replaced.
     Stay,
 }
 
@@ -40,7 +40,7 @@ impl Collect {
             .look(move |state| {
                 let removals = collecting::collect(&state.world, &state.facts, &keep);
                 match drains {
-                    Drains::Stay => collecting::without_draining(removals, &state.world),
+                    Drains::Stay => collecting::drained_alone(removals, &state.world),
                     Drains::Wait | Drains::Go => removals,
                 }
             })
@@ -98,6 +98,8 @@ impl Collect {
         let drained = context.owner.until(move |state| {
             let service = state.world.service(&draining.service());
             let drains = service.is_some_and(|service| service.draining.iter().any(|(id, _)| *id == draining));
+            // Connections to one that has ended do not end: nobody answers them.
+            let drains = drains && !state.world.unikernel(&draining).is_some_and(Unikernel::has_ended);
             (!drains).then_some(())
         });
         tokio::select! {

@@ -39,6 +39,8 @@ pub struct Context {
     pub limits: Limits,
     /// Deployments that work at the same time.
     pub deploy_slots: Arc<Semaphore>,
+    /// Those that run again and are asked for their readiness at the same time: after a restart of Albatross all do.
+    pub return_slots: Semaphore,
     /// Told when something may have begun to drain.
     pub drains: Notify,
     /// Told when something may have become free, for who collects without being asked.

@@ -81,8 +81,8 @@ impl Orchestrator {
         let subject = request.service.to_string();
         let deployed = self
             .work(JobKind::Deploy, subject, move |context, job| async move { deploy(context, request, &job).await });
-        let (id, address) = deployed.await?;
-        Ok(Deployed { id, address })
+        let outcome = deployed.await?;
+        Ok(Deployed { id: outcome.id, address: outcome.address })
     }
 
     pub async fn publish(&self, request: PublishRequest) -> Result<(), Error> {

@@ -139,8 +139,8 @@ impl Switch {
             }
             Obstacle::Ended(unikernel) => {
                 let again = DeployRequest::again(*unikernel);
-                let (id, _) = deploy(Arc::clone(&self.context), again, job).await?;
-                self.revived = Some(id);
+                let outcome = deploy(Arc::clone(&self.context), again, job).await?;
+                self.revived = outcome.started.then_some(outcome.id);
                 Ok(())
             }
         }
@@ -165,11 +165,13 @@ impl Switch {
     async fn end_again(&self, id: UnikernelId) -> Result<(), Error> {
         let Some(_claim) = self.context.claims.claim(&id) else { return Ok(()) };
         let wanted = id.clone();
-        if self.context.owner.look(move |state| state.world.is_live(&wanted)).await? {
-            return Ok(());
-        }
-        self.context.albatross.destroy(&id).await?;
-        self.context.owner.decide(move |state| Ok((reconcile::died(&state.world, &id, Some(NOT_SWITCHED)), ()))).await
+        // Written before it is done: from here on nobody puts it live.
+        let ended = self.context.owner.decide(move |state| {
+            let live = state.world.is_live(&wanted);
+            let changes = if live { Vec::new() } else { reconcile::died(&state.world, &wanted, Some(NOT_SWITCHED)) };
+            Ok((changes, !live))
+        });
+        if ended.await? { Ok(self.context.albatross.destroy(&id).await?) } else { Ok(()) }
     }
 
     fn delete_flows<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {

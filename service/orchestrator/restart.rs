@@ -68,7 +68,12 @@ impl Restart {
                 .decide(move |state| {
                     // The record as it is now: it may have been published meanwhile.
                     let record = state.world.unikernel(&id).cloned();
-                    let put = record.map(|record| Unikernel { phase: Phase::Returned, started_at: started, ..record });
+                    let put = record.map(|record| Unikernel {
+                        phase: Phase::Returned,
+                        started_at: started,
+                        exit_reason: String::new(),
+                        ..record
+                    });
                     Ok((put.map(|put| Change::PutUnikernel(Box::new(put))).into_iter().collect(), ()))
                 })
                 .await?;

@@ -57,8 +57,14 @@ fn by_start(unikernels: Vec<Unikernel>) -> BTreeMap<Start, Unikernel> {
 }
 
 async fn bring_back(context: Arc<Context>, unikernel: Unikernel) -> Start {
-    while let Err(error) = confirm(&context, &unikernel).await {
-        debug!(%error, "runs again and is not ready");
+    loop {
+        let place = context.return_slots.acquire().await;
+        let confirmed = confirm(&context, &unikernel).await;
+        drop(place);
+        match confirmed {
+            Ok(()) => break,
+            Err(error) => debug!(%error, "runs again and is not ready"),
+        }
         sleep(PAUSE).await;
     }
     info!(id = %unikernel.id, "is ready again");
@@ -85,13 +91,17 @@ pub async fn until_ready(context: &Context, unikernel: &Unikernel) -> Result<(),
     let id = unikernel.id.clone();
     // The call that deploys it has the rule, and says how that ends.
     let deployed = context.owner.until(move |state| match state.world.unikernel(&id) {
-        Some(unikernel) if reconcile::is_half_made(unikernel) => None,
-        settled => Some(settled.is_some_and(|unikernel| matches!(unikernel.phase, Phase::Ready | Phase::Returned))),
+        Some(unikernel) if reconcile::is_half_made(unikernel) => {
+            let abandoned = !state.facts.busy.contains(&unikernel.id);
+            abandoned.then_some(Err("was left half-made by a stop of the service: Deploy it again"))
+        }
+        Some(unikernel) if !unikernel.has_ended() => Some(Ok(())),
+        _ => Some(Err("did not become ready, so its deployment was undone: the error of Deploy says why")),
     });
     let limit = unikernel.timeout.saturating_add(REST_OF_DEPLOYMENT);
     let reason = match timeout(limit, deployed).await {
-        Ok(Ok(true)) => return Ok(()),
-        Ok(Ok(false)) => "did not become ready, so its deployment was undone: the error of Deploy says why",
+        Ok(Ok(Ok(()))) => return Ok(()),
+        Ok(Ok(Err(reason))) => reason,
         Ok(Err(error)) => return Err(error),
         Err(_) => "is still being deployed: ListJobs shows how far it is",
     };

@@ -25,6 +25,9 @@ use crate::{albatross, images};
 /// Events that may wait for the bus. The owner waits when it is full: a bus that does not take them takes no calls either.
 const EVENTS: usize = 1024;
 
+/// Unikernels that run again and are probed at a time.
+const RETURNS: usize = 16;
+
 /// Everything that is opened before anything runs.
 #[derive(Debug)]
 pub struct Parts {
@@ -100,6 +103,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         taps: Taps::default(),
         limits: Limits { drain: config.publish.drain, keep_previous: config.collect.keep_previous, ruleset: settings },
         deploy_slots: Arc::new(Semaphore::new(config.limits.concurrent_deploys)),
+        return_slots: Semaphore::new(RETURNS),
         drains: Notify::new(),
         collects: Notify::new(),
         returns: Notify::new(),

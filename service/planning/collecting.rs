@@ -85,13 +85,18 @@ pub fn collect(world: &World, facts: &Facts, keep: &Keep) -> Vec<Removal> {
     removals
 }
 
-/// Without those that still have connections to finish, and what goes with them.
-pub fn without_draining(mut removals: Vec<Removal>, world: &World) -> Vec<Removal> {
-    let drains = |id: &UnikernelId| {
-        world.service(&id.service()).is_some_and(|service| service.draining.iter().any(|(other, _)| other == id))
+/// What of `removals` goes without anybody having asked for it: what was live, has drained, and has been replaced. What has
+/// ended stays, for Albatross may be about to start it again and somebody may want to know why it has; so does what no
+/// other has replaced.
+pub fn drained_alone(mut removals: Vec<Removal>, world: &World) -> Vec<Removal> {
+    let has_drained = |unikernel: &Unikernel| {
+        let service = world.service(&unikernel.id.service());
+        let replaced = service.is_some_and(|service| service.publication.is_some());
+        let drains = service.is_some_and(|service| service.draining.iter().any(|(id, _)| *id == unikernel.id));
+        unikernel.removing || (unikernel.last_live.is_some() && !unikernel.has_ended() && replaced && !drains)
     };
     let kept = removals.iter().filter_map(|removal| match removal {
-        Removal::Unikernel(id) if drains(id) => world.unikernel(id),
+        Removal::Unikernel(id) => world.unikernel(id).filter(|unikernel| !has_drained(unikernel)),
         _ => None,
     });
     let kept = kept.map(|unikernel| (unikernel.id.clone(), unikernel.spec.image)).collect::<Vec<_>>();

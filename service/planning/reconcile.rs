@@ -46,10 +46,11 @@ fn half_open(world: &World, unikernel: &Unikernel) -> Option<StaleFlows> {
 }
 
 /// Those that the ledger holds for running and Albatross does not run: their consoles are worth a look.
-pub fn vanished(world: &World, facts: &Facts) -> Vec<UnikernelId> {
-    let changes = observe(world, facts, &BTreeMap::new());
+pub fn vanished(world: &World, mut facts: Facts, now: Timestamp) -> Vec<UnikernelId> {
+    note_starts(world, &mut facts, now);
+    let changes = observe(world, &facts, &BTreeMap::new());
     let gone = changes.into_iter().filter_map(|change| match change {
-        Change::PutUnikernel(unikernel) if unikernel.phase == Phase::Exited => Some(unikernel.id),
+        Change::PutUnikernel(unikernel) if unikernel.has_ended() => Some(unikernel.id),
         _ => None,
     });
     gone.collect()
@@ -65,9 +66,7 @@ const LAST_WORDS_BYTES: usize = 8 * 1024;
 /// What those said that end with `changes`, to be written together with them. `consoles`: the last lines of each.
 pub fn last_words(changes: &[Change], mut consoles: BTreeMap<UnikernelId, Vec<ConsoleLine>>) -> Vec<Change> {
     let ended = changes.iter().filter_map(|change| match change {
-        Change::PutUnikernel(unikernel) if matches!(unikernel.phase, Phase::Exited | Phase::Failed) => {
-            Some(&unikernel.id)
-        }
+        Change::PutUnikernel(unikernel) if unikernel.has_ended() => Some(&unikernel.id),
         _ => None,
     });
     let words = ended.filter_map(|id| {
@@ -102,7 +101,8 @@ pub fn returned(world: &World, facts: &Facts) -> Vec<Unikernel> {
 pub fn ready_again(world: &World, id: &UnikernelId, started: Option<Timestamp>) -> Vec<Change> {
     let same = |unikernel: &&Unikernel| unikernel.phase == Phase::Returned && unikernel.started_at == started;
     let unikernel = world.unikernel(id).filter(same);
-    let ready = unikernel.map(|unikernel| Unikernel { phase: Phase::Ready, ..unikernel.clone() });
+    let ready =
+        unikernel.map(|unikernel| Unikernel { phase: Phase::Ready, exit_reason: String::new(), ..unikernel.clone() });
     ready.map(|ready| Change::PutUnikernel(Box::new(ready))).into_iter().collect()
 }
 
@@ -111,6 +111,16 @@ pub fn died(world: &World, id: &UnikernelId, reason: Option<&str>) -> Vec<Change
     let settled = world.unikernel(id).filter(|unikernel| !is_half_made(unikernel) && !unikernel.removing);
     let gone = settled.and_then(|unikernel| gone(unikernel, reason.unwrap_or(VANISHED)));
     gone.map(|gone| written(world, gone).collect()).unwrap_or_default()
+}
+
+/// Albatross runs it, whatever the ledger says.
+pub fn runs(world: &World, facts: &Facts, running: &Running) -> Vec<Change> {
+    let ours = |unikernel: &&Unikernel| {
+        !is_half_made(unikernel) && !unikernel.removing && unikernel.spec.image == running.digest
+    };
+    let known = world.unikernel(&running.id).filter(ours);
+    let seen = known.and_then(|unikernel| seen(unikernel, running, &facts.starts));
+    seen.map(|unikernel| Change::PutUnikernel(Box::new(unikernel))).into_iter().collect()
 }
 
 /// What is written of one that is other than it was.
@@ -150,9 +160,9 @@ fn seen(unikernel: &Unikernel, running: &Running, starts: &Starts) -> Option<Uni
     (after != *unikernel).then_some(after)
 }
 
-/// Notes every start again that `facts` shows.
+/// Notes every start again that `facts` shows. Those by calls are not Albatross's.
 pub fn note_starts(world: &World, facts: &mut Facts, now: Timestamp) {
-    for running in &facts.inventory.unikernels {
+    for running in facts.inventory.unikernels.iter().filter(|running| !facts.busy.contains(&running.id)) {
         let before = world.unikernel(&running.id).and_then(|unikernel| unikernel.started_at);
         if let (Some(before), Some(started)) = (before, running.started)
             && before != started

@@ -37,6 +37,11 @@ impl Starts {
         });
     }
 
+    /// `id` is started by a call: what it was before is no matter.
+    pub fn begin_anew(&mut self, id: &UnikernelId) {
+        self.0.remove(id);
+    }
+
     pub fn is_loop(&self, id: &UnikernelId) -> bool {
         self.0.get(id).is_some_and(|starts| starts.len() >= LOOP)
     }

@@ -27,7 +27,9 @@ const OBJECT: &str = "the host's connections";
 
 #[derive(Debug)]
 pub struct Flows {
-    channel: Mutex<Channel>,
+    /// To count takes the kernel long, and a switch does not wait for it.
+    counting: Mutex<Channel>,
+    deleting: Mutex<Channel>,
     /// Of a flow that began while nobody listened to any group of ctnetlink, the kernel never tells
     /// (`nf_conntrack_events` is 2, automatic, by default). This one makes it tell whoever listens later.
     _listener: Mute,
@@ -37,7 +39,8 @@ impl Flows {
     /// The end of every flow that begins from now on is told by [`FlowEvents`], for as long as this lives.
     pub fn open() -> Result<Self, Error> {
         let _listener = Mute::open(NETLINK_NETFILTER, QUIET_GROUP)?;
-        Ok(Self { channel: Mutex::new(Channel::open(NETLINK_NETFILTER)?), _listener })
+        let channel = || Channel::open(NETLINK_NETFILTER).map(Mutex::new);
+        Ok(Self { counting: channel()?, deleting: channel()?, _listener })
     }
 
     /// Deletes the UDP flows to `target` that came to one of `host_ports`, so that their next packet is redirected
@@ -54,7 +57,7 @@ impl Flows {
     }
 
     async fn delete(&self, target: IpAddr, protocol: Protocol, which: impl Fn(&Flow) -> bool) -> Result<usize, Error> {
-        let mut channel = self.channel.lock().await;
+        let mut channel = self.deleting.lock().await;
         let mut deleted = 0;
         for flow in redirected(&mut channel, target, Some(protocol)).await?.into_iter().filter(which) {
             let object = format!("{protocol:?} flow to {target}");
@@ -72,7 +75,7 @@ impl Flows {
     /// The redirected connections to `target` that are alive: TCP until it has closed, UDP until it times out. The
     /// kernel goes through all connections of the host for that.
     pub async fn alive(&self, target: IpAddr) -> Result<BTreeSet<FlowId>, Error> {
-        let flows = redirected(&mut *self.channel.lock().await, target, None).await?;
+        let flows = redirected(&mut *self.counting.lock().await, target, None).await?;
         Ok(flows.into_iter().filter(|flow| flow.alive).filter_map(|flow| flow.id).collect())
     }
 

@@ -39,10 +39,19 @@ pub const DEPLOY: &[Step<Deploy>] = &[
 ];
 
 /// Returns when the unikernel is ready. What could not be undone of one that failed is when Albatross answers.
-pub async fn deploy(context: Arc<Context>, request: DeployRequest, job: &Job) -> Result<(UnikernelId, IpAddr), Error> {
+pub async fn deploy(context: Arc<Context>, request: DeployRequest, job: &Job) -> Result<Outcome, Error> {
     let mut deploy = Deploy::new(context, request);
     workflow::run(DEPLOY, &mut deploy, job).await?;
     deploy.outcome()
+}
+
+/// A unikernel that is ready.
+#[derive(Debug)]
+pub struct Outcome {
+    pub id: UnikernelId,
+    pub address: IpAddr,
+    /// This deployment has started it; otherwise it was there.
+    pub started: bool,
 }
 
 /// A deployment on its way.
@@ -63,8 +72,8 @@ pub struct Deploy {
     unikernel: Option<Unikernel>,
     revived: bool,
     created: Option<Created>,
-    /// Links on the network before it was created.
-    ports_before: BTreeSet<u32>,
+    /// Links on the network before it was created, where its rule is that its own has carrier.
+    ports_before: Option<BTreeSet<u32>>,
     /// Albatross may have been asked to create it, and has not said that it is gone.
     maybe_created: bool,
 }
@@ -84,15 +93,15 @@ impl Deploy {
             unikernel: None,
             revived: false,
             created: None,
-            ports_before: BTreeSet::new(),
+            ports_before: None,
             maybe_created: false,
         }
     }
 
     /// What came of it, once the table has run.
-    pub fn outcome(self) -> Result<(UnikernelId, IpAddr), Error> {
+    pub fn outcome(self) -> Result<Outcome, Error> {
         let unikernel = self.unikernel.ok_or(Error::Defect)?;
-        Ok((unikernel.id, unikernel.address))
+        Ok(Outcome { id: unikernel.id, address: unikernel.address, started: self.maybe_created })
     }
 
     fn wait_for_slot<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {

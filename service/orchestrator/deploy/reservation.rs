@@ -35,7 +35,7 @@ impl Deploy {
         .boxed()
     }
 
-    pub(super) fn reserve<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+    pub(super) fn reserve<'a>(&'a mut self, job: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             let deployment = self.deployment()?.clone();
             self.settle(&deployment).await?;
@@ -59,12 +59,7 @@ impl Deploy {
             match admitted? {
                 Admitted::AlreadyThere(unikernel) => {
                     if unikernel.phase == Phase::Returned {
-                        let asked = Unikernel {
-                            readiness: self.request.readiness.clone(),
-                            timeout: self.request.timeout,
-                            ..unikernel.clone()
-                        };
-                        returns::confirm(&self.context, &asked).await?;
+                        self.wait_for_return(&unikernel, job).await?;
                     }
                     self.unikernel = Some(unikernel);
                     Ok(Flow::Done)
@@ -77,6 +72,19 @@ impl Deploy {
             }
         }
         .boxed()
+    }
+
+    /// Waits, by this call's rule, for one that runs again.
+    async fn wait_for_return(&mut self, unikernel: &Unikernel, job: &Job) -> Result<(), Error> {
+        let (readiness, timeout) = (self.request.readiness.clone(), self.request.timeout);
+        let asked = Unikernel { readiness, timeout, ..unikernel.clone() };
+        // Whoever only waits does not keep other services from being deployed.
+        self.slot = None;
+        job.step("waiting").await;
+        tokio::select! {
+            ready = returns::confirm(&self.context, &asked) => ready,
+            () = job.cancelled() => Err(Error::Cancelled),
+        }
     }
 
     /// What the ledger holds of it already is brought up to date first. The claim is ours, so a removal that is in it is one
@@ -92,13 +100,17 @@ impl Deploy {
             let forget = move |state: &State| Ok((removal::forget(&state.world, &id, Timestamp::now()), ()));
             return self.context.owner.decide(forget).await;
         }
-        // Its death may not have been noticed yet. Where Albatross does not answer, what was seen last holds.
-        match self.context.albatross.unikernel(&id).await {
-            Ok(None) => {
-                self.context.owner.decide(move |state| Ok((reconcile::died(&state.world, &id, None), ()))).await
-            }
-            _ => Ok(()),
-        }
+        // Its death, or that it runs again, may not have been noticed yet. Where Albatross does not answer, what was seen
+        // last holds.
+        let Ok(found) = self.context.albatross.unikernel(&id).await else { return Ok(()) };
+        let seen = found.and_then(|running| running.seen());
+        let notice = move |state: &State| {
+            Ok(match seen {
+                Some(running) => (reconcile::runs(&state.world, &state.facts, &running), ()),
+                None => (reconcile::died(&state.world, &id, None), ()),
+            })
+        };
+        self.context.owner.decide(notice).await
     }
 
     /// Takes the lease and the intent back; where Albatross may still have the unikernel, leaves both until it has not.

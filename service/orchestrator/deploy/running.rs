@@ -7,16 +7,21 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
-use tracing::info;
+use tracing::{debug, info};
 
 use super::super::error::Error;
 use super::super::jobs::Job;
+use super::super::watch::TAP;
 use super::super::workflow::Flow;
 use super::super::{readiness, watch};
 use super::{Deploy, running_now};
 use crate::albatross::{Created, Creation};
 use crate::domain::{Change, ImageRecord, Phase, Readiness, Unikernel};
+use crate::host_network::Port;
 use crate::planning::admission;
+
+/// How often the kernel is asked for the links of a network that change meanwhile.
+const LISTS: usize = 5;
 
 /// Between two looks whether a link has carrier. Nobody waits for it alone: it has the time to fail besides.
 const CARRIER_LOOK: Duration = Duration::from_millis(20);
@@ -144,13 +149,12 @@ impl Deploy {
     /// opens it. Whose link it is the kernel does not say; of two that are created at the same time each waits for both.
     /// What answers over the network has it.
     async fn link_has_carrier(&self, unikernel: &Unikernel) -> Result<(), Error> {
-        if unikernel.readiness != Readiness::Running {
-            return Ok(());
-        }
+        let Some(before) = &self.ports_before else { return Ok(()) };
         let deadline = Instant::now() + unikernel.timeout;
         loop {
-            let ports = self.context.host.ports(&unikernel.spec.network).await.unwrap_or_default();
-            if ports.iter().all(|port| port.carrier || self.ports_before.contains(&port.index)) {
+            let carries = |port: &Port| port.carrier || !port.name.starts_with(TAP) || before.contains(&port.index);
+            // A list that could not be made, for links came and went meanwhile, is made again.
+            if self.context.host.ports(&unikernel.spec.network).await.is_ok_and(|ports| ports.iter().all(carries)) {
                 return Ok(());
             }
             if Instant::now() >= deadline {
@@ -160,13 +164,19 @@ impl Deploy {
         }
     }
 
-    /// The links on the network, where it matters which come.
-    async fn ports(&self) -> Result<BTreeSet<u32>, Error> {
+    /// The links on the network, where it matters which come. While links come and go without end the kernel makes no list
+    /// of them, and carriers are not waited for.
+    async fn ports(&self) -> Result<Option<BTreeSet<u32>>, Error> {
         let unikernel = self.unikernel()?;
         if unikernel.readiness != Readiness::Running {
-            return Ok(BTreeSet::new());
+            return Ok(None);
         }
-        let ports = self.context.host.ports(&unikernel.spec.network).await?;
-        Ok(ports.into_iter().map(|port| port.index).collect())
+        for _ in 0..LISTS {
+            match self.context.host.ports(&unikernel.spec.network).await {
+                Ok(ports) => return Ok(Some(ports.into_iter().map(|port| port.index).collect())),
+                Err(error) => debug!(%error, "which links there are before one is created"),
+            }
+        }
+        Ok(None)
     }
 }

@@ -18,7 +18,7 @@ use super::degraded;
 use super::error::Error;
 use super::fault;
 use crate::consoles::Consoles;
-use crate::domain::{Change, Event, ManagerView, Publication, ServiceName, Timestamp, Unikernel};
+use crate::domain::{Change, Event, ManagerView, Phase, Publication, ServiceName, Timestamp, Unikernel};
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
 use crate::planning::facts::Facts;
@@ -181,6 +181,13 @@ impl Owner {
 
     async fn apply(&mut self, changes: Vec<Change>) {
         self.consoles.apply(&changes);
+        for change in &changes {
+            if let Change::PutUnikernel(unikernel) = change
+                && unikernel.phase == Phase::Creating
+            {
+                self.state.facts.starts.begin_anew(&unikernel.id);
+            }
+        }
         for event in self.state.world.apply(changes) {
             self.tell(event).await;
         }

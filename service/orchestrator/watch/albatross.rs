@@ -14,7 +14,7 @@ use super::super::{publish, recover};
 use super::pace::Pace;
 use super::{BEAT, SETTLE, deaths, words};
 use crate::albatross;
-use crate::domain::{Inventory, Policy, Running};
+use crate::domain::{Inventory, Policy, Timestamp};
 use crate::planning::reconcile;
 
 /// Pauses between two looks at what does not answer: from the first to the second.
@@ -29,6 +29,8 @@ pub async fn follow(context: Arc<Context>) {
     let (mut beat, mut pace) = (context.beat.subscribe(), Pace::new(Instant::now()));
     let mut pause_while_away = PAUSES_WHILE_AWAY.0;
     loop {
+        // What a switch has left needs no Albatross.
+        delete_stale_flows(&context).await;
         let answers = look_at_albatross(&context).await;
         let away = async {
             if answers {
@@ -69,24 +71,22 @@ async fn look_at_albatross(context: &Arc<Context>) -> bool {
         debug!(%error, "not taken in");
     }
     context.looked.notify_one();
+    delete_stale_flows(context).await;
+    true
+}
+
+async fn delete_stale_flows(context: &Context) {
     if let Err(error) = publish::delete_stale_flows(context).await {
         debug!(%error, "stale flows stay for now");
     }
-    true
 }
 
 /// What Albatross said, sorted into what may be ours and what is somebody else's.
 fn inventory(running: Vec<albatross::Running>) -> Inventory {
     let mut inventory = Inventory::default();
     for one in running {
-        match one.id() {
-            Some(id) => inventory.unikernels.push(Running {
-                id,
-                digest: one.digest,
-                started: one.started,
-                mac: one.mac,
-                cpus: one.cpuids,
-            }),
+        match one.seen() {
+            Some(seen) => inventory.unikernels.push(seen),
             None => inventory.foreign_cpus.extend(one.cpuids),
         }
     }
@@ -122,7 +122,7 @@ async fn last_words(context: &Context, inventory: &Inventory) -> Result<(words::
         let mut facts = state.facts.clone();
         facts.inventory = seen;
         facts.busy.extend(touched);
-        reconcile::vanished(&state.world, &facts)
+        reconcile::vanished(&state.world, facts, Timestamp::now())
     });
     words::of(context, gone.await?).await
 }

@@ -1,7 +1,9 @@
 //! Keeps what is known of the host's bridges and addresses true.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::sleep;
 use tracing::debug;
@@ -10,8 +12,12 @@ use super::super::context::Context;
 use super::super::owner::Trouble;
 use super::SETTLE;
 use crate::domain::{Network, NetworkName};
-use crate::host_network::Bridge;
+use crate::host_network::{self, Bridge};
 use crate::planning::facts::{HostBridge, effective_networks};
+/// How often, and how far apart, the kernel is asked for what it cannot tell at the moment.
+const ATTEMPTS: usize = 10;
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// What a look at the host needs, and what it remembers.
 #[derive(Debug)]
 pub struct HostWatch {
@@ -65,12 +71,7 @@ pub async fn follow(context: Arc<Context>, mut host: HostWatch) {
 
 /// Takes in the host's addresses and bridges. Returns the bridges that are networks, with their numbers.
 pub async fn look(context: &Context, watch: &HostWatch) -> Vec<(NetworkName, u32)> {
-    let observed = async {
-        let bridges = context.host.bridges().await?;
-        let addresses = context.host.addresses().await?;
-        Ok::<_, crate::host_network::Error>((bridges, addresses))
-    };
-    let (bridges, addresses) = match observed.await {
+    let (bridges, addresses) = match observe(context).await {
         Ok(observed) => observed,
         Err(error) => {
             let note = format!("the host's addresses are not known: {error}");
@@ -97,4 +98,17 @@ pub async fn look(context: &Context, watch: &HostWatch) -> Vec<(NetworkName, u32
         debug!(%error, "not taken in");
     }
     present
+}
+
+/// Bridges and addresses. While links come and go the kernel makes no list that is whole: it is asked again then.
+async fn observe(context: &Context) -> Result<(Vec<Bridge>, BTreeSet<IpAddr>), host_network::Error> {
+    let once = async || Ok((context.host.bridges().await?, context.host.addresses().await?));
+    for _ in 0..ATTEMPTS {
+        match once().await {
+            Err(error) => debug!(%error, "the host's addresses"),
+            observed => return observed,
+        }
+        sleep(PAUSE).await;
+    }
+    once().await
 }

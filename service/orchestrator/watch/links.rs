@@ -8,11 +8,8 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::super::context::Context;
-use super::{TRY_AGAIN, deaths};
+use super::{TAP, TRY_AGAIN, deaths};
 use crate::host_network::{LinkEvent, LinkEvents};
-
-/// Taps of Albatross: `vmmtap0` and so on.
-const TAP: &str = "vmmtap";
 
 /// Passes on what is told. Never ends.
 pub async fn follow(context: Arc<Context>, mut events: LinkEvents) {
@@ -41,12 +38,15 @@ pub async fn follow(context: Arc<Context>, mut events: LinkEvents) {
             }
             // Events were dropped: look at everything afresh.
             Ok(LinkEvent::Lost) => {
+                context.taps.clear();
+                carrying = carrying_ports(&context).await;
                 context.look.notify_one();
                 context.host_changed.notify_one();
             }
             Err(error) => {
                 warn!(%error, "link notifications");
                 sleep(TRY_AGAIN).await;
+                context.look.notify_one();
                 context.host_changed.notify_one();
             }
         }

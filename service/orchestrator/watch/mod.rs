@@ -21,6 +21,9 @@ pub use table::follow as follow_table;
 /// Between two looks at everything when nothing happens. Deaths are told by the kernel; this is for what it cannot tell.
 const BEAT: Duration = Duration::from_secs(30);
 
+/// What the names of Albatross's taps begin with: `vmmtap0` and so on.
+pub const TAP: &str = "vmmtap";
+
 /// Between two attempts at what the kernel refuses.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
