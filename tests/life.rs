@@ -86,7 +86,7 @@ fn publish_of_one_that_does_not_become_ready_says_so() {
         let image = host.image("2", &["--listen-after=60000", "--print=still warming up"]);
         let deploying = manager.clone();
         let mut slow = options("tcp:80");
-        slow.insert("timeout", 700_u64.into());
+        slow.insert("timeout", 1500_u64.into());
         let deploy = tokio::spawn(async move { deploying.deploy("website", &image, slow).await });
         let id = states.created().await;
         let (name, message) = error_of(manager.publish("website", &[("tcp", 8080, 80)], unikernel(&id)).await);
@@ -296,6 +296,42 @@ fn a_loop_is_failed_and_can_be_destroyed() {
     });
 }
 
+fn crash(host: &TestHost, port: u16) {
+    host.client.run(move || {
+        use std::io::{Read, Write};
+        let target = format!("{}:{port}", host::HOST).parse().unwrap();
+        let Ok(mut stream) = std::net::TcpStream::connect_timeout(&target, Duration::from_millis(500)) else { return };
+        stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let _ = stream.write_all(b"GET /exit?code=3 HTTP/1.1\r\nHost: x\r\n\r\n");
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+}
+
+#[test]
+fn a_loop_ends_with_a_start_that_somebody_asked_for() {
+    isolated("a_loop_ends_with_a_start_that_somebody_asked_for", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        let (id, _) = manager.deploy("website", &host.image("1", &[]), options("http:80/")).await.unwrap();
+        manager.publish("website", &[("tcp", 8080, 80)], Options::new()).await.unwrap();
+        // Starts that calls ask for are no loop.
+        for _ in 0..7 {
+            manager.call("Restart", &(id.as_str(),)).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        assert_eq!(property::<String>(&manager, &id, "State").await, "live");
+        let end = Instant::now() + host::PATIENCE;
+        while property::<String>(&manager, &id, "State").await != "failed" {
+            assert!(Instant::now() < end, "it does not fail");
+            crash(&host, 8080);
+        }
+        manager.call("Restart", &(id.as_str(),)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert_eq!(property::<String>(&manager, &id, "State").await, "live");
+        assert!(host.get(8080).unwrap().starts_with("version=1"));
+    });
+}
+
 #[test]
 fn what_has_drained_is_collected_when_that_is_wanted() {
     isolated("what_has_drained_is_collected_when_that_is_wanted", |_| async {
@@ -326,6 +362,17 @@ fn what_has_drained_is_collected_when_that_is_wanted() {
         eventually("with its lease", async || manager.leases().await.unwrap().len() == 1).await;
         eventually("and its image", async || host.stored_images().len() == 1).await;
         assert!(host.get(8080).unwrap().starts_with("version=2"));
+
+        // What nobody has replaced stays, also when it has ended: somebody may want to know why.
+        let never = with(options("http:80/"), "restart", "never");
+        let (alone, _) = manager.deploy("database", &host.image("3", &[]), never).await.unwrap();
+        let mut states = States::watch(&manager.0).await;
+        host.albatross.control(&format!("kill {alone}"));
+        states.until(&alone, "exited").await;
+        manager.call("Unpublish", &("website",)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert_eq!(property::<String>(&manager, &alone, "State").await, "exited");
+        assert_eq!(host.running(), [&*second]);
     });
 }
 
