@@ -15,7 +15,7 @@ mod stand_in_process;
 use std::time::{Duration, Instant, SystemTime};
 
 use albatross_deployer::albatross::{Client, ConsoleHistory, Settings};
-use host::{Manager, Options, PATIENCE, TestHost, error_of, eventually, options};
+use host::{MANAGER, Manager, Options, PATIENCE, ROOT, TestHost, error_of, eventually, options};
 use netns::isolated;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe::Receiver;
@@ -57,6 +57,10 @@ impl Manager {
     async fn read(&self, id: &str, lines: u32) -> zbus::Result<Vec<(i64, String)>> {
         self.call("ReadConsole", &(id, lines)).await?.deserialize()
     }
+}
+
+async fn degraded(manager: &Manager) -> Vec<String> {
+    manager.property(ROOT, MANAGER, "Degraded").await.unwrap()
 }
 
 /// The number of `line N`, which is what a printing guest prints.
@@ -304,10 +308,23 @@ fn a_console_goes_on_when_the_daemons_do() {
         sleep(Duration::from_millis(300)).await;
         assert!(manager.read(&id, 0).await.unwrap().len() > 20, "what was said before stays");
         let last = console_rest(&mut console).await;
-        // Albatross starts it again, and with that its console.
         sleep(Duration::from_millis(700)).await;
+        assert_eq!(degraded(&manager).await, [] as [&str; 0]);
+        let other = host.image("2", &[]);
+        for _ in 0..2 {
+            let (name, message) = error_of(manager.deploy("other", &other, options("running")).await);
+            assert_eq!(
+                (name.as_str(), message.as_str()),
+                ("AlbatrossRefused", "could not create unikernel: console failed")
+            );
+            let says_so = async || degraded(&manager).await.iter().any(|note| note.contains("restart albatrossd"));
+            eventually("what to do", says_so).await;
+        }
+        // Albatross starts it again, and with that its console.
         assert_eq!(host.albatross.control("restart-self"), "ok");
         console.until("Solo5: Bindings version").await;
+        manager.deploy("other", &other, options("running")).await.unwrap();
+        eventually("all is well", async || degraded(&manager).await.is_empty()).await;
         let line = console.until("line ").await;
         assert_eq!(number(&line), Some(0), "a new life after {last}");
     });

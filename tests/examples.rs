@@ -130,9 +130,8 @@ fn update_watch_and_cancel() {
     isolated("update_watch_and_cancel", |_| async {
         let Some(host) = TestHost::start().await else { return };
         let manager = host.manager().await;
-        // Those that the example deploys have no address of their own: the images bring it along.
-        let one = host.image("1", &["--ipv4=10.0.0.2/24", "--ipv4-gateway=10.0.0.1"]);
-        let two = host.image("2", &["--ipv4=10.0.0.3/24", "--ipv4-gateway=10.0.0.1"]);
+        let (one, two) = (host.image("1", &[]), host.image("2", &[]));
+        let arguments = "'--ipv4={address}/{prefix-length}' '--ipv4-gateway={gateway}'";
         let lines_of = |script: &str, until: &'static str| {
             let mut watch = command(&host, script).stdout(Stdio::piped()).spawn().unwrap();
             let lines = BufReader::new(watch.stdout.take().unwrap()).lines().map_while(Result::ok);
@@ -148,9 +147,9 @@ fn update_watch_and_cancel() {
         };
         let (mut raw, raw_lines) = lines_of("RAW=yes exec ./watch", "ServiceCount");
         let (mut watch, lines) = lines_of("./watch", "-> retired");
-        run(&host, &format!("DRAIN=100 ./update website {one} 8080 80")).await.unwrap();
+        run(&host, &format!("DRAIN=100 ./update website {one} 8080 80 {arguments}")).await.unwrap();
         eventually("version 1", async || host.get(8080).is_ok_and(|answer| answer.starts_with("version=1 "))).await;
-        run(&host, &format!("DRAIN=100 ./update website {two}")).await.unwrap();
+        run(&host, &format!("DRAIN=100 ./update website {two} 8080 80 {arguments}")).await.unwrap();
         eventually("version 2", async || host.get(8080).is_ok_and(|answer| answer.starts_with("version=2 "))).await;
         assert!(run(&host, "./update website /nonexistent").await.is_err());
         assert!(host.get(8080).unwrap().starts_with("version=2 "));

@@ -219,6 +219,34 @@ fn a_refusal_names_element_and_errno_and_changes_nothing() {
     });
 }
 
+#[test]
+fn who_asks_for_links_at_the_same_time_gets_an_answer() {
+    isolated("who_asks_for_links_at_the_same_time_gets_an_answer", |_| async {
+        let host = Arc::new(Host::open().unwrap());
+        sh("ip link add br0 type bridge");
+        // More than one datagram of an answer holds.
+        for link in 0..64 {
+            sh(&format!("ip link add port{link} master br0 type veth peer name peer{link}"));
+            sh(&format!("ip address add 192.0.2.{link}/24 dev peer{link}"));
+        }
+        let mut asking = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let host = Arc::clone(&host);
+            asking
+                .spawn(async move { (host.ports(&br0()).await.unwrap().len(), host.addresses().await.unwrap().len()) });
+        }
+        while let Some(counts) = asking.join_next().await {
+            let (ports, addresses) = counts.unwrap();
+            assert!(ports == 64 && addresses >= 64, "{ports}, {addresses}");
+        }
+        // Nor does one that was given up stand in the way of the next.
+        for _ in 0..64 {
+            let _ = timeout(Duration::from_micros(100), host.addresses()).await;
+            assert!(host.addresses().await.unwrap().len() >= 64);
+        }
+    });
+}
+
 fn on(target: &str, count: u16) -> Publication {
     let ports: Vec<_> = (1..=count).map(|port| (PortProtocol::Tcp, port, 80)).collect();
     publication(target, &ports, &[], &[])

@@ -236,6 +236,7 @@ fn without_fall_back_a_dead_live_one_stays_live() {
         assert!(host.get(8080).is_err());
         // It is asked for again, and comes back under its ports.
         manager.call("Restart", &(id.as_str(),)).await.unwrap();
+        assert_eq!(states.until(&id, "live").await.exit_reason(), "", "one that runs has no reason for its end");
         assert!(host.get(8080).unwrap().starts_with("version=2"));
         assert_eq!(property::<String>(&manager, &id, "State").await, "live");
     });

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use super::wire::Unsayable;
 
+/// How albatrossd ends what it says then.
+const CONSOLE_LOST: &str = "console failed";
+
 /// After all but those that are [final](Error::is_final) of a command that changes something, it may still be done later:
 /// Albatross goes on with a create whose client has left.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,12 @@ pub enum Error {
 impl Error {
     pub(super) fn not_sent(self) -> Self {
         if self.is_final() { self } else { Self::NotSent(Box::new(self)) }
+    }
+
+    /// Whether it could not create a unikernel because albatrossd has lost the console daemon. It connects to that when it
+    /// starts, and never again.
+    pub fn is_console_lost(&self) -> bool {
+        matches!(self, Self::Refused(text) if text.ends_with(CONSOLE_LOST))
     }
 
     /// Whether what was asked for is not done, and will not be.

@@ -6,6 +6,10 @@ use crate::planning::reconcile;
 /// At most so many are named in one note.
 const NAMED: usize = 8;
 
+/// albatrossd has lost its console daemon, and connects to that only when it starts.
+pub const CONSOLE_LOST: &str = "Albatross creates nothing any more, and nobody hears what its unikernels print: albatross-console has ended, and \
+     albatrossd does not know the next one. See that it runs, and restart albatrossd, which restarts all unikernels";
+
 /// Those that Albatross starts again and again.
 pub fn loops(state: &State) -> Option<String> {
     let names = named(reconcile::looping(&state.world, &state.facts).map(|unikernel| &unikernel.id))?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::address_pool::AddressPool;
 use super::states::state;
 use crate::domain::{
-    Change, ConsoleLine, Event, HostPort, ImageDigest, ImageRecord, Lease, Publication, Service, ServiceName,
+    Change, ConsoleLine, Event, HostPort, ImageDigest, ImageRecord, Lease, Phase, Publication, Service, ServiceName,
     ServiceView, StaleFlows, Timestamp, Transport, Unikernel, UnikernelId, UnikernelView,
 };
 
@@ -143,7 +143,8 @@ impl World {
             created_at: unikernel.created_at,
             started_at: unikernel.started_at,
             restarts: unikernel.restarts,
-            exit_reason: unikernel.exit_reason.clone(),
+            // The record keeps it until the rule holds, should that have to be undone.
+            exit_reason: if unikernel.phase == Phase::Running { String::new() } else { unikernel.exit_reason.clone() },
         })
     }
 

@@ -9,8 +9,10 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
+use super::super::degraded;
 use super::super::error::Error;
 use super::super::jobs::Job;
+use super::super::owner::Trouble;
 use super::super::watch::TAP;
 use super::super::workflow::Flow;
 use super::super::{readiness, watch};
@@ -44,10 +46,15 @@ impl Deploy {
             let created = self.context.albatross.create(&unikernel.id, &creation, file, size).await;
             match created {
                 Ok(created) => {
+                    self.context.owner.trouble(Trouble::AlbatrossConsole, None).await;
                     self.created = Some(created);
                     Ok(Flow::Next)
                 }
                 Err(error) => {
+                    if error.is_console_lost() {
+                        let note = degraded::CONSOLE_LOST.to_string();
+                        self.context.owner.trouble(Trouble::AlbatrossConsole, Some(note)).await;
+                    }
                     self.maybe_created = !error.is_final();
                     if self.maybe_created {
                         self.context.claims.may_come_late(&unikernel.id);

@@ -13,6 +13,7 @@ use crate::planning::facts::Facts;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trouble {
     Albatross,
+    AlbatrossConsole,
     Kernel,
     Forwarding,
     OtherTables,

@@ -58,6 +58,8 @@ async fn look_at_albatross(context: &Arc<Context>) -> bool {
         Err(error) => {
             let note = format!("{error}. What is published stays, and nothing can be deployed until it answers");
             context.owner.trouble(Trouble::Albatross, Some(note)).await;
+            // When it is back, it has connected to the console daemon anew.
+            context.owner.trouble(Trouble::AlbatrossConsole, None).await;
             return false;
         }
     };
