@@ -43,7 +43,8 @@
 //! # A Publish
 //!
 //! One decision (`planning::publishing`), one durable transaction, one nfnetlink batch with the elements that differ,
-//! events. UDP flows to the unikernel before are deleted; TCP flows stay until they have drained, which the kernel
+//! events. Where the unikernel is not ready yet it is waited for, and where a rollback's has ended it is deployed again; then
+//! it is decided anew. UDP flows to the unikernel before are deleted; TCP flows stay until they have drained, which the kernel
 //! tells. Only where the one before has died, those that it never answered are deleted too: the client tries again, and
 //! gets to the one that is live.
 //!

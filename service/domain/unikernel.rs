@@ -90,7 +90,8 @@ pub enum Readiness {
     Console(ConsolePattern),
 }
 
-/// How far a unikernel has come, as the ledger keeps it. `Creating` is an intent: found at the start, it is undone.
+/// How far a unikernel has come, as the ledger keeps it. Until it was ready once it is an intent: found at a start of the
+/// service, it is undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
