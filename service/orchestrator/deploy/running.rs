@@ -26,7 +26,7 @@ use crate::planning::admission;
 const LISTS: usize = 5;
 
 /// Between two looks whether a link has carrier. Nobody waits for it alone: it has the time to fail besides.
-const CARRIER_LOOK: Duration = Duration::from_millis(20);
+const CARRIER_LOOK: Duration = Duration::from_millis(4);
 
 impl Deploy {
     pub(super) fn create<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
