@@ -93,11 +93,13 @@ impl Manager {
     ///
     /// ports: (tcp, udp or any; host port; port of the unikernel). They replace what the service had published.
     ///
+    /// A unikernel that is not ready yet is waited for, within its own readiness rule.
+    ///
     /// options: unikernel s (id; the newest ready one of the service), addresses as (host addresses to publish on; all
     /// local ones), sources as (prefixes that may connect; any), drain t (milliseconds; the configuration's).
     ///
-    /// Errors: InvalidArgument, NotAuthorized, NoSuchService, NoSuchUnikernel, NotReady, PortConflict, KernelRefused.
-    /// After an error everything is as it was.
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchService, NoSuchUnikernel, NotReady, PortConflict, KernelRefused,
+    /// Cancelled. After an error everything is as it was.
     async fn publish(
         &self,
         service: &str,
@@ -125,10 +127,12 @@ impl Manager {
         self.entrance.after_events(self.entrance.orchestrator.unpublish(service).await).await
     }
 
-    /// Makes the unikernel live again that was live before, on the ports of today, and returns its object.
+    /// Makes the unikernel live again that was live before, on the ports of today, and returns its object. One that has
+    /// ended is deployed again first, from its stored image and under its old address; until it is ready what is live
+    /// stays live.
     ///
     /// Errors: InvalidArgument, NotAuthorized, NoSuchService, NoSuchUnikernel (there is none to go back to), NotReady,
-    /// KernelRefused.
+    /// KernelRefused, Cancelled, and where it has ended ImageUnavailable, AlbatrossUnavailable and AlbatrossRefused.
     #[zbus(out_args("unikernel"))]
     async fn rollback(
         &self,
