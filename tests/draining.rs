@@ -390,17 +390,14 @@ async fn clients_get_to_the_next(seen: bool) {
     let [first, second] = two_versions(&host, &manager).await;
     let answered = keep_alive(&host, PORT);
     let source_port = format!("sport={} ", answered.local_addr().unwrap().port());
-    if !seen {
-        // The look at Albatross that its death leads to comes after the switch.
-        host.albatross.control("delay 700 info");
-    }
     // Solo5 has no kernel that would still answer for it.
     let dump = host.albatross.dump();
     let of_first = |unikernel: &&serde_json::Value| unikernel["name"].as_str().unwrap().ends_with(&first.0);
     let unikernel = dump["unikernels"].as_array().unwrap().iter().find(of_first).unwrap();
     sh(&format!("ip link set {} down", unikernel["tap"].as_str().unwrap()));
-    host.albatross.control(&format!("lose {}", first.0));
+    let lose = || host.albatross.control(&format!("lose {}", first.0));
     if seen {
+        lose();
         eventually("seen", async || state(&manager, &first.0).await == "exited").await;
     }
     let begin = Instant::now();
@@ -410,6 +407,9 @@ async fn clients_get_to_the_next(seen: bool) {
     let before = state(&manager, &first.0).await;
     assert_eq!(before == "exited", seen);
     publish(&manager, Duration::from_secs(60)).await;
+    if !seen {
+        lose();
+    }
     println!("it was {before} before the switch, {:?} after the clients' first packets", begin.elapsed());
     for waiting in waiting {
         let (answer, took) = tokio::task::spawn_blocking(|| waiting.join().unwrap()).await.unwrap();
