@@ -410,6 +410,8 @@ fn a_deployment_asks_albatross_whether_what_it_has_runs() {
         // Its end cannot be noticed before the call: the look that it causes is held up.
         host.albatross.control("delay 400 policy");
         host.albatross.control(&format!("lose {id}"));
+        // Until Albatross has heard of it nobody can.
+        eventually("Albatross knows", async || host.running().is_empty()).await;
         let (again, _) = manager.deploy("website", &host.image("1", &[]), options("http:80/")).await.unwrap();
         assert_eq!((again.as_str(), host.running()), (id.as_str(), vec![id.clone()]));
     });

@@ -93,7 +93,7 @@ pub async fn until_ready(context: &Context, unikernel: &Unikernel) -> Result<(),
     let deployed = context.owner.until(move |state| match state.world.unikernel(&id) {
         Some(unikernel) if reconcile::is_half_made(unikernel) => {
             let abandoned = !state.facts.busy.contains(&unikernel.id);
-            abandoned.then_some(Err("was left half-made by a stop of the service: Deploy it again"))
+            abandoned.then_some(Err("was left half-made and is undone when Albatross answers: deploy it again then"))
         }
         Some(unikernel) if !unikernel.has_ended() => Some(Ok(())),
         _ => Some(Err("did not become ready, so its deployment was undone: the error of Deploy says why")),

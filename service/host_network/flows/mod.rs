@@ -17,7 +17,7 @@ use flow::Flow;
 pub use flow::FlowId;
 
 use super::Error;
-use super::netlink::{Channel, Mute};
+use super::netlink::{Channel, Mute, Sending};
 
 /// NFNLGRP_CONNTRACK_EXP_DESTROY: the end of an expected connection (those of FTP and its like), which comes next to
 /// never. Any group of ctnetlink would do.
@@ -94,7 +94,7 @@ async fn redirected(channel: &mut Channel, target: IpAddr, protocol: Option<Prot
     let wanted = |flow: &Flow| {
         flow.target == target && flow.redirected && protocol.is_none_or(|protocol| flow.protocol == Some(protocol))
     };
-    channel.dump_apart(OBJECT, request, |frame| Ok(Flow::parse(frame).filter(wanted))).await
+    channel.dump(Sending::Apart, OBJECT, request, |frame| Ok(Flow::parse(frame).filter(wanted))).await
 }
 
 fn message(target: IpAddr, message: ConntrackMessage) -> NetfilterMessage {

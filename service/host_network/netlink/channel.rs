@@ -33,8 +33,9 @@ pub struct Channel {
 
 /// On which thread a request is sent: the kernel works on it inside of the call.
 #[derive(Debug, Clone, Copy)]
-enum Sending {
+pub enum Sending {
     Here,
+    /// Not on the thread that everything else runs on: for what the kernel takes long to begin.
     Apart,
 }
 
@@ -77,31 +78,6 @@ impl Channel {
 
     /// Everything that the kernel lists in answer to `request`. `object` is what an error is about.
     pub async fn dump<M, T>(
-        &mut self,
-        object: &str,
-        request: M,
-        read: impl FnMut(&Frame<'_>) -> Result<Option<T>, Error>,
-    ) -> Result<Vec<T>, Error>
-    where
-        M: NetlinkSerializable + Into<NetlinkPayload<M>> + Clone,
-    {
-        self.dump_by(Sending::Here, object, request, read).await
-    }
-
-    /// As [`Channel::dump`], of a list that the kernel takes long to begin.
-    pub async fn dump_apart<M, T>(
-        &mut self,
-        object: &str,
-        request: M,
-        read: impl FnMut(&Frame<'_>) -> Result<Option<T>, Error>,
-    ) -> Result<Vec<T>, Error>
-    where
-        M: NetlinkSerializable + Into<NetlinkPayload<M>> + Clone,
-    {
-        self.dump_by(Sending::Apart, object, request, read).await
-    }
-
-    async fn dump_by<M, T>(
         &mut self,
         sending: Sending,
         object: &str,

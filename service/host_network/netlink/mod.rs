@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use netlink_sys::{AsyncSocket, Socket, SocketAddr, TokioSocket};
 
-pub use channel::Channel;
+pub use channel::{Channel, Sending};
 pub use frame::{Frame, Verdict, encode, frames};
 pub use subscription::{Heard, Mailbox, Mute, Subscription};
 

@@ -10,7 +10,7 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProto
 
 use super::super::Error;
 use super::super::attributes::Attributes;
-use super::super::netlink::{Channel, Frame};
+use super::super::netlink::{Channel, Frame, Sending};
 use super::batch::inet;
 use super::{ACCEPT, elements, userdata};
 use crate::planning::ruleset::{Elements, Family, SetName, Skeleton, TABLE};
@@ -80,7 +80,7 @@ pub(super) async fn head(channel: &mut Channel) -> Result<Option<Head>, Error> {
             owner: attributes.number_be(TABLE_OWNER),
         }))
     };
-    Ok(channel.dump(OBJECT, request, read).await?.pop())
+    Ok(channel.dump(Sending::Here, OBJECT, request, read).await?.pop())
 }
 
 /// `None`: a policy is not accept.
@@ -96,7 +96,7 @@ async fn chains(channel: &mut Channel) -> Result<Option<Vec<(String, String)>>, 
         let accepts = attributes.number_be(CHAIN_POLICY).is_none_or(|policy| policy == ACCEPT);
         Ok(Some(accepts.then_some((name, comment))))
     };
-    Ok(channel.dump(OBJECT, request, read).await?.into_iter().collect())
+    Ok(channel.dump(Sending::Here, OBJECT, request, read).await?.into_iter().collect())
 }
 
 /// Chain and comment of every rule, in order.
@@ -108,7 +108,7 @@ async fn rules(channel: &mut Channel) -> Result<Vec<(String, String)>, Error> {
         let chain = attributes.text(RULE_CHAIN).unwrap_or_default().to_owned();
         Ok(Some((chain, attributes.bytes(RULE_USERDATA).and_then(userdata::comment).unwrap_or_default())))
     };
-    channel.dump(OBJECT, request, read).await
+    channel.dump(Sending::Here, OBJECT, request, read).await
 }
 
 /// A set or map that has a name of its own.
@@ -133,7 +133,7 @@ async fn sets(channel: &mut Channel) -> Result<Vec<FoundSet>, Error> {
             count: attributes.number_be(SET_COUNT).and_then(|count| usize::try_from(count).ok()),
         }))
     };
-    channel.dump(OBJECT, request, read).await
+    channel.dump(Sending::Here, OBJECT, request, read).await
 }
 
 /// `None`: one of them is none of ours.
@@ -161,7 +161,8 @@ async fn elements_of(channel: &mut Channel, set: SetName, count: Option<usize>) 
         let request = inet(NfTablesMessage::GetSetElement(message));
         // A set without elements is answered by a message without a list.
         let read = |frame: &Frame<'_>| Ok(Some(elements::decode(set, frame.payload)));
-        let lists: Option<Vec<_>> = channel.dump(&format!("set {set}"), request, read).await?.into_iter().collect();
+        let lists: Option<Vec<_>> =
+            channel.dump(Sending::Here, &format!("set {set}"), request, read).await?.into_iter().collect();
         let Some(lists) = lists else { return Ok(None) };
         let elements: Elements = lists.into_iter().flatten().collect();
         attempts -= 1;
@@ -199,5 +200,5 @@ pub(super) async fn interfering_tables(channel: &mut Channel) -> Result<Vec<Stri
         let (table, chain) = (attributes.text(OF_TABLE), attributes.text(CHAIN_NAME));
         Ok(Some(format!("{family} {}, chain {}", table.unwrap_or("?"), chain.unwrap_or("?"))))
     };
-    channel.dump("the chains of other tables", NetfilterMessage::new(header, message), read).await
+    channel.dump(Sending::Here, "the chains of other tables", NetfilterMessage::new(header, message), read).await
 }
