@@ -14,8 +14,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use albatross_deployer::domain::{ImageDigest, ImageRecord};
-use albatross_deployer::images::{Caller, Error, Store, open_as, solo5};
+use albatross_deployer::domain::{Caller, ImageDigest, ImageRecord};
+use albatross_deployer::images::{Error, Store, open_as, solo5};
 use futures_util::future::join_all;
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
 use rustix::process::{getegid, geteuid};

@@ -16,7 +16,7 @@ use zbus::message::Header;
 
 use super::AccessSettings;
 use super::error::Failure;
-use crate::images::Caller;
+use crate::domain::Caller;
 use crate::orchestrator::ErrorKind;
 
 /// Callers whose credentials are remembered. The bus never gives a unique name twice, so an entry is never wrong.

@@ -9,7 +9,7 @@ use zbus::message::Header;
 use super::AccessSettings;
 use super::authorization::Gate;
 use super::error::Failure;
-use crate::images::Caller;
+use crate::domain::Caller;
 use crate::orchestrator::{self, Orchestrator};
 
 /// Asks the publisher to say when everything that the owner of state has told so far is in the objects.

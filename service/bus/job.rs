@@ -57,7 +57,7 @@ impl JobObject {
     /// What it is doing now.
     #[zbus(property)]
     fn step(&self) -> String {
-        self.view().step.to_owned()
+        self.view().step.to_string()
     }
 
     /// How far it has come, 0 to 1; -1 where there is no measure.

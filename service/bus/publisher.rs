@@ -127,6 +127,8 @@ impl Publisher {
                 self.connections(&id, count);
                 Ok(())
             }
+            // STACKS
+            Event::Stack { .. } => Ok(()),
             Event::Switched { .. } | Event::Job(_) | Event::JobRemoved { .. } => {
                 self.keep(event.clone());
                 Ok(())

@@ -80,7 +80,7 @@ mod tests {
             number: JobNumber(3),
             kind: JobKind::Deploy,
             subject: "dns".into(),
-            step: "create",
+            step: "create".into(),
             progress: None,
         };
         assert_eq!(job(&(view.clone(), None)).3, "running");

@@ -1,8 +1,8 @@
 //! What the ledger is told. The same list is applied to the view in memory, so that the two cannot drift apart.
 
 use super::{
-    ConsoleLine, ImageDigest, ImageRecord, Lease, LeaseTag, Service, ServiceName, StaleFlows, Timestamp, Unikernel,
-    UnikernelId,
+    ConsoleLine, ImageDigest, ImageRecord, Lease, LeaseTag, Service, ServiceName, Stack, StackName, StaleFlows,
+    Timestamp, Unikernel, UnikernelId,
 };
 
 /// One fact to write down. A transaction is a list of them: all or none.
@@ -28,4 +28,6 @@ pub enum Change {
         lines: Vec<ConsoleLine>,
     },
     RemoveLastWords(UnikernelId),
+    PutStack(Box<Stack>),
+    RemoveStack(StackName),
 }

@@ -1,11 +1,12 @@
 //! What happened, as clients of the bus are told it: how a thing looked before, and how it looks now.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{
-    ImageDigest, JobNumber, JobResult, JobView, MacAddress, NetworkName, Publication, ServiceName, Timestamp,
-    UnikernelId, UnikernelState,
+    ImageDigest, JobNumber, JobResult, JobView, MacAddress, NetworkName, Publication, ServiceName, StackName,
+    StackState, Timestamp, UnikernelId, UnikernelState,
 };
 
 /// What a Unikernel object shows. `ActiveConnections` is not here: the kernel is asked for it when somebody looks,
@@ -41,6 +42,23 @@ impl ServiceView {
     }
 }
 
+/// The members of a chain with their unikernels; `None` for one that is gone.
+pub type ChainView = BTreeMap<ServiceName, Option<UnikernelId>>;
+
+/// What a Stack object shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StackView {
+    pub name: StackName,
+    pub state: StackState,
+    pub live: ChainView,
+    pub staged: ChainView,
+    pub previous: ChainView,
+    /// When the images that are watched were looked at last.
+    pub last_check: Option<Timestamp>,
+    /// What came of the last Apply, in words.
+    pub last_result: String,
+}
+
 /// What the Manager's properties show.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ManagerView {
@@ -62,6 +80,10 @@ pub enum Event {
     Service {
         before: Option<Arc<ServiceView>>,
         after: Option<Arc<ServiceView>>,
+    },
+    Stack {
+        before: Option<Arc<StackView>>,
+        after: Option<Arc<StackView>>,
     },
     /// The live unikernel of a service is another one, or none.
     Switched {

@@ -62,8 +62,19 @@ impl From<ImageDigest> for String {
     }
 }
 
+/// With whose rights a path is opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    pub uid: u32,
+    /// The primary group.
+    pub gid: u32,
+    /// The supplementary groups.
+    pub groups: Vec<u32>,
+}
+
 /// The `image` of Deploy, parsed. A descriptor (`DeployImage`) does not come through here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum ImageReference {
     /// A file of the host, opened with the caller's rights.
     Path(PathBuf),
@@ -98,6 +109,29 @@ impl FromStr for ImageReference {
             return Ok(Self::Path(text.into()));
         }
         Err(InvalidImageReference::Form(shortened(text)))
+    }
+}
+
+impl TryFrom<String> for ImageReference {
+    type Error = InvalidImageReference;
+    fn try_from(text: String) -> Result<Self, InvalidImageReference> {
+        text.parse()
+    }
+}
+
+impl From<ImageReference> for String {
+    fn from(reference: ImageReference) -> String {
+        reference.to_string()
+    }
+}
+
+impl fmt::Display for ImageReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // What comes over the bus or out of a manifest is UTF-8, and so is a path that was parsed from it.
+            Self::Path(path) => path.display().fmt(f),
+            Self::Stored(digest) => digest.fmt(f),
+        }
     }
 }
 

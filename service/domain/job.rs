@@ -1,5 +1,6 @@
 //! A call that is working, as the bus shows it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// Counts up from 1 with each call; never used again while the service runs.
@@ -22,6 +23,10 @@ pub enum JobKind {
     Collect,
     Restart,
     Destroy,
+    Apply,
+    Activate,
+    RollbackStack,
+    RemoveStack,
 }
 
 impl fmt::Display for JobKind {
@@ -34,6 +39,10 @@ impl fmt::Display for JobKind {
             Self::Collect => "collect",
             Self::Restart => "restart",
             Self::Destroy => "destroy",
+            Self::Apply => "apply",
+            Self::Activate => "activate",
+            Self::RollbackStack => "rollback-stack",
+            Self::RemoveStack => "remove-stack",
         })
     }
 }
@@ -61,10 +70,10 @@ impl fmt::Display for JobResult {
 pub struct JobView {
     pub number: JobNumber,
     pub kind: JobKind,
-    /// The service, unikernel or tag that it is about.
+    /// The service, unikernel, stack or tag that it is about.
     pub subject: String,
-    /// The step that is running, a word of the workflow's table.
-    pub step: &'static str,
+    /// The step that is running: a word of the workflow's table, of a member of a stack with its name in front.
+    pub step: Cow<'static, str>,
     /// 0 to 1; `None` where there is no measure.
     pub progress: Option<f64>,
 }

@@ -12,21 +12,23 @@ mod lease;
 mod names;
 mod network;
 mod publication;
+mod stack;
 mod time;
 mod unikernel;
 
 pub use change::Change;
 pub use console::{ConsoleLine, ConsolePattern, InvalidPattern};
-pub use event::{Event, ManagerView, ServiceView, UnikernelView};
-pub use image::{ImageDigest, ImageRecord, ImageReference, InvalidImageReference, NetworkDevice};
+pub use event::{ChainView, Event, ManagerView, ServiceView, StackView, UnikernelView};
+pub use image::{Caller, ImageDigest, ImageRecord, ImageReference, InvalidImageReference, NetworkDevice};
 pub use inventory::{Inventory, Policy, Running};
 pub use job::{JobKind, JobNumber, JobResult, JobView};
 pub use lease::Lease;
-pub use names::{InvalidName, LeaseTag, NetworkName, ServiceName, UnikernelId};
+pub use names::{InvalidName, LeaseTag, NetworkName, ServiceName, StackName, UnikernelId};
 pub use network::{AddressRange, Exclusion, InvalidExclusion, Network};
 pub use publication::{HostPort, PortMapping, PortProtocol, Publication, Service, StaleFlows, Transport};
+pub use stack::{Applied, Attempt, Chain, Manifest, Member, MemberPlan, Stack, StackState};
 pub use time::Timestamp;
 pub use unikernel::{
-    AddressChoice, Arguments, BlockDevice, InvalidReadiness, MacAddress, Phase, Readiness, RestartPolicy, Unikernel,
-    UnikernelSpec, UnikernelState,
+    AddressChoice, Arguments, BlockDevice, Configuration, InvalidReadiness, MacAddress, Phase, Provisional, Readiness,
+    RestartPolicy, Unikernel, UnikernelSpec, UnikernelState,
 };

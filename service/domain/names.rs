@@ -66,12 +66,27 @@ checked_name!(
     ServiceName,
     "service name",
     "1 to 52 characters of a-z, 0-9, '-' and '.', not beginning with '-' or '.'",
-    |text| {
-        (1..=52).contains(&text.len())
-            && !text.starts_with(['-', '.'])
-            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
-    }
+    is_plain_name
 );
+
+/// The name of a stack, e.g. `mail`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct StackName(String);
+
+checked_name!(
+    StackName,
+    "stack name",
+    "1 to 52 characters of a-z, 0-9, '-' and '.', not beginning with '-' or '.'",
+    is_plain_name
+);
+
+/// What services and stacks may be called.
+fn is_plain_name(text: &str) -> bool {
+    (1..=52).contains(&text.len())
+        && !text.starts_with(['-', '.'])
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+}
 
 /// Hex digits of the configuration's digest in a [`UnikernelId`]: 40 bits, as the contract fixes it.
 const ID_DIGITS: usize = 10;

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::NetworkName;
 
@@ -25,7 +26,8 @@ pub struct AddressRange {
 }
 
 /// Addresses that are never leased, as configuration and callers write them: an address, `A-B`, or a prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Exclusion(AddressRange);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +56,19 @@ impl From<IpNet> for Exclusion {
     fn from(prefix: IpNet) -> Self {
         // `IpNet::broadcast` is the last address of the prefix for either family.
         Self(AddressRange { first: prefix.network(), last: prefix.broadcast() })
+    }
+}
+
+impl TryFrom<String> for Exclusion {
+    type Error = InvalidExclusion;
+    fn try_from(text: String) -> Result<Self, InvalidExclusion> {
+        text.parse()
+    }
+}
+
+impl From<Exclusion> for String {
+    fn from(exclusion: Exclusion) -> String {
+        format!("{}-{}", exclusion.0.first, exclusion.0.last)
     }
 }
 

@@ -133,6 +133,9 @@ pub struct Service {
     pub name: ServiceName,
     /// What is live, `None` after Unpublish.
     pub publication: Option<Arc<Publication>>,
+    /// Where the staged chain of its stack can be tried, on ports of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<Arc<Publication>>,
     /// The unikernel that was live before: where Rollback goes.
     pub previous: Option<UnikernelId>,
     /// Until when those that were live may finish their connections.
@@ -140,6 +143,17 @@ pub struct Service {
     /// What was live and ended, where the one before was put live again without being asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fell_back_from: Option<UnikernelId>,
+}
+
+impl Service {
+    pub fn new(name: ServiceName) -> Self {
+        Self { name, publication: None, staged: None, previous: None, draining: Vec::new(), fell_back_from: None }
+    }
+
+    /// All that it puts into the kernel.
+    pub fn publications(&self) -> impl Iterator<Item = &Arc<Publication>> {
+        self.publication.iter().chain(&self.staged)
+    }
 }
 
 /// Flows that a switch or a death has left on a unikernel that does not get them any more: still to be deleted.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{ConsolePattern, ImageDigest, NetworkName, ServiceName, Timestamp, UnikernelId};
+use super::{ConsolePattern, Exclusion, ImageDigest, NetworkName, ServiceName, StackName, Timestamp, UnikernelId};
 
 /// Argument templates of a unikernel. They can hold secrets: `Debug` shows how many there are and nothing else.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -49,6 +49,24 @@ pub struct AddressChoice {
     pub prefix: Option<IpNet>,
     /// Exactly this one.
     pub address: Option<IpAddr>,
+}
+
+/// What a caller or a manifest asks of a unikernel, besides its image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// `None`: the default network.
+    pub network: Option<NetworkName>,
+    /// MiB.
+    pub memory: u64,
+    /// `None`: the least used core that the policy allows.
+    pub cpu: Option<u32>,
+    pub arguments: Arguments,
+    pub address: AddressChoice,
+    pub exclude: Vec<Exclusion>,
+    pub block_devices: Vec<BlockDevice>,
+    pub restart: RestartPolicy,
+    pub readiness: Readiness,
+    pub timeout: Duration,
 }
 
 /// All that decides what runs, and so the id: the same specification is the same unikernel.
@@ -158,6 +176,14 @@ impl fmt::Debug for MacAddress {
     }
 }
 
+/// One that an Apply has started and that is not part of its stack yet: should the Apply fail, it goes back to what it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provisional {
+    pub stack: StackName,
+    /// Why it had ended before, for one that was there; `None`: it was not.
+    pub ended: Option<String>,
+}
+
 /// A unikernel as the ledger keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unikernel {
@@ -185,6 +211,8 @@ pub struct Unikernel {
     pub exit_reason: String,
     /// When it last was live; what was live last is what a rollback goes to first.
     pub last_live: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provisional: Option<Provisional>,
 }
 
 impl Unikernel {

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use crate::domain::ImageDigest;
 
-pub use open_as::{Caller, open_as};
+pub use open_as::open_as;
 pub use store::Store;
 
 /// Why there is no image. The text is for the person who named it.

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::Error;
+use crate::domain::Caller;
 
 /// Opens at a time, those counted that hang in a file system: each is a thread.
 static SLOTS: Semaphore = Semaphore::const_new(8);
@@ -23,16 +24,6 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// The unit does not give CAP_DAC_READ_SEARCH, and so root is bound by a file's mode like everybody.
 const NOT_EVEN_ROOT: &str = ". It belongs to another user, and the service does not read past a file's mode: \
     hand it over with DeployImage, or copy it to where root may read it";
-
-/// Who asks, as the bus knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    pub uid: u32,
-    /// The primary group.
-    pub gid: u32,
-    /// The supplementary groups.
-    pub groups: Vec<u32>,
-}
 
 /// Opens a regular file for reading as `caller` could.
 ///

@@ -16,7 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::error::Error;
 use self::writer::{Request, Storage};
-use crate::domain::{Change, ConsoleLine, ImageRecord, Lease, Service, StaleFlows, Timestamp, Unikernel, UnikernelId};
+use crate::domain::{
+    Change, ConsoleLine, ImageRecord, Lease, Service, Stack, StaleFlows, Timestamp, Unikernel, UnikernelId,
+};
 
 /// Callers that may wait for the disk at a time; further ones wait before they are queued.
 const QUEUE: usize = 64;
@@ -33,6 +35,7 @@ pub struct Contents {
     pub stale_flows: Vec<StaleFlows>,
     /// What those said before they ended last that have ended.
     pub last_words: Vec<(UnikernelId, Vec<ConsoleLine>)>,
+    pub stacks: Vec<Stack>,
 }
 
 /// A handle to the thread that writes; it ends, and the file is closed, after the last handle is gone.

@@ -13,13 +13,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Contents;
-use crate::domain::{Change, ConsoleLine, Lease, LeaseTag, Timestamp, UnikernelId};
+use crate::domain::{Change, Lease, LeaseTag, Timestamp, UnikernelId};
 
 /// The schema that this version writes, and the newest that it reads. It reads all before it; a file gets this number
 /// with its next change.
 ///
 /// 2: readiness by a line of the console, which 1 cannot read; the table of last words, which is not in every file of 1.
-pub(super) const VERSION: u64 = 2;
+/// 3: stacks, which 2 would take the staged ports and the images from.
+pub(super) const VERSION: u64 = 3;
 
 /// Every table has bytes for keys and values, so that an entry can be put back without knowing what it means.
 type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -37,6 +38,7 @@ const IMAGES: Table = TableDefinition::new("images");
 const STALE_FLOWS: Table = TableDefinition::new("stale_flows");
 /// By the unikernel's id.
 const LAST_WORDS: Table = TableDefinition::new("last_words");
+const STACKS: Table = TableDefinition::new("stacks");
 
 const SCHEMA: &str = "schema";
 /// Counts transactions, so that it can be told whether one whose commit failed is there after all.
@@ -56,7 +58,7 @@ pub(super) fn initialize(database: &Database) -> Result<(), Error> {
         let mut meta = transaction.open_table(META)?;
         meta.insert(SCHEMA, VERSION)?;
         meta.insert(SEQUENCE, 0)?;
-        for table in [UNIKERNELS, SERVICES, LEASES, RELEASED, IMAGES, STALE_FLOWS, LAST_WORDS] {
+        for table in [UNIKERNELS, SERVICES, LEASES, RELEASED, IMAGES, STALE_FLOWS, LAST_WORDS, STACKS] {
             transaction.open_table(table)?;
         }
     }
@@ -81,7 +83,8 @@ pub(super) fn read(database: &Database) -> Result<Contents, Error> {
         released: entries(&transaction, RELEASED, |key, value| Ok((address(key)?, decode(RELEASED, value)?)))?,
         images: entries(&transaction, IMAGES, |_, value| decode(IMAGES, value))?,
         stale_flows: entries(&transaction, STALE_FLOWS, |key, _| decode(STALE_FLOWS, key))?,
-        last_words: last_words(&transaction)?,
+        last_words: later(&transaction, LAST_WORDS, |key, value| Ok((unikernel_id(key)?, decode(LAST_WORDS, value)?)))?,
+        stacks: later(&transaction, STACKS, |_, value| decode(STACKS, value))?,
     })
 }
 
@@ -141,6 +144,8 @@ impl Edit<'_> {
             Change::RemoveStaleFlows(flows) => self.set(STALE_FLOWS, encode(flows)?, None),
             Change::PutLastWords { id, lines } => self.put(LAST_WORDS, id.as_str(), lines),
             Change::RemoveLastWords(id) => self.set(LAST_WORDS, id.as_str(), None),
+            Change::PutStack(stack) => self.put(STACKS, stack.name.as_str(), stack),
+            Change::RemoveStack(name) => self.set(STACKS, name.as_str(), None),
         }
     }
 
@@ -186,11 +191,15 @@ impl Edit<'_> {
     }
 }
 
-/// A file of schema 1 has no table for them.
-fn last_words(transaction: &ReadTransaction) -> Result<Vec<(UnikernelId, Vec<ConsoleLine>)>, Error> {
-    match transaction.open_table(LAST_WORDS) {
+/// The entries of a table that the first schema did not have.
+fn later<T>(
+    transaction: &ReadTransaction,
+    table: Table,
+    read: impl Fn(&[u8], &[u8]) -> Result<T, Error>,
+) -> Result<Vec<T>, Error> {
+    match transaction.open_table(table) {
         Err(TableError::TableDoesNotExist(_)) => Ok(Vec::new()),
-        _ => entries(transaction, LAST_WORDS, |key, value| Ok((unikernel_id(key)?, decode(LAST_WORDS, value)?))),
+        _ => entries(transaction, table, read),
     }
 }
 
@@ -279,6 +288,7 @@ pub(super) fn set_raw(database: &Database, table: &'static str, key: &[u8], valu
 pub(super) fn make_first(database: &Database) -> Result<(), Error> {
     let transaction = database.begin_write()?;
     transaction.delete_table(LAST_WORDS)?;
+    transaction.delete_table(STACKS)?;
     transaction.open_table(META)?.insert(SCHEMA, 1)?;
     Ok(transaction.commit()?)
 }

@@ -87,6 +87,7 @@ fn refused_kind(error: &planning::Error) -> ErrorKind {
         Refused::InvalidArgument(_) => ErrorKind::InvalidArgument,
         Refused::NoSuchService(_) => ErrorKind::NoSuchService,
         Refused::NoSuchUnikernel(_) | Refused::NothingBefore(_) => ErrorKind::NoSuchUnikernel,
+        Refused::NoSuchStack(_) => ErrorKind::NoSuchStack,
         Refused::NoSuchLease(_) => ErrorKind::NoSuchLease,
         Refused::PortConflict { .. } => ErrorKind::PortConflict,
         Refused::ImageInvalid(_) => ErrorKind::ImageInvalid,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::select_all;
 use tokio::sync::{mpsc, watch};
 
 use super::error::{Error, ErrorKind};
@@ -31,12 +32,21 @@ struct Running {
     cancel: watch::Sender<bool>,
 }
 
-/// One call's job. Dropped without [`Job::end`] it has failed: its task was lost.
+/// One call's job.
 #[derive(Debug)]
 pub struct Job {
+    entry: Arc<Entry>,
+    /// Each cancels it.
+    cancels: Vec<watch::Receiver<bool>>,
+    /// What of the job this is: stands in front of its steps.
+    part: Option<String>,
+}
+
+/// A job's place among all. Gone without [`Job::end`] it has failed: its task was lost.
+#[derive(Debug)]
+struct Entry {
     jobs: Arc<Jobs>,
     number: JobNumber,
-    cancel: watch::Receiver<bool>,
 }
 
 impl Jobs {
@@ -51,13 +61,14 @@ impl Jobs {
             let (cancel, receiver) = watch::channel(inner.closing);
             inner.last += 1;
             let number = JobNumber(inner.last);
-            let view = JobView { number, kind, subject, step: "waiting", progress: None };
+            let view = JobView { number, kind, subject, step: "waiting".into(), progress: None };
             inner.running.insert(number, Running { view: view.clone(), cancel });
             (view, receiver)
         };
         let number = view.number;
         self.tell(Event::Job(view)).await;
-        Job { jobs: Arc::clone(self), number, cancel: receiver }
+        let entry = Arc::new(Entry { jobs: Arc::clone(self), number });
+        Job { entry, cancels: vec![receiver], part: None }
     }
 
     /// Running ones first, then the last that have ended.
@@ -112,17 +123,43 @@ impl Jobs {
 }
 
 impl Job {
+    /// The part of this job that works for `name`, beside others. `stop` cancels it as the job does.
+    pub fn part(&self, name: &impl ToString, stop: watch::Receiver<bool>) -> Self {
+        let cancels = self.cancels.iter().cloned().chain([stop]).collect();
+        Self { entry: Arc::clone(&self.entry), cancels, part: Some(name.to_string()) }
+    }
+
     pub async fn step(&self, step: &'static str) {
-        let change = |view: &mut JobView| (view.step, view.progress) = (step, None);
-        if let Some(view) = self.jobs.change(self.number, change) {
-            self.jobs.tell(Event::Job(view)).await;
+        let step = match &self.part {
+            Some(part) => format!("{part}: {step}").into(),
+            None => step.into(),
+        };
+        // How far a job of parts is, is not a part's to say.
+        let whole = self.part.is_none();
+        let change = |view: &mut JobView| {
+            view.step = step;
+            view.progress = view.progress.filter(|_| !whole);
+        };
+        if let Some(view) = self.entry.jobs.change(self.entry.number, change) {
+            self.entry.jobs.tell(Event::Job(view)).await;
+        }
+    }
+
+    /// Says that `done` of `all` parts have come to their end.
+    pub async fn parts_done(&self, done: usize, all: usize) {
+        let change = |view: &mut JobView| view.progress = Some(done as f64 / all.max(1) as f64);
+        if let Some(view) = self.entry.jobs.change(self.entry.number, change) {
+            self.entry.jobs.tell(Event::Job(view)).await;
         }
     }
 
     /// A handle for a thread that does the work and counts it, 0 to 1.
     pub fn progress(&self) -> impl Fn(f64) + Send + 'static {
-        let (jobs, number) = (Arc::clone(&self.jobs), self.number);
+        let (jobs, number, whole) = (Arc::clone(&self.entry.jobs), self.entry.number, self.part.is_none());
         move |fraction| {
+            if !whole {
+                return;
+            }
             let mut old = None;
             let view = jobs.change(number, |view| old = view.progress.replace(fraction));
             // Hundredths are enough to look at, and keep a large image from flooding the bus.
@@ -136,16 +173,20 @@ impl Job {
     }
 
     pub fn is_cancelled(&self) -> bool {
-        *self.cancel.borrow()
+        self.cancels.iter().any(|cancel| *cancel.borrow())
     }
 
     /// Returns once the job is cancelled.
     pub async fn cancelled(&self) {
-        let mut cancel = self.cancel.clone();
-        if cancel.wait_for(|cancelled| *cancelled).await.is_err() {
-            // The job has ended: nobody can cancel it any more.
-            std::future::pending::<()>().await;
-        }
+        let cancelled = self.cancels.iter().cloned().map(|mut cancel| {
+            Box::pin(async move {
+                if cancel.wait_for(|cancelled| *cancelled).await.is_err() {
+                    // The job has ended: nobody can cancel it any more.
+                    std::future::pending::<()>().await;
+                }
+            })
+        });
+        select_all(cancelled).await;
     }
 
     /// `error`: what it ended with, when it did not do what it was to do.
@@ -155,13 +196,13 @@ impl Job {
             Some(error) if error.kind() == ErrorKind::Cancelled => JobResult::Cancelled,
             Some(_) => JobResult::Failed,
         };
-        if let Some(event) = self.jobs.remove(self.number, result) {
-            self.jobs.tell(event).await;
+        if let Some(event) = self.entry.jobs.remove(self.entry.number, result) {
+            self.entry.jobs.tell(event).await;
         }
     }
 }
 
-impl Drop for Job {
+impl Drop for Entry {
     fn drop(&mut self) {
         if let Some(event) = self.jobs.remove(self.number, JobResult::Failed) {
             let _ = self.jobs.events.try_send(event);

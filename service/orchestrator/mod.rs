@@ -50,7 +50,7 @@ use self::restart::{RESTART, Restart, Way};
 use crate::consoles::History;
 use crate::domain::{
     ConsoleLine, Exclusion, JobKind, JobNumber, JobResult, JobView, Lease, LeaseTag, Publication, ServiceName,
-    UnikernelId, UnikernelState,
+    StackName, UnikernelId, UnikernelState,
 };
 use crate::host_network::nftables;
 use crate::planning;
@@ -58,7 +58,7 @@ use crate::planning::collecting::{Keep, Removal};
 use crate::planning::publishing::Wanted;
 
 pub use error::{Error, ErrorKind};
-pub use request::{CollectRequest, DeployRequest, ImageSource, PublishRequest};
+pub use request::{ApplyRequest, CollectRequest, DeployRequest, ImageSource, PublishRequest};
 pub use start::{Assembled, InitialViews, Parts, Runner, StartError, assemble};
 
 /// What the bus calls. Cheap to clone; every call works in a task of its own, so that a caller that goes away does not
@@ -161,6 +161,31 @@ impl Orchestrator {
     /// Returns the address that is free now.
     pub async fn release_address(&self, tag: LeaseTag) -> Result<IpAddr, Error> {
         leases::release(&self.context, tag).await
+    }
+
+    /// Returns when the chain of the manifest is staged and, where that was asked for, live.
+    pub async fn apply(&self, _request: ApplyRequest) -> Result<StackName, Error> {
+        Err(Error::Defect)
+    }
+
+    /// Makes the staged chain live.
+    pub async fn activate(&self, _stack: StackName) -> Result<(), Error> {
+        Err(Error::Defect)
+    }
+
+    /// Makes the chain live that was live before.
+    pub async fn rollback_stack(&self, _stack: StackName) -> Result<(), Error> {
+        Err(Error::Defect)
+    }
+
+    /// Takes a stack off its ports, and away.
+    pub async fn remove_stack(&self, _stack: StackName) -> Result<(), Error> {
+        Err(Error::Defect)
+    }
+
+    /// A stack's chains as Graphviz DOT.
+    pub async fn export_graph(&self, _stack: StackName) -> Result<String, Error> {
+        Err(Error::Defect)
     }
 
     /// By tag.

@@ -9,10 +9,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::domain::{
-    AddressChoice, Arguments, BlockDevice, Exclusion, ImageDigest, NetworkName, PortMapping, Readiness, RestartPolicy,
-    ServiceName, Unikernel, UnikernelId,
+    Caller, Configuration, ImageDigest, Manifest, PortMapping, ServiceName, StackName, Unikernel, UnikernelId,
 };
-use crate::images::Caller;
 
 /// Where Deploy gets its image.
 #[derive(Debug)]
@@ -29,18 +27,9 @@ pub enum ImageSource {
 pub struct DeployRequest {
     pub service: ServiceName,
     pub image: ImageSource,
-    /// `None`: the default network.
-    pub network: Option<NetworkName>,
-    /// MiB.
-    pub memory: u64,
-    pub cpu: Option<u32>,
-    pub arguments: Arguments,
-    pub address: AddressChoice,
-    pub exclude: Vec<Exclusion>,
-    pub block_devices: Vec<BlockDevice>,
-    pub restart: RestartPolicy,
-    pub readiness: Readiness,
-    pub timeout: Duration,
+    pub configuration: Configuration,
+    /// The stack for which an Apply makes it.
+    pub stack: Option<StackName>,
 }
 
 impl DeployRequest {
@@ -50,16 +39,19 @@ impl DeployRequest {
         Self {
             service: unikernel.id.service(),
             image: ImageSource::Stored(spec.image),
-            network: Some(spec.network),
-            memory: spec.memory,
-            cpu: spec.cpu,
-            arguments: spec.arguments,
-            address: spec.address,
-            exclude: Vec::new(),
-            block_devices: spec.block_devices,
-            restart: spec.restart,
-            readiness: unikernel.readiness,
-            timeout: unikernel.timeout,
+            configuration: Configuration {
+                network: Some(spec.network),
+                memory: spec.memory,
+                cpu: spec.cpu,
+                arguments: spec.arguments,
+                address: spec.address,
+                exclude: Vec::new(),
+                block_devices: spec.block_devices,
+                restart: spec.restart,
+                readiness: unikernel.readiness,
+                timeout: unikernel.timeout,
+            },
+            stack: None,
         }
     }
 }
@@ -86,4 +78,13 @@ pub struct CollectRequest {
     pub force: bool,
     /// `None`: the configuration's.
     pub keep_previous: Option<u32>,
+}
+
+#[derive(Debug)]
+pub struct ApplyRequest {
+    pub manifest: Manifest,
+    /// Who asks: paths are opened with no more rights.
+    pub caller: Caller,
+    /// Make it live as soon as all is ready.
+    pub activate: bool,
 }

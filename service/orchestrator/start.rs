@@ -13,7 +13,7 @@ use super::watch::{HostWatch, Taps};
 use super::{Orchestrator, automatic, drains, recover, returns, watch as watching};
 use crate::config::Config;
 use crate::consoles::Consoles;
-use crate::domain::{Change, Event, ManagerView, ServiceView, UnikernelView};
+use crate::domain::{Change, Event, ManagerView, ServiceView, StackView, UnikernelView};
 use crate::host_network::nftables::{ForeignChanges, Ownership, Table};
 use crate::host_network::{self, Flows, Host, LinkEvents};
 use crate::ledger::{Contents, Ledger};
@@ -49,6 +49,7 @@ pub struct InitialViews {
     pub manager: Arc<ManagerView>,
     pub unikernels: Vec<Arc<UnikernelView>>,
     pub services: Vec<Arc<ServiceView>>,
+    pub stacks: Vec<Arc<StackView>>,
 }
 
 /// Everything in its place, and nothing running yet.
@@ -159,9 +160,10 @@ fn world(contents: Contents) -> World {
     let services = contents.services.into_iter().map(|service| Change::PutService(Box::new(service)));
     let images = contents.images.into_iter().map(Change::PutImage);
     let stale_flows = contents.stale_flows.into_iter().map(Change::PutStaleFlows);
+    let stacks = contents.stacks.into_iter().map(|stack| Change::PutStack(Box::new(stack)));
     let last_words = contents.last_words.into_iter().map(|(id, lines)| Change::PutLastWords { id, lines });
     // One at a time: all at once would compare the views of everything with everything.
-    for change in unikernels.chain(services).chain(images).chain(stale_flows).chain(last_words) {
+    for change in unikernels.chain(services).chain(images).chain(stale_flows).chain(last_words).chain(stacks) {
         world.apply(vec![change]);
     }
     world
@@ -175,9 +177,11 @@ fn initial_views(state: &State) -> InitialViews {
     let world = &state.world;
     let unikernels = world.unikernels().filter_map(|unikernel| world.unikernel_view(&unikernel.id)).map(Arc::new);
     let services = world.service_names().into_iter().filter_map(|name| world.service_view(name)).map(Arc::new);
+    let stacks = world.stacks().filter_map(|stack| world.stack_view(&stack.name)).map(Arc::new);
     InitialViews {
         manager: Arc::new(ManagerView::default()),
         unikernels: unikernels.collect(),
         services: services.collect(),
+        stacks: stacks.collect(),
     }
 }

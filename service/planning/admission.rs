@@ -11,8 +11,8 @@ use super::facts::Facts;
 use super::template::{self, Values};
 use super::world::World;
 use crate::domain::{
-    Arguments, Change, Exclusion, ImageRecord, Lease, LeaseTag, Network, Phase, Readiness, ServiceName, Timestamp,
-    Unikernel, UnikernelId, UnikernelSpec,
+    Arguments, Change, Exclusion, ImageRecord, Lease, LeaseTag, Network, Phase, Provisional, Readiness, ServiceName,
+    StackName, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
 };
 
 /// What is asked for, once the image is known.
@@ -24,6 +24,8 @@ pub struct Deployment {
     pub exclude: Vec<Exclusion>,
     pub readiness: Readiness,
     pub timeout: Duration,
+    /// The stack for which an Apply makes it.
+    pub stack: Option<StackName>,
 }
 
 /// What a deployment comes down to.
@@ -50,15 +52,35 @@ pub fn admit(
         }
         Some(there) if !matches!(there.phase, Phase::Ready | Phase::Returned) => {
             let mut unikernel = started_anew(there);
+            unikernel.provisional = provisional(deployment, Some(there));
             unikernel.readiness = deployment.readiness.clone();
             unikernel.timeout = deployment.timeout;
             unikernel.brought_image = is_new(&deployment.image, world);
             let changes = with_image(deployment, world, vec![Change::PutUnikernel(Box::new(unikernel.clone()))]);
             Ok((changes, Admitted::Start { unikernel, revived: true }))
         }
-        Some(there) => Ok((Vec::new(), Admitted::AlreadyThere(there.clone()))),
+        Some(there) => Ok((kept(deployment, there), Admitted::AlreadyThere(there.clone()))),
         None => admit_new(deployment, id, world, facts, now),
     }
+}
+
+/// What an Apply makes is its own until it has come to its end.
+fn provisional(deployment: &Deployment, there: Option<&Unikernel>) -> Option<Provisional> {
+    let stack = deployment.stack.clone()?;
+    let ended = there.and_then(|there| match &there.provisional {
+        _ if there.has_ended() => Some(there.exit_reason.clone()),
+        Some(provisional) => provisional.ended.clone(),
+        None => None,
+    });
+    Some(Provisional { stack, ended })
+}
+
+/// Who deploys by hand what an Apply has made keeps it, whatever becomes of the Apply.
+fn kept(deployment: &Deployment, there: &Unikernel) -> Vec<Change> {
+    if deployment.stack.is_some() || there.provisional.is_none() {
+        return Vec::new();
+    }
+    vec![Change::PutUnikernel(Box::new(Unikernel { provisional: None, ..there.clone() }))]
 }
 
 /// The record of a unikernel that is to be created once more. Why it ended stays until it is ready: it says what to go
@@ -99,6 +121,7 @@ fn admit_new(
         restarts: 0,
         exit_reason: String::new(),
         last_live: None,
+        provisional: provisional(deployment, None),
         id,
     };
     // Arguments that do not fit are refused here, while nothing has been written yet.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::address_pool;
-use crate::domain::{HostPort, LeaseTag, NetworkName, ServiceName, UnikernelId};
+use crate::domain::{HostPort, LeaseTag, NetworkName, ServiceName, StackName, UnikernelId};
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
@@ -15,6 +15,8 @@ pub enum Error {
     NoSuchUnikernel(UnikernelId),
     #[error("no lease for the tag \"{0}\": ListLeases shows those that there are")]
     NoSuchLease(LeaseTag),
+    #[error("no stack {0}: `Apply` makes one, `busctl tree org.albatross.Deployer1` lists them")]
+    NoSuchStack(StackName),
     #[error("service {0} has no earlier unikernel to go back to: deploy and publish the one that is wanted")]
     NothingBefore(ServiceName),
     #[error("{} is published by service {other} already: unpublish that one, or choose another host port", port_text(.port))]

@@ -166,13 +166,7 @@ fn being_destroyed(unikernel: &Unikernel) -> Error {
 /// The changes from what `service` publishes now to `publication`, with all that hangs on them: what was live becomes
 /// the previous one and drains, and its UDP flows are to be deleted.
 pub fn switch(world: &World, service: &ServiceName, publication: Option<Publication>, now: Timestamp) -> Vec<Change> {
-    let before = world.service(service).cloned().unwrap_or_else(|| Service {
-        name: service.clone(),
-        publication: None,
-        previous: None,
-        draining: Vec::new(),
-        fell_back_from: None,
-    });
+    let before = world.service(service).cloned().unwrap_or_else(|| Service::new(service.clone()));
     if before.publication.as_deref() == publication.as_ref() {
         return Vec::new();
     }

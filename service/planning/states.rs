@@ -1,6 +1,6 @@
-//! The contract's state of a unikernel, from its phase and its service.
+//! The contract's states: of a unikernel from its phase and its service, of a stack from its chains.
 
-use crate::domain::{Phase, Service, Unikernel, UnikernelState};
+use crate::domain::{Attempt, Phase, Service, Stack, StackState, Unikernel, UnikernelState};
 
 /// See the diagram in `lib.rs`.
 pub fn state(unikernel: &Unikernel, service: Option<&Service>) -> UnikernelState {
@@ -27,5 +27,15 @@ fn published_state(unikernel: &Unikernel, service: Option<&Service>) -> Unikerne
             Phase::Ready => UnikernelState::Ready,
             _ => UnikernelState::Running,
         }
+    }
+}
+
+/// What a stack is at, or how its last Apply ended where that changed nothing.
+pub fn stack_state(stack: &Stack) -> StackState {
+    match stack.attempt {
+        Attempt::Working => StackState::Staging,
+        Attempt::Failed => StackState::Failed,
+        Attempt::Done if stack.staged.is_some() => StackState::Staged,
+        Attempt::Done => StackState::Live,
     }
 }

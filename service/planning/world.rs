@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::address_pool::AddressPool;
-use super::states::state;
+use super::states::{stack_state, state};
 use crate::domain::{
-    Change, ConsoleLine, Event, HostPort, ImageDigest, ImageRecord, Lease, Phase, Publication, Service, ServiceName,
-    ServiceView, StaleFlows, Timestamp, Transport, Unikernel, UnikernelId, UnikernelView,
+    Chain, Change, ConsoleLine, Event, HostPort, ImageDigest, ImageRecord, Lease, Phase, Publication, Service,
+    ServiceName, ServiceView, Stack, StackName, StackView, StaleFlows, Timestamp, Transport, Unikernel, UnikernelId,
+    UnikernelView,
 };
 
 /// Ordered so that all addresses of one port stand together.
@@ -25,6 +26,7 @@ pub struct World {
     images: BTreeMap<ImageDigest, ImageRecord>,
     stale_flows: BTreeSet<StaleFlows>,
     last_words: BTreeMap<UnikernelId, Vec<ConsoleLine>>,
+    stacks: BTreeMap<StackName, Stack>,
     /// Services that have a unikernel or a record; counted along, since a switch must not cost more with many.
     service_count: usize,
 }
@@ -41,6 +43,7 @@ impl World {
             images: BTreeMap::new(),
             stale_flows: BTreeSet::new(),
             last_words: BTreeMap::new(),
+            stacks: BTreeMap::new(),
             service_count: 0,
         }
     }
@@ -71,8 +74,28 @@ impl World {
         self.services.keys().chain(self.members.keys()).collect()
     }
 
+    /// All that is in the kernel: what is live, and what is staged.
     pub fn publications(&self) -> impl Iterator<Item = (&ServiceName, &Arc<Publication>)> {
-        self.services.values().filter_map(|service| Some((&service.name, service.publication.as_ref()?)))
+        self.services.values().flat_map(|service| service.publications().map(move |one| (&service.name, one)))
+    }
+
+    pub fn stack(&self, name: &StackName) -> Option<&Stack> {
+        self.stacks.get(name)
+    }
+
+    pub fn stacks(&self) -> impl Iterator<Item = &Stack> {
+        self.stacks.values()
+    }
+
+    /// The stack that has `service` in one of its chains.
+    pub fn stack_of(&self, service: &ServiceName) -> Option<&Stack> {
+        self.stacks.values().find(|stack| stack.chains().any(|chain| chain.members.contains_key(service)))
+    }
+
+    /// What a unikernel is made of, or may be once more for a stack.
+    pub fn images_in_use(&self) -> BTreeSet<ImageDigest> {
+        let members = self.stacks.values().flat_map(Stack::chains).flat_map(|chain| chain.members.values());
+        self.unikernels().map(|unikernel| unikernel.spec.image).chain(members.map(|member| member.image)).collect()
     }
 
     /// Whether the unikernel is what its service publishes.
@@ -148,6 +171,24 @@ impl World {
         })
     }
 
+    pub fn stack_view(&self, name: &StackName) -> Option<StackView> {
+        let stack = self.stacks.get(name)?;
+        let there = |id: &UnikernelId| self.unikernels.contains_key(id).then(|| id.clone());
+        let chain = |chain: &Option<Arc<Chain>>| {
+            let members = chain.iter().flat_map(|chain| &chain.members);
+            members.map(|(name, member)| (name.clone(), there(&member.unikernel))).collect()
+        };
+        Some(StackView {
+            name: name.clone(),
+            state: stack_state(stack),
+            live: chain(&stack.live),
+            staged: chain(&stack.staged),
+            previous: chain(&stack.previous),
+            last_check: stack.last_check,
+            last_result: stack.last_result.clone(),
+        })
+    }
+
     pub fn service_view(&self, name: &ServiceName) -> Option<ServiceView> {
         let service = self.services.get(name);
         if service.is_none() && !self.members.contains_key(name) {
@@ -163,11 +204,12 @@ impl World {
     /// Applies what was written to the ledger, and says how things looked before and look now.
     pub fn apply(&mut self, changes: Vec<Change>) -> Vec<Event> {
         let services = changes.iter().filter_map(touched_service).collect::<BTreeSet<_>>();
-        let before = self.views(&services);
+        let stacks = self.touched_stacks(&changes);
+        let before = self.views(&services, &stacks);
         for change in changes {
             self.apply_one(change);
         }
-        let after = self.views(&services);
+        let after = self.views(&services, &stacks);
         self.service_count = (self.service_count + after.services.len()).saturating_sub(before.services.len());
         differences(before, after)
     }
@@ -211,6 +253,11 @@ impl World {
             Change::RemoveLastWords(id) => {
                 Change::PutLastWords { id: id.clone(), lines: self.last_words.get(id)?.clone() }
             }
+            Change::PutStack(new) => match self.stacks.get(&new.name) {
+                Some(old) => Change::PutStack(Box::new(old.clone())),
+                None => Change::RemoveStack(new.name.clone()),
+            },
+            Change::RemoveStack(name) => Change::PutStack(Box::new(self.stacks.get(name)?.clone())),
         })
     }
 
@@ -232,9 +279,8 @@ impl World {
             }
             Change::PutService(service) => {
                 self.forget_ports(&service.name);
-                if let Some(publication) = &service.publication {
-                    self.ports.extend(port_keys(publication).map(|key| (key, service.name.clone())));
-                }
+                let keys = service.publications().flat_map(|publication| port_keys(publication));
+                self.ports.extend(keys.map(|key| (key, service.name.clone())));
                 self.services.insert(service.name.clone(), *service);
             }
             Change::RemoveService(name) => {
@@ -263,18 +309,43 @@ impl World {
             Change::RemoveLastWords(id) => {
                 self.last_words.remove(&id);
             }
+            Change::PutStack(stack) => {
+                self.stacks.insert(stack.name.clone(), *stack);
+            }
+            Change::RemoveStack(name) => {
+                self.stacks.remove(&name);
+            }
         }
     }
 
     fn forget_ports(&mut self, name: &ServiceName) {
-        if let Some(publication) = self.services.get(name).and_then(|service| service.publication.clone()) {
-            for key in port_keys(&publication) {
+        let Some(service) = self.services.get(name) else { return };
+        for key in service.publications().flat_map(|publication| port_keys(publication)) {
+            // In one list of changes a port can have gone to another service before it is taken from this one.
+            if self.ports.get(&key) == Some(name) {
                 self.ports.remove(&key);
             }
         }
     }
 
-    fn views(&self, services: &BTreeSet<ServiceName>) -> Views {
+    /// Those that are shown otherwise after `changes`: a member that comes or goes shows in its stack too.
+    fn touched_stacks(&self, changes: &[Change]) -> BTreeSet<StackName> {
+        let touched = changes.iter().filter_map(|change| match change {
+            Change::PutStack(stack) => Some(stack.name.clone()),
+            Change::RemoveStack(name) => Some(name.clone()),
+            Change::PutUnikernel(unikernel) if self.unikernels.contains_key(&unikernel.id) => None,
+            Change::PutUnikernel(unikernel) => self.stack_with(&unikernel.id),
+            Change::RemoveUnikernel(id) => self.stack_with(id),
+            _ => None,
+        });
+        touched.collect()
+    }
+
+    fn stack_with(&self, id: &UnikernelId) -> Option<StackName> {
+        self.stacks.values().find(|stack| stack.has(id)).map(|stack| stack.name.clone())
+    }
+
+    fn views(&self, services: &BTreeSet<ServiceName>, stacks: &BTreeSet<StackName>) -> Views {
         let unikernels = services
             .iter()
             .flat_map(|name| self.members.get(name).into_iter().flatten())
@@ -282,7 +353,8 @@ impl World {
             .collect();
         let services =
             services.iter().filter_map(|name| Some((name.clone(), Arc::new(self.service_view(name)?)))).collect();
-        Views { unikernels, services }
+        let stacks = stacks.iter().filter_map(|name| Some((name.clone(), Arc::new(self.stack_view(name)?)))).collect();
+        Views { unikernels, services, stacks }
     }
 }
 
@@ -306,6 +378,7 @@ fn touched_service(change: &Change) -> Option<ServiceName> {
 struct Views {
     unikernels: BTreeMap<UnikernelId, Arc<UnikernelView>>,
     services: BTreeMap<ServiceName, Arc<ServiceView>>,
+    stacks: BTreeMap<StackName, Arc<StackView>>,
 }
 
 /// Services before unikernels where things appear, and the switch itself after both.
@@ -322,6 +395,9 @@ fn differences(before: Views, after: Views) -> Vec<Event> {
     }
     for (_, before, after) in pairs(before.unikernels, after.unikernels) {
         events.push(Event::Unikernel { before, after });
+    }
+    for (_, before, after) in pairs(before.stacks, after.stacks) {
+        events.push(Event::Stack { before, after });
     }
     events.extend(switches);
     events

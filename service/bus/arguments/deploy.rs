@@ -8,8 +8,9 @@ use super::{
     InvalidArgument, MAX_ITEMS, Options, RawOptions, address, at_most, exclusions, milliseconds, not_empty, own_words,
     prefix, service, shortened,
 };
-use crate::domain::{AddressChoice, Arguments, BlockDevice, ImageReference, Readiness, RestartPolicy};
-use crate::images::Caller;
+use crate::domain::{
+    AddressChoice, Arguments, BlockDevice, Caller, Configuration, ImageReference, Readiness, RestartPolicy,
+};
 use crate::orchestrator::{DeployRequest, ImageSource};
 
 const KNOWN: &[Known] = &[
@@ -71,9 +72,7 @@ pub fn deploy(name: &str, image: ImageSource, values: RawOptions) -> Result<Depl
         }
     }
     let mut options = Options::check("Deploy", values, KNOWN)?;
-    Ok(DeployRequest {
-        service,
-        image,
+    let configuration = Configuration {
         network: options.take::<String>("network")?.map(|text| own_words(&text)).transpose()?,
         memory: memory(&mut options)?,
         cpu: options.take("cpu")?,
@@ -84,7 +83,8 @@ pub fn deploy(name: &str, image: ImageSource, values: RawOptions) -> Result<Depl
         restart: restart(&mut options)?,
         readiness: options.take::<String>("ready")?.map_or(Ok(Readiness::default()), |text| own_words(&text))?,
         timeout: milliseconds("timeout", options.take("timeout")?.unwrap_or(DEFAULT_TIMEOUT), 1, MAX_TIMEOUT)?,
-    })
+    };
+    Ok(DeployRequest { service, image, configuration, stack: None })
 }
 
 fn memory(options: &mut Options) -> Result<u64, InvalidArgument> {

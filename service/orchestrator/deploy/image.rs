@@ -38,9 +38,10 @@ impl Deploy {
                 service: self.request.service.clone(),
                 spec,
                 image: record,
-                exclude: self.request.exclude.clone(),
-                readiness: self.request.readiness.clone(),
-                timeout: self.request.timeout,
+                exclude: self.request.configuration.exclude.clone(),
+                readiness: self.request.configuration.readiness.clone(),
+                timeout: self.request.configuration.timeout,
+                stack: self.request.stack.clone(),
             });
             Ok(Flow::Next)
         }
@@ -85,20 +86,20 @@ impl Deploy {
     }
 
     async fn specification(&self, image: ImageDigest) -> Result<UnikernelSpec, Error> {
-        let network = self.request.network.clone();
+        let network = self.request.configuration.network.clone();
         let network = self.context.owner.look(move |state| match network {
             Some(name) => state.facts.network(&name).map(|network| network.name.clone()),
             None => state.facts.default_network().map(|network| network.name.clone()),
         });
         Ok(UnikernelSpec {
             image,
-            arguments: self.request.arguments.clone(),
-            memory: self.request.memory,
+            arguments: self.request.configuration.arguments.clone(),
+            memory: self.request.configuration.memory,
             network: network.await??,
-            cpu: self.request.cpu,
-            block_devices: self.request.block_devices.clone(),
-            restart: self.request.restart.clone(),
-            address: self.request.address.clone(),
+            cpu: self.request.configuration.cpu,
+            block_devices: self.request.configuration.block_devices.clone(),
+            restart: self.request.configuration.restart.clone(),
+            address: self.request.configuration.address.clone(),
         })
     }
 

@@ -107,7 +107,7 @@ impl Deploy {
     fn wait_for_slot<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             // Before anything is read: a template that cannot be filled in needs no image.
-            template::check(&self.request.arguments)?;
+            template::check(&self.request.configuration.arguments)?;
             self.slot = Some(self.free_slot().await?);
             Ok(Flow::Next)
         }

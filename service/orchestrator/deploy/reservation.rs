@@ -76,7 +76,7 @@ impl Deploy {
 
     /// Waits, by this call's rule, for one that runs again.
     async fn wait_for_return(&mut self, unikernel: &Unikernel, job: &Job) -> Result<(), Error> {
-        let (readiness, timeout) = (self.request.readiness.clone(), self.request.timeout);
+        let (readiness, timeout) = (self.request.configuration.readiness.clone(), self.request.configuration.timeout);
         let asked = Unikernel { readiness, timeout, ..unikernel.clone() };
         // Whoever only waits does not keep other services from being deployed.
         self.slot = None;
@@ -169,7 +169,7 @@ impl Deploy {
 
     /// Leases another address than the one that answered.
     async fn move_on(&mut self) -> Result<(), Error> {
-        let (unikernel, exclude) = (self.unikernel()?.clone(), self.request.exclude.clone());
+        let (unikernel, exclude) = (self.unikernel()?.clone(), self.request.configuration.exclude.clone());
         let moved = self.context.owner.decide(move |state| {
             Ok(admission::move_lease(&unikernel, &exclude, &state.world, &state.facts, Timestamp::now())?)
         });

@@ -18,7 +18,7 @@ use super::degraded;
 use super::error::Error;
 use super::fault;
 use crate::consoles::Consoles;
-use crate::domain::{Change, Event, ManagerView, Phase, Publication, ServiceName, Timestamp, Unikernel};
+use crate::domain::{Change, Event, ManagerView, Phase, Service, ServiceName, Timestamp, Unikernel};
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
 use crate::planning::facts::Facts;
@@ -223,16 +223,16 @@ impl Owner {
 
     /// What the services that `changes` touch put into the table, before and after.
     fn elements_around(&self, changes: &[Change]) -> (Elements, Elements) {
-        let mut after: BTreeMap<&ServiceName, Option<&Publication>> = BTreeMap::new();
+        let mut after: BTreeMap<&ServiceName, Option<&Service>> = BTreeMap::new();
         for change in changes {
             match change {
-                Change::PutService(service) => after.insert(&service.name, service.publication.as_deref()),
+                Change::PutService(service) => after.insert(&service.name, Some(service)),
                 Change::RemoveService(name) => after.insert(name, None),
                 _ => None,
             };
         }
-        let before = after.keys().filter_map(|name| self.state.world.service(name)?.publication.as_deref());
-        (elements_of(before), elements_of(after.into_values().flatten()))
+        let before = after.keys().filter_map(|name| self.state.world.service(name));
+        (elements_of(before), elements_of(after.values().copied().flatten()))
     }
 
     /// Whether the table is in the kernel as it should be.
@@ -330,8 +330,9 @@ impl Owner {
     }
 }
 
-fn elements_of<'a>(publications: impl Iterator<Item = &'a Publication>) -> Elements {
+fn elements_of<'a>(services: impl Iterator<Item = &'a Service>) -> Elements {
     let mut all = Elements::default();
-    publications.map(ruleset::elements).for_each(|elements| all.merge(elements));
+    let publications = services.flat_map(Service::publications);
+    publications.map(|publication| ruleset::elements(publication)).for_each(|elements| all.merge(elements));
     all
 }
