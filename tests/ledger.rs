@@ -50,6 +50,7 @@ fn service(name: &str, ports: u16) -> Service {
             drain: 30_000,
         })),
         name,
+        staged: None,
         previous: None,
         draining: vec![],
         fell_back_from: None,

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::domain::{
-    AddressChoice, Arguments, ImageDigest, LeaseTag, MacAddress, NetworkDevice, Phase, PortMapping, PortProtocol,
-    Publication, Readiness, RestartPolicy, ServiceName, UnikernelId, UnikernelSpec,
+    AddressChoice, Applied, Arguments, Caller, Chain, Configuration, ImageDigest, LeaseTag, MacAddress, Manifest,
+    Member, MemberPlan, NetworkDevice, Phase, PortMapping, PortProtocol, Provisional, Publication, Readiness,
+    RestartPolicy, ServiceName, StackName, UnikernelId, UnikernelSpec,
 };
 
 mod disk;
@@ -69,6 +70,7 @@ fn unikernel(service: &str, number: u8, argument: &str) -> Unikernel {
         restarts: 0,
         exit_reason: String::new(),
         last_live: None,
+        provisional: Some(Provisional { stack: "mail".parse().unwrap(), ended: Some("it exited with 1".into()) }),
     }
 }
 
@@ -76,19 +78,65 @@ fn service(name: &str, ports: u16) -> Service {
     let name: ServiceName = name.parse().unwrap();
     let mapping = |port| PortMapping { protocol: PortProtocol::Any, host: port, unikernel: port };
     let live = UnikernelId::new(&name, &[1; 32]);
+    let publication = Arc::new(Publication {
+        unikernel: live.clone(),
+        target: ip("10.0.0.2"),
+        ports: (1..=ports).map(mapping).collect(),
+        addresses: [ip("::1"), ip("192.0.2.1")].into(),
+        sources: vec!["192.0.2.0/24".parse().unwrap()],
+        drain: 30_000,
+    });
     Service {
-        publication: Some(Arc::new(Publication {
-            unikernel: live.clone(),
-            target: ip("10.0.0.2"),
-            ports: (1..=ports).map(mapping).collect(),
-            addresses: [ip("::1"), ip("192.0.2.1")].into(),
-            sources: vec!["192.0.2.0/24".parse().unwrap()],
-            drain: 30_000,
-        })),
+        publication: Some(Arc::clone(&publication)),
         name,
+        staged: Some(publication),
         previous: None,
         draining: vec![(live, Timestamp(9))],
         fell_back_from: None,
+    }
+}
+
+fn stack(name: &str) -> Stack {
+    let plan = MemberPlan {
+        image: "/srv/web.hvt".parse().unwrap(),
+        configuration: Configuration {
+            network: None,
+            memory: 32,
+            cpu: None,
+            arguments: Arguments(vec!["--relay={signer.address}".into()]),
+            address: AddressChoice::default(),
+            exclude: vec!["10.0.0.10-10.0.0.19".parse().unwrap(), "10.0.0.128/25".parse().unwrap()],
+            block_devices: vec![],
+            restart: RestartPolicy::Never,
+            readiness: Readiness::Tcp { port: 25 },
+            timeout: Duration::from_millis(30_000),
+        },
+        ports: vec![PortMapping { protocol: PortProtocol::Tcp, host: 25, unikernel: 25 }],
+        staged: vec![],
+        addresses: [ip("192.0.2.1")].into(),
+        sources: vec!["192.0.2.0/24".parse().unwrap()],
+        drain: Some(Duration::from_secs(1)),
+        watch: Some(Duration::from_secs(600)),
+    };
+    let service: ServiceName = "website".parse().unwrap();
+    let unikernel = unikernel("website", 1, "").id;
+    let member = Member { plan: plan.clone(), image: ImageDigest([1; 32]), unikernel: unikernel.clone() };
+    let chain = Some(Arc::new(Chain { members: [(service.clone(), member)].into() }));
+    let name: StackName = name.parse().unwrap();
+    Stack {
+        live: chain.clone(),
+        staged: chain.clone(),
+        previous: chain,
+        former: [unikernel].into(),
+        applied: Some(Applied {
+            manifest: Manifest { stack: name.clone(), members: [(service.clone(), plan)].into() },
+            caller: Caller { uid: 0, gid: 0, groups: vec![1, 2] },
+            activate: true,
+            images: [(service, ImageDigest([1; 32]))].into(),
+        }),
+        last_check: Some(Timestamp(7)),
+        last_result: "staged".into(),
+        ..Stack::new(name)
     }
 }
 
@@ -127,6 +175,7 @@ fn every_kind() -> Vec<Change> {
         Change::PutImage(image(1)),
         Change::PutStaleFlows(flows("website", 443)),
         last_words(1, b"caf\xc3\xa9 \xff\xfe\0bin"),
+        Change::PutStack(Box::new(stack("mail"))),
     ]
 }
 
@@ -151,6 +200,7 @@ fn what_is_committed_is_there_at_the_next_start() {
             unikernel("web", 1, "").id,
             vec![ConsoleLine { at: Timestamp(3), text: b"caf\xc3\xa9 \xff\xfe\0bin".to_vec() }],
         )],
+        stacks: vec![stack("mail")],
     };
     assert_eq!(contents, expected);
 
@@ -164,6 +214,7 @@ fn what_is_committed_is_there_at_the_next_start() {
         Change::RemoveImage(ImageDigest([1; 32])),
         Change::RemoveStaleFlows(flows("website", 443)),
         Change::RemoveLastWords(unikernel("web", 1, "").id),
+        Change::RemoveStack("mail".parse().unwrap()),
     ];
     commit(&ledger, emptied).unwrap();
     drop(ledger);

@@ -387,7 +387,7 @@ fn deployment(service: ServiceName, image: u8) -> Deployment {
         block_devices: Vec::new(),
     };
     let (readiness, timeout) = (Readiness::Running, Duration::from_secs(1));
-    Deployment { service, spec, image, exclude: Vec::new(), readiness, timeout }
+    Deployment { service, spec, image, exclude: Vec::new(), readiness, timeout, stack: None }
 }
 
 proptest! {

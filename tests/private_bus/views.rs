@@ -39,5 +39,11 @@ pub fn service(name: &str, live: Option<&str>) -> Arc<ServiceView> {
 }
 
 pub fn job(number: u64, step: &'static str) -> JobView {
-    JobView { number: JobNumber(number), kind: JobKind::Deploy, subject: "website".into(), step, progress: None }
+    JobView {
+        number: JobNumber(number),
+        kind: JobKind::Deploy,
+        subject: "website".into(),
+        step: step.into(),
+        progress: None,
+    }
 }

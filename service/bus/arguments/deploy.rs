@@ -185,8 +185,9 @@ mod tests {
     use super::*;
     use crate::domain::ImageDigest;
 
-    fn with<const N: usize>(entries: [(&str, Variant<'static>); N]) -> Result<DeployRequest, InvalidArgument> {
-        deploy("website", ImageSource::Stored(ImageDigest([1; 32])), sent(entries))
+    fn with<const N: usize>(entries: [(&str, Variant<'static>); N]) -> Result<Configuration, InvalidArgument> {
+        let request = deploy("website", ImageSource::Stored(ImageDigest([1; 32])), sent(entries));
+        request.map(|request| request.configuration)
     }
 
     fn refused<const N: usize>(entries: [(&str, Variant<'static>); N]) -> String {

@@ -32,6 +32,8 @@ pub(super) fn apply(contents: &mut Contents, change: &Change) {
             put(&mut contents.last_words, (id.clone(), lines.clone()), |(one, _)| one == id);
         }
         Change::RemoveLastWords(id) => contents.last_words.retain(|(one, _)| one != id),
+        Change::PutStack(new) => put(&mut contents.stacks, (**new).clone(), |one| one.name == new.name),
+        Change::RemoveStack(name) => contents.stacks.retain(|one| one.name != *name),
     }
 }
 
@@ -57,6 +59,9 @@ pub(super) fn change() -> impl Strategy<Value = Change> {
         (0..4_u8).prop_map(|n| Change::RemoveUnikernel(unikernel("web", n, "").id)),
         (0..3_u8, 0..200_u16).prop_map(|(n, ports)| Change::PutService(Box::new(service(&format!("s{n}"), ports)))),
         (0..3_u8).prop_map(|n| Change::RemoveService(format!("s{n}").parse().unwrap())),
+        (0..3_u8, "[a-z]{0,300}")
+            .prop_map(|(n, text)| Change::PutStack(Box::new(Stack { last_result: text, ..stack(&format!("s{n}")) }))),
+        (0..3_u8).prop_map(|n| Change::RemoveStack(format!("s{n}").parse().unwrap())),
         (0..6_u8, 0..2_u8, since.clone()).prop_map(|(n, which, since)| Change::PutLease(lease(
             &n.to_string(),
             &format!("10.0.0.{}", 2 * n + which + 1),

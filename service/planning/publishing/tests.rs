@@ -38,6 +38,7 @@ fn unikernel(number: u8, phase: Phase) -> Unikernel {
         restarts: 0,
         exit_reason: String::new(),
         last_live: None,
+        provisional: None,
     }
 }
 
