@@ -245,6 +245,9 @@ fn the_examples_call_every_method_with_its_types() {
     let mut called = BTreeSet::new();
     for entry in fs::read_dir(repository("busctl-examples")).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue; // a worked example, which its own test runs
+        }
         let script = fs::read_to_string(&path).unwrap();
         assert!(script.starts_with("#!/bin/sh\n#") && script.contains("\nset -eu\n"), "{path:?}");
         assert!(script.contains("${BUSCTL:-busctl --system}") || path.ends_with("update"), "{path:?}");
