@@ -59,7 +59,8 @@ impl Load {
     async fn ask(self) -> Asked {
         let began = Instant::now();
         let mut connected = None;
-        let exchange = timeout_at((began + self.patience).into(), exchange(self.target, self.path, &mut connected)).await;
+        let exchange =
+            timeout_at((began + self.patience).into(), exchange(self.target, self.path, &mut connected)).await;
         let answer = match exchange {
             Ok(Ok(answer)) => first_words(&answer),
             Ok(Err(error)) => Err(error.to_string()),
