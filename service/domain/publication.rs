@@ -95,6 +95,14 @@ pub struct HostPort {
     pub port: u16,
 }
 
+impl HostPort {
+    /// Whether a packet could be matched by both: one on all addresses would silently take the clients of one on some.
+    pub fn clashes(&self, other: &Self) -> bool {
+        let same = self.transport == other.transport && self.port == other.port;
+        same && (self.address.is_none() || other.address.is_none() || self.address == other.address)
+    }
+}
+
 /// Host ports redirected to one unikernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
