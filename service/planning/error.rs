@@ -35,7 +35,8 @@ pub enum Error {
     InUse(String),
 }
 
-fn port_text(port: &HostPort) -> String {
+/// A host port as a person reads it.
+pub(super) fn port_text(port: &HostPort) -> String {
     match port.address {
         Some(address) => format!("{} port {} on {address}", port.transport, port.port),
         None => format!("{} port {}", port.transport, port.port),

@@ -1,0 +1,6 @@
+//! Stacks: what of a chain starts when, what it is made of, and how it looks.
+
+pub mod graph;
+
+#[cfg(test)]
+mod samples;
