@@ -11,8 +11,8 @@ use super::facts::Facts;
 use super::template::{self, Values};
 use super::world::World;
 use crate::domain::{
-    Arguments, Change, Configuration, Exclusion, ImageDigest, ImageRecord, Lease, LeaseTag, Network, Phase, Provisional, Readiness, ServiceName,
-    StackName, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
+    Arguments, Change, Configuration, Exclusion, ImageDigest, ImageRecord, Lease, LeaseTag, Network, Phase,
+    Provisional, Readiness, ServiceName, StackName, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
 };
 
 /// What is asked for, once the image is known.

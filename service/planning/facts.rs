@@ -11,8 +11,7 @@ use super::error::Error;
 use super::starts::Starts;
 use super::world::World;
 use crate::domain::{
-    Exclusion, ImageDigest, Inventory, Network, NetworkName, Phase, Policy, Running, StackName, Timestamp,
-    UnikernelId,
+    Exclusion, ImageDigest, Inventory, Network, NetworkName, Phase, Policy, Running, StackName, Timestamp, UnikernelId,
 };
 
 /// How long an address that answered is passed over.

@@ -12,7 +12,10 @@ pub fn intend(world: &World, id: &UnikernelId, force: bool, now: Timestamp) -> R
         return Err(Error::InUse(format!("{id} is being deployed: cancel that job, or wait for it")));
     }
     if let Some(provisional) = &unikernel.provisional {
-        return Err(Error::InUse(format!("{id} is made for stack {}: cancel that job, or wait for it", provisional.stack)));
+        return Err(Error::InUse(format!(
+            "{id} is made for stack {}: cancel that job, or wait for it",
+            provisional.stack
+        )));
     }
     if let Some(stack) = needing(world, id).filter(|_| !force) {
         return Err(Error::InUse(format!("{id} is a member of stack {stack}: change its manifest, or use force")));

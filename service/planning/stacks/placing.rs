@@ -97,9 +97,8 @@ impl Wanted {
 fn wanted(world: &World, before: &Stack, after: &Stack, defaults: Defaults) -> BTreeMap<ServiceName, Wanted> {
     let names = before.chains().chain(after.chains()).flat_map(|chain| chain.members.keys()).collect::<BTreeSet<_>>();
     let member = |chain: Option<&Chain>, name: &ServiceName| chain.and_then(|chain| chain.members.get(name).cloned());
-    let is_live = |stack: &Stack, name: &ServiceName| {
-        stack.live.as_ref().is_some_and(|chain| chain.members.contains_key(name))
-    };
+    let is_live =
+        |stack: &Stack, name: &ServiceName| stack.live.as_ref().is_some_and(|chain| chain.members.contains_key(name));
     let wanted = names.into_iter().map(|name| {
         let live = member(after.live.as_deref(), name);
         let staged = member(after.staged.as_deref(), name);
@@ -107,17 +106,17 @@ fn wanted(world: &World, before: &Stack, after: &Stack, defaults: Defaults) -> B
         let by_hand = !is_live(before, name) && !is_live(after, name);
         let publication = match live {
             _ if by_hand => world.service(name).and_then(|service| service.publication.as_deref()).cloned(),
-            Some(live) => publication(world, &live, &live.plan.ports, defaults),
+            Some(live) => on_ports(world, &live, &live.plan.ports, defaults),
             None => None,
         };
-        let staged = staged.and_then(|staged| publication(world, &staged, &staged.plan.staged, defaults));
+        let staged = staged.and_then(|staged| on_ports(world, &staged, &staged.plan.staged, defaults));
         (name.clone(), Wanted { publication, staged })
     });
     wanted.collect()
 }
 
 /// A member on its ports; `None` without any, or where its unikernel is gone.
-fn publication(world: &World, member: &Member, ports: &[PortMapping], defaults: Defaults) -> Option<Publication> {
+fn on_ports(world: &World, member: &Member, ports: &[PortMapping], defaults: Defaults) -> Option<Publication> {
     let unikernel = world.unikernel(&member.unikernel).filter(|_| !ports.is_empty())?;
     let drain = member.plan.drain.unwrap_or(defaults.drain);
     Some(Publication {

@@ -103,22 +103,32 @@ pub fn is_whole(unikernel: &Unikernel) -> bool {
     unikernel.phase == Phase::Ready && !unikernel.removing
 }
 
-/// Puts a chain whose members have all become ready where it is to be. `applied`: the Apply that has made it.
+/// A chain that has been made.
+#[derive(Debug)]
+pub struct Done<'a> {
+    pub chain: Chain,
+    pub goal: Goal,
+    /// The Apply that has made it.
+    pub applied: Option<&'a Applied>,
+    /// In words, where nobody has called.
+    pub because: String,
+}
+
+/// Puts a chain whose members have all become ready where it is to be.
 pub fn finish(
     world: &World,
     name: &StackName,
-    chain: Chain,
-    goal: Goal,
-    applied: Option<&Applied>,
+    done: Done<'_>,
     defaults: Defaults,
     now: Timestamp,
 ) -> Result<(Vec<Change>, String), Error> {
     let stack = moves::known(world, name)?;
+    let Done { chain, goal, applied, .. } = done;
     if let Some((name, member)) = moves::first_not_whole(world, &chain) {
         let id = &member.unikernel;
         return Err(Error::NotReady(format!("member {name}: {id} did not stay ready: ReadConsole may say why")));
     }
-    let result = moves::words(world, &chain, goal);
+    let result = done.because + &moves::words(world, &chain, goal);
     let after = moves::moved(stack, chain, goal);
     let applied = applied.cloned().or(after.applied);
     let after = Stack { applied, attempt: Attempt::Done, last_result: result.clone(), ..after };
