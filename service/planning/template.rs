@@ -42,11 +42,11 @@ pub fn members(arguments: &Arguments) -> Result<BTreeSet<ServiceName>, Error> {
     let mut members = BTreeSet::new();
     filled(arguments, |part| {
         if let Part::Placeholder(name) = part {
-            match member(name) {
-                Some(member) => drop(members.insert(member)),
-                None if PLACEHOLDERS.contains(&name) => {}
-                None => return Err(unknown(&[OF_MEMBER])),
+            let member = member(name);
+            if member.is_none() && !PLACEHOLDERS.contains(&name) {
+                return Err(unknown(&[OF_MEMBER]));
             }
+            members.extend(member);
         }
         Ok(String::new())
     })?;

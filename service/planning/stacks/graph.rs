@@ -55,15 +55,14 @@ impl Order {
         let mut order = Self { waiting: BTreeMap::new(), dependents: BTreeMap::new() };
         let mut first = Vec::new();
         for (&name, dependencies) in &members {
-            let among = dependencies.iter().filter(|dependency| members.contains_key(dependency));
-            let mut count = 0;
+            let among = dependencies.iter().filter(|dependency| members.contains_key(dependency)).collect::<Vec<_>>();
+            if among.is_empty() {
+                first.push(name.clone());
+            } else {
+                order.waiting.insert(name.clone(), among.len());
+            }
             for dependency in among {
                 order.dependents.entry(dependency.clone()).or_default().push(name.clone());
-                count += 1;
-            }
-            match count {
-                0 => first.push(name.clone()),
-                _ => drop(order.waiting.insert(name.clone(), count)),
             }
         }
         (order, first)

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::domain::{
-    AddressChoice, Arguments, Configuration, ImageDigest, ImageReference, Manifest, MemberPlan, PortMapping,
-    PortProtocol, Readiness, RestartPolicy, ServiceName,
+    AddressChoice, Arguments, Configuration, ImageDigest, ImageReference, Manifest, MemberPlan, Phase, PortMapping,
+    PortProtocol, Readiness, RestartPolicy, ServiceName, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
 };
 
 pub fn name(text: &str) -> ServiceName {
@@ -54,4 +54,41 @@ pub fn mail() -> Manifest {
         ("signer", plan(&["--ipv4={address}/24", "--relay={forward.address}"])),
         ("entry", MemberPlan { ports, staged, ..plan(&["--ipv4={address}/24", "--relay={signer.address}"]) }),
     ])
+}
+
+/// What decides on the id, as Deploy makes it of a configuration.
+pub fn specification(configuration: &Configuration, image: ImageDigest) -> UnikernelSpec {
+    let configuration = configuration.clone();
+    UnikernelSpec {
+        image,
+        arguments: configuration.arguments,
+        memory: configuration.memory,
+        network: configuration.network.unwrap_or_else(|| "br0".parse().unwrap()),
+        cpu: configuration.cpu,
+        block_devices: configuration.block_devices,
+        restart: configuration.restart,
+        address: configuration.address,
+    }
+}
+
+/// Its address ends with the image's first byte.
+pub fn unikernel(id: UnikernelId, image: ImageDigest, phase: Phase) -> Unikernel {
+    Unikernel {
+        id,
+        spec: specification(&plan(&[]).configuration, image),
+        readiness: Readiness::Running,
+        timeout: Duration::from_secs(1),
+        phase,
+        brought_image: false,
+        removing: false,
+        address: [10, 0, 0, image.0[0]].into(),
+        mac: None,
+        cpu: 0,
+        created_at: Timestamp(0),
+        started_at: None,
+        restarts: 0,
+        exit_reason: String::new(),
+        last_live: None,
+        provisional: None,
+    }
 }
