@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::domain::{Exclusion, LeaseTag, ServiceName, UnikernelId};
+use crate::domain::{Exclusion, LeaseTag, Manifest, ServiceName, StackName, UnikernelId};
 
 pub use collect::collect;
 pub use console::{console_lines, history};
@@ -45,6 +45,21 @@ pub fn service(text: &str) -> Result<ServiceName, InvalidArgument> {
 
 pub fn unikernel(text: &str) -> Result<UnikernelId, InvalidArgument> {
     own_words(text)
+}
+
+pub fn stack(text: &str) -> Result<StackName, InvalidArgument> {
+    own_words(text)
+}
+
+/// The `manifest` of Apply.
+pub fn manifest(_text: &str) -> Result<Manifest, InvalidArgument> {
+    Err(InvalidArgument::new("this version does not read manifests"))
+}
+
+/// `activate` of Apply, its only option.
+pub fn apply(values: RawOptions) -> Result<bool, InvalidArgument> {
+    let mut options = Options::check("Apply", values, &[("activate", "b")])?;
+    Ok(options.take("activate")?.unwrap_or(false))
 }
 
 pub fn tag(text: &str) -> Result<LeaseTag, InvalidArgument> {
