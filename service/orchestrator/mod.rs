@@ -59,6 +59,7 @@ use crate::host_network::nftables;
 use crate::planning;
 use crate::planning::collecting::{Keep, Removal};
 use crate::planning::publishing::Wanted;
+use crate::planning::stacks::dot;
 
 pub use error::{Error, ErrorKind};
 pub use request::{ApplyRequest, CollectRequest, DeployRequest, ImageSource, PublishRequest};
@@ -200,8 +201,12 @@ impl Orchestrator {
     }
 
     /// A stack's chains as Graphviz DOT.
-    pub async fn export_graph(&self, _stack: StackName) -> Result<String, Error> {
-        Err(Error::Defect)
+    pub async fn export_graph(&self, name: StackName) -> Result<String, Error> {
+        let graph = self.context.owner.look(move |state| {
+            let stack = state.world.stack(&name).ok_or(planning::Error::NoSuchStack(name))?;
+            Ok(dot::graph(&state.world, stack))
+        });
+        graph.await?
     }
 
     /// By tag.

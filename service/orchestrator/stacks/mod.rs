@@ -19,7 +19,9 @@ use crate::planning;
 use crate::planning::removal as removing;
 use crate::planning::stacks::staging::{self, Ended, Undone};
 
-pub use apply::{APPLY, Apply};
+#[cfg(feature = "fault-injection")]
+pub use apply::APPLY;
+pub use apply::Apply;
 pub use moving::{MOVE, MoveStack, Way};
 pub use removal::{REMOVE_STACK, RemoveStack, finish as finish_removal};
 
