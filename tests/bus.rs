@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use albatross_deployer::bus::{self, AccessSettings};
-use albatross_deployer::domain::{Event, JobNumber, JobResult, UnikernelState, UnikernelView};
+use albatross_deployer::domain::{
+    Event, JobNumber, JobResult, StackState, StackView, Timestamp, UnikernelState, UnikernelView,
+};
 use albatross_deployer::orchestrator::InitialViews;
 use futures_util::StreamExt;
 use private_bus::{OPEN, PrivateBus, STRICT, views};
@@ -22,6 +24,7 @@ use zbus::{Connection, MatchRule, MessageStream, OwnedVariant};
 const NAME: &str = "org.albatross.Deployer1";
 const ROOT: &str = "/org/albatross/Deployer1";
 const UNIKERNEL: &str = "/org/albatross/Deployer1/unikernel/website_2e0123456789";
+const STACK: &str = "/org/albatross/Deployer1/stack/mail";
 const ID: &str = "website.0123456789";
 
 async fn signals(client: &Connection) -> MessageStream {
@@ -137,6 +140,62 @@ async fn services_jobs_and_the_manager_tell_what_changes() {
     assert!(property(&client, ROOT, "Manager", "Version").await.is_err());
 }
 
+/// What PropertiesChanged tells, as text; and where.
+fn properties_changed(message: &zbus::Message) -> (String, Vec<String>) {
+    let (interface, changed, gone): (String, HashMap<String, OwnedVariant>, Vec<String>) =
+        message.body().deserialize().unwrap();
+    assert_eq!(gone, Vec::<String>::new());
+    let mut changed = changed.iter().map(|(name, value)| format!("{name} {}", **value)).collect::<Vec<_>>();
+    changed.sort_unstable();
+    (interface, changed)
+}
+
+#[tokio::test]
+async fn a_stack_shows_its_chains_and_tells_only_what_changes() {
+    let Some(bus) = PrivateBus::start(OPEN, None) else { return };
+    let initial = InitialViews { stacks: vec![views::stack("web.1", StackState::Failed)], ..InitialViews::default() };
+    let (_service, events) = bus.serve(initial).await;
+    let client = bus.client().await;
+    // There from the start.
+    let state = property(&client, &format!("{ROOT}/stack/web_2e1"), "Stack", "State").await.unwrap();
+    assert_eq!(state, OwnedVariant::try_from(zbus::Variant::from("failed")).unwrap());
+
+    let mut signals = signals(&client).await;
+    let staging = views::stack("mail", StackState::Staging);
+    let chain = views::chain([("entry", "entry.0123456789"), ("forward", "")]);
+    let staged = Arc::new(StackView { state: StackState::Staged, staged: chain.clone(), ..(*staging).clone() });
+    let live = StackView { state: StackState::Live, live: chain, staged: views::chain([]), ..(*staged).clone() };
+    let live = Arc::new(live);
+    let result = "forward has changed".to_owned();
+    let checked = Arc::new(StackView { last_check: Some(Timestamp(7)), last_result: result, ..(*live).clone() });
+    let steps = [Some(staging), Some(staged), Some(live.clone()), Some(live), Some(checked), None];
+    events.send(Event::Stack { before: None, after: steps[0].clone() }).await.unwrap();
+    for step in steps.windows(2) {
+        events.send(Event::Stack { before: step[0].clone(), after: step[1].clone() }).await.unwrap();
+    }
+
+    let (member, path, message) = next(&mut signals).await;
+    type Interfaces = HashMap<String, HashMap<String, OwnedVariant>>;
+    let (added, interfaces): (zbus::OwnedObjectPath, Interfaces) = message.body().deserialize().unwrap();
+    assert_eq!((member.as_str(), path.as_str(), added.as_str()), ("InterfacesAdded", ROOT, STACK));
+    assert_eq!(interfaces[&format!("{NAME}.Stack")].len(), 7);
+    let entry = format!("{ROOT}/unikernel/entry_2e0123456789");
+    // As a variant prints itself: types are where they are not plain.
+    let members = |name: &str| format!(r#"{name} {{"entry": objectpath "{entry}", "forward": "/"}}"#);
+    for expected in [
+        vec![members("Staged"), r#"State "staged""#.to_owned()],
+        vec![members("Live"), "Staged @a{so} {}".to_owned(), r#"State "live""#.to_owned()],
+        // The same again says nothing.
+        vec!["LastCheck int64 7".to_owned(), r#"LastResult "forward has changed""#.to_owned()],
+    ] {
+        let (member, path, message) = next(&mut signals).await;
+        assert_eq!((member.as_str(), path.as_str()), ("PropertiesChanged", STACK));
+        assert_eq!(properties_changed(&message), (format!("{NAME}.Stack"), expected));
+    }
+    assert_eq!(next(&mut signals).await.0, "InterfacesRemoved");
+    assert!(property(&client, STACK, "Stack", "State").await.is_err());
+}
+
 #[tokio::test]
 async fn an_answer_comes_after_the_objects_that_were_told_before_it() {
     let Some(bus) = PrivateBus::start(OPEN, None) else { return };
@@ -206,7 +265,7 @@ async fn mistakes_have_the_contracts_error_names() {
     assert!(message.unwrap().contains("memory"));
     let call = client.call_method(Some(NAME), ROOT, Some(&*manager), "Restart", &("website")).await;
     assert!(call.unwrap_err().to_string().contains("InvalidArgument"));
-    let call = client.call_method(Some(NAME), ROOT, Some(&*manager), "Apply", &("", options_of_none())).await;
+    let call = client.call_method(Some(NAME), ROOT, Some(&*manager), "Install", &("", options_of_none())).await;
     assert!(call.unwrap_err().to_string().contains("UnknownMethod"));
 }
 

@@ -13,6 +13,7 @@ mod stand_in_process;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -20,19 +21,24 @@ use host::{MANAGER, Options, TestHost, eventually, options};
 use netns::{isolated, sh_with_input};
 
 /// Those that a test below runs; one more in the folder is one without a test.
-const TESTED: [&str; 16] = [
+const TESTED: [&str; 21] = [
+    "activate",
+    "apply",
     "cancel",
     "collect",
     "console",
     "deploy",
     "destroy",
+    "graph",
     "introspect",
     "leases",
-    "mail-stack",
     "publish",
+    "remove-stack",
     "restart",
     "rollback",
+    "rollback-stack",
     "ruleset",
+    "stacks",
     "status",
     "unpublish",
     "update",
@@ -60,7 +66,10 @@ async fn run(host: &TestHost, line: &str) -> Result<String, String> {
 
 #[test]
 fn each_script_has_a_test() {
-    let scripts = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    // A folder has an example of its own, and a test of its own.
+    let entries = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap());
+    let scripts = entries.filter(|entry| entry.file_type().unwrap().is_file());
+    let scripts = scripts.map(|script| script.file_name().into_string().unwrap());
     assert_eq!(scripts.collect::<BTreeSet<_>>(), TESTED.map(String::from).into());
 }
 
@@ -123,6 +132,78 @@ fn a_website_with_the_scripts_alone() {
         let gone = run(&host, "./collect website").await.unwrap();
         assert!(gone.contains("\"image\" \"sha256:"), "{gone}");
         assert!(run(&host, "./rollback website").await.unwrap_err().contains("no service website"));
+    });
+}
+
+/// A stack of two members, the one in front with `version`.
+fn manifest(host: &TestHost, version: &str) -> String {
+    let (behind, front) = (host.image("behind", &[]), host.image(version, &[]));
+    let manifest = format!(
+        r#"stack = "shop"
+           args = ["--ipv4={{address}}/{{prefix-length}}", "--ipv4-gateway={{gateway}}"]
+           ready = "http:80/"
+
+           [service.store]
+           image = "{behind}"
+
+           [service.web-1]
+           image = "{front}"
+           args = ["--ipv4={{address}}/{{prefix-length}}", "--ipv4-gateway={{gateway}}", "--relay={{store.address}}:80"]
+           ports = ["8080:80"]
+           staged = ["8081:80"]
+        "#
+    );
+    let path = format!("{front}.toml");
+    std::fs::write(&path, manifest).unwrap();
+    path
+}
+
+#[test]
+fn a_stack_with_the_scripts_alone() {
+    isolated("a_stack_with_the_scripts_alone", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let (one, two) = (manifest(&host, "1"), manifest(&host, "2"));
+        assert!(run(&host, "./apply /nonexistent").await.unwrap_err().contains("/nonexistent"));
+        assert!(run(&host, &format!("./apply {one} now")).await.unwrap_err().contains("now is not known"));
+        assert_eq!(run(&host, "./stacks").await.unwrap(), "");
+
+        let applied = run(&host, &format!("./apply {one} activate")).await.unwrap();
+        assert_eq!(applied, "o \"/org/albatross/Deployer1/stack/shop\"\n");
+        assert!(host.get(8080).unwrap().starts_with("version=1 "));
+        let stacks = run(&host, "./stacks").await.unwrap();
+        let lines = stacks.lines().collect::<Vec<_>>();
+        assert_eq!(&lines[..2], ["shop", "  State     live"], "{stacks}");
+        assert!(lines[2].starts_with("  Live      store.") && lines[2].contains(" web-1."), "{stacks}");
+        assert_eq!(&lines[3..5], ["  Staged    nothing", "  Previous  nothing"], "{stacks}");
+
+        run(&host, &format!("./apply {two}")).await.unwrap();
+        assert!(host.get(8080).unwrap().starts_with("version=1 "));
+        assert!(host.get(8081).unwrap().starts_with("version=2 "));
+        let status = run(&host, "./status").await.unwrap();
+        assert!(status.contains("  State     staged\n") && status.contains("  Staged    store."), "{status}");
+        run(&host, "./activate shop").await.unwrap();
+        assert!(host.get(8080).unwrap().starts_with("version=2 ") && host.get(8081).is_err());
+        run(&host, "./rollback-stack shop").await.unwrap();
+        assert!(host.get(8080).unwrap().starts_with("version=1 "));
+        let shown = run(&host, "./introspect stack shop").await.unwrap();
+        assert!(shown.contains("\"web-1\" \"/org/albatross/Deployer1/unikernel/web_2d1_2e"), "{shown}");
+
+        // Whether it is in Graphviz' language only Graphviz knows; that it is asked for it needs no more than a `dot`.
+        let graph = run(&host, "./graph shop").await.unwrap();
+        assert!(graph.starts_with("digraph") && graph.contains("web-1") && !graph.contains("\\\""), "{graph}");
+        let directory = tempfile::tempdir().unwrap();
+        let (dot, picture) = (directory.path().join("dot"), directory.path().join("shop.svg"));
+        std::fs::write(&dot, "#!/bin/sh\n[ \"$1 $2\" = '-Tsvg -o' ] && cat > \"$3\"\n").unwrap();
+        std::fs::set_permissions(&dot, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let draw = format!("PATH={}:$PATH ./graph shop {}", directory.path().display(), picture.display());
+        run(&host, &draw).await.unwrap();
+        assert_eq!(std::fs::read_to_string(picture).unwrap(), graph);
+        assert!(run(&host, "PATH=/nonexistent ./graph shop shop.svg").await.unwrap_err().contains("graphviz"));
+
+        run(&host, "./remove-stack shop").await.unwrap();
+        assert!(host.get(8080).is_err() && host.running().is_empty());
+        assert_eq!(run(&host, "./stacks").await.unwrap(), "");
+        assert!(run(&host, "./activate shop").await.unwrap_err().contains("no stack shop"));
     });
 }
 

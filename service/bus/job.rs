@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use zbus::message::Header;
-use zbus::{Connection, interface};
+use zbus::{Connection, OwnedObjectPath, interface};
 
 use super::entrance::Entrance;
 use super::error::Failure;
+use super::objects::Shown;
+use super::path;
 use crate::domain::JobView;
 
 #[derive(Debug)]
@@ -17,12 +19,20 @@ pub struct JobObject {
 }
 
 impl JobObject {
-    pub fn new(view: watch::Receiver<Arc<JobView>>, entrance: Entrance) -> Self {
-        Self { view, entrance }
-    }
-
     fn view(&self) -> Arc<JobView> {
         self.view.borrow().clone()
+    }
+}
+
+impl Shown for JobObject {
+    type View = JobView;
+
+    fn path(view: &JobView) -> OwnedObjectPath {
+        path::job(view.number)
+    }
+
+    fn showing(view: watch::Receiver<Arc<JobView>>, entrance: &Entrance) -> Self {
+        Self { view, entrance: entrance.clone() }
     }
 }
 
@@ -42,19 +52,20 @@ impl JobObject {
         self.entrance.after_events(cancelled).await
     }
 
-    /// Which call it works for: deploy, publish, unpublish, rollback, collect, restart or destroy.
+    /// Which call it works for: deploy, publish, unpublish, rollback, collect, restart, destroy, apply, activate,
+    /// rollback-stack or remove-stack.
     #[zbus(property(emits_changed_signal = "const"))]
     fn kind(&self) -> String {
         self.view().kind.to_string()
     }
 
-    /// The service, unikernel or tag that it is about.
+    /// The service, unikernel, stack or tag that it is about.
     #[zbus(property(emits_changed_signal = "const"))]
     fn subject(&self) -> String {
         self.view().subject.clone()
     }
 
-    /// What it is doing now.
+    /// What it is doing now; in a stack with the member in front, such as "forward: creating".
     #[zbus(property)]
     fn step(&self) -> String {
         self.view().step.to_string()

@@ -13,9 +13,10 @@ use zbus::{Connection, ObjectPath, OwnedObjectPath, Variant, interface};
 use super::arguments::{self, RawOptions};
 use super::entrance::Entrance;
 use super::error::Failure;
+use super::objects::Shown;
 use super::{path, rows};
 use crate::domain::ManagerView;
-use crate::orchestrator::{Deployed, ImageSource};
+use crate::orchestrator::{ApplyRequest, Deployed, ImageSource};
 
 #[derive(Debug)]
 pub struct Manager {
@@ -24,10 +25,6 @@ pub struct Manager {
 }
 
 impl Manager {
-    pub fn new(view: watch::Receiver<Arc<ManagerView>>, entrance: Entrance) -> Self {
-        Self { view, entrance }
-    }
-
     async fn deploy_from(
         &self,
         service: &str,
@@ -38,6 +35,18 @@ impl Manager {
         let deployed = self.entrance.orchestrator.deploy(request).await;
         let Deployed { id, address } = self.entrance.after_events(deployed).await?;
         Ok((path::unikernel(&id), id.to_string(), address.to_string()))
+    }
+}
+
+impl Shown for Manager {
+    type View = ManagerView;
+
+    fn path(_: &ManagerView) -> OwnedObjectPath {
+        ObjectPath::from_static_str_unchecked(path::ROOT).into()
+    }
+
+    fn showing(view: watch::Receiver<Arc<ManagerView>>, entrance: &Entrance) -> Self {
+        Self { view, entrance: entrance.clone() }
     }
 }
 
@@ -196,6 +205,95 @@ impl Manager {
         self.entrance.admit(connection, &header).await?;
         let (id, force) = (arguments::unikernel(id)?, arguments::force(options)?);
         self.entrance.after_events(self.entrance.orchestrator.destroy(id, force).await).await
+    }
+
+    /// Makes the services of a manifest run as one chain, staged: all are ready and published on their staged ports, and
+    /// what is live stays as it is until Activate is called. Returns the stack's object. A member whose image and
+    /// configuration have not changed is the running one; where nothing has changed, nothing happens.
+    ///
+    /// manifest: TOML. stack is the name; each table [service.NAME] is a member with image, ports and staged (lists of
+    /// HOST:UNIKERNEL, with /tcp, /udp or /any behind where it is not tcp), addresses, sources and drain as of Publish,
+    /// watch (such as "10m": its image is looked at again so often, and applied when it has changed), and the options of
+    /// Deploy; those can stand at the top for all members as well. {NAME.address} in args is the address of another
+    /// member: one starts when those that it names are ready.
+    ///
+    /// options: activate b (Activate as soon as all are ready).
+    ///
+    /// Errors: InvalidArgument (with line and column; also a cycle, a member that there is not, a host port of two
+    /// members), NotAuthorized, PortConflict (a host port of another service or stack), those of Deploy with the member
+    /// in front, Cancelled. After an error what was live is live, and nothing new is left.
+    #[zbus(out_args("stack"))]
+    async fn apply(
+        &self,
+        manifest: &str,
+        options: RawOptions,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath, Failure> {
+        let caller = self.entrance.admit(connection, &header).await?;
+        let (activate, manifest) = (arguments::apply(options)?, arguments::manifest(manifest)?);
+        let request = ApplyRequest { manifest, caller, activate, unless: None };
+        let applied = self.entrance.after_events(self.entrance.orchestrator.apply(request).await).await?;
+        Ok(path::stack(&applied))
+    }
+
+    /// Makes the staged chain of a stack live: the ports of all its members go to it in one move, and the chain that was
+    /// live is the previous one. Open connections of that one may finish. Nothing happens where nothing is staged but a
+    /// chain is live.
+    ///
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchStack, NotReady (nothing is staged or live), PortConflict,
+    /// KernelRefused, Cancelled, and where a member has ended those of Rollback. After an error everything is as it was.
+    async fn activate(
+        &self,
+        stack: &str,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Failure> {
+        self.entrance.admit(connection, &header).await?;
+        let stack = arguments::stack(stack)?;
+        self.entrance.after_events(self.entrance.orchestrator.activate(stack).await).await
+    }
+
+    /// Makes the chain of a stack live again that was live before, in one move; the one that is live becomes the previous
+    /// one. Members that are gone are deployed again first; until they are ready what is live stays live.
+    ///
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchStack, NoSuchUnikernel (there is no chain to go back to), NotReady,
+    /// PortConflict, KernelRefused, Cancelled, and where a member is gone ImageUnavailable, AddressPoolExhausted,
+    /// AlbatrossUnavailable and AlbatrossRefused. After an error everything is as it was.
+    async fn rollback_stack(
+        &self,
+        stack: &str,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Failure> {
+        self.entrance.admit(connection, &header).await?;
+        let stack = arguments::stack(stack)?;
+        self.entrance.after_events(self.entrance.orchestrator.rollback_stack(stack).await).await
+    }
+
+    /// Takes a stack off all host ports in one move, and ends its unikernels when their connections have ended or their
+    /// drain time is over.
+    ///
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchStack, KernelRefused, AlbatrossUnavailable, AlbatrossRefused,
+    /// Cancelled.
+    async fn remove_stack(
+        &self,
+        stack: &str,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Failure> {
+        self.entrance.admit(connection, &header).await?;
+        let stack = arguments::stack(stack)?;
+        self.entrance.after_events(self.entrance.orchestrator.remove_stack(stack).await).await
+    }
+
+    /// The chains of a stack in the language of Graphviz: members with their addresses, ports and states, and who names
+    /// whom. dot makes a picture of it. Everybody may call it.
+    ///
+    /// Errors: InvalidArgument, NoSuchStack.
+    #[zbus(out_args("graph"))]
+    async fn export_graph(&self, stack: &str) -> Result<String, Failure> {
+        Ok(self.entrance.orchestrator.export_graph(arguments::stack(stack)?).await?)
     }
 
     /// Leases an address of a prefix to a tag and returns it. The same tag and a prefix that still fits give the same

@@ -14,10 +14,12 @@ mod entrance;
 mod error;
 mod job;
 mod manager;
+mod objects;
 mod path;
 mod publisher;
 mod rows;
 mod service;
+mod stack;
 mod unikernel;
 
 use std::convert::Infallible;
@@ -25,7 +27,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use zbus::Connection;
 use zbus::connection::Builder;
@@ -34,7 +36,6 @@ use zbus::fdo::{ObjectManager, RequestNameFlags};
 use crate::domain::Event;
 use crate::orchestrator::{InitialViews, Orchestrator};
 use entrance::Entrance;
-use manager::Manager;
 use publisher::Publisher;
 
 /// The well-known name of the service.
@@ -145,7 +146,7 @@ pub async fn serve(
 ) -> Result<Bus, Error> {
     let connection = connect(address).await.map_err(|source| Error::Connect { address: address.clone(), source })?;
     let (entrance, barriers) = Entrance::new(orchestrator, access);
-    let publisher = objects(&connection, entrance.clone(), initial)
+    let publisher = objects(&connection, &entrance, initial)
         .await
         .map_err(|source| Error::Objects { address: address.clone(), source })?;
     request_name(&connection, address).await?;
@@ -162,14 +163,11 @@ async fn connect(address: &BusAddress) -> zbus::Result<Connection> {
     builder.method_timeout(BUS_DEADLINE).build().await
 }
 
-async fn objects(connection: &Connection, entrance: Entrance, initial: InitialViews) -> zbus::Result<Publisher> {
-    let server = connection.object_server();
-    let (manager, shown) = watch::channel(initial.manager);
-    server.at(path::ROOT, Manager::new(shown, entrance.clone())).await?;
-    let mut publisher = Publisher::new(connection.clone(), entrance, manager);
-    publisher.start(initial.unikernels, initial.services).await?;
+async fn objects(connection: &Connection, entrance: &Entrance, initial: InitialViews) -> zbus::Result<Publisher> {
+    let mut publisher = Publisher::new(connection, entrance);
+    publisher.start(initial).await?;
     // Last: from here on every object that appears is told of.
-    server.at(path::ROOT, ObjectManager).await?;
+    connection.object_server().at(path::ROOT, ObjectManager).await?;
     Ok(publisher)
 }
 

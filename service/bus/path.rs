@@ -2,7 +2,7 @@
 
 use zbus::{ObjectPath, OwnedObjectPath};
 
-use crate::domain::{JobNumber, ServiceName, UnikernelId};
+use crate::domain::{JobNumber, ServiceName, StackName, UnikernelId};
 
 /// Where the Manager and the ObjectManager are.
 pub const ROOT: &str = "/org/albatross/Deployer1";
@@ -13,6 +13,10 @@ pub fn unikernel(id: &UnikernelId) -> OwnedObjectPath {
 
 pub fn service(name: &ServiceName) -> OwnedObjectPath {
     path("service", &escape(name.as_str()))
+}
+
+pub fn stack(name: &StackName) -> OwnedObjectPath {
+    path("stack", &escape(name.as_str()))
 }
 
 pub fn job(number: JobNumber) -> OwnedObjectPath {
@@ -66,6 +70,7 @@ mod tests {
         let id: UnikernelId = "0.web-site.0123456789".parse().unwrap();
         assert_eq!(unikernel(&id).as_str(), "/org/albatross/Deployer1/unikernel/_30_2eweb_2dsite_2e0123456789");
         assert_eq!(service(&id.service()).as_str(), "/org/albatross/Deployer1/service/_30_2eweb_2dsite");
+        assert_eq!(stack(&"mail.2".parse().unwrap()).as_str(), "/org/albatross/Deployer1/stack/mail_2e2");
         assert_eq!(job(JobNumber(7)).as_str(), "/org/albatross/Deployer1/job/_7");
         assert_eq!(unikernel_or_none(None).as_str(), "/");
         for path in [unikernel(&id), service(&id.service()), job(JobNumber(u64::MAX))] {

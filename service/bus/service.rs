@@ -5,6 +5,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use zbus::{OwnedObjectPath, interface};
 
+use super::entrance::Entrance;
+use super::objects::Shown;
 use super::path;
 use crate::domain::ServiceView;
 
@@ -14,12 +16,20 @@ pub struct ServiceObject {
 }
 
 impl ServiceObject {
-    pub fn new(view: watch::Receiver<Arc<ServiceView>>) -> Self {
-        Self { view }
-    }
-
     fn view(&self) -> Arc<ServiceView> {
         self.view.borrow().clone()
+    }
+}
+
+impl Shown for ServiceObject {
+    type View = ServiceView;
+
+    fn path(view: &ServiceView) -> OwnedObjectPath {
+        path::service(&view.name)
+    }
+
+    fn showing(view: watch::Receiver<Arc<ServiceView>>, _: &Entrance) -> Self {
+        Self { view }
     }
 }
 

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use zbus::message::Header;
-use zbus::{Variant, interface};
+use zbus::{OwnedObjectPath, Variant, interface};
 
 use super::entrance::Entrance;
 use super::error::Failure;
+use super::objects::Shown;
+use super::path;
 use crate::domain::{UnikernelState, UnikernelView};
 use crate::orchestrator::ErrorKind;
 
@@ -27,12 +29,20 @@ pub struct UnikernelObject {
 }
 
 impl UnikernelObject {
-    pub fn new(view: watch::Receiver<Arc<UnikernelView>>, entrance: Entrance) -> Self {
-        Self { view, entrance }
-    }
-
     fn view(&self) -> Arc<UnikernelView> {
         self.view.borrow().clone()
+    }
+}
+
+impl Shown for UnikernelObject {
+    type View = UnikernelView;
+
+    fn path(view: &UnikernelView) -> OwnedObjectPath {
+        path::unikernel(&view.id)
+    }
+
+    fn showing(view: watch::Receiver<Arc<UnikernelView>>, entrance: &Entrance) -> Self {
+        Self { view, entrance: entrance.clone() }
     }
 }
 

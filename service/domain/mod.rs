@@ -25,7 +25,7 @@ pub use job::{JobKind, JobNumber, JobResult, JobView};
 pub use lease::Lease;
 pub use names::{InvalidName, LeaseTag, NetworkName, ServiceName, StackName, UnikernelId};
 pub use network::{AddressRange, Exclusion, InvalidExclusion, Network};
-pub use publication::{HostPort, PortMapping, PortProtocol, Publication, Service, StaleFlows, Transport};
+pub use publication::{HostPort, PortMapping, PortProtocol, Publication, Service, StaleFlows, Transport, host_ports};
 pub use stack::{Applied, Attempt, Chain, Manifest, Member, MemberPlan, Stack, StackState};
 pub use time::Timestamp;
 pub use unikernel::{

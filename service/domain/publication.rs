@@ -95,6 +95,14 @@ pub struct HostPort {
     pub port: u16,
 }
 
+impl HostPort {
+    /// Whether a packet could be matched by both: one on all addresses would silently take the clients of one on some.
+    pub fn clashes(&self, other: &Self) -> bool {
+        let same = self.transport == other.transport && self.port == other.port;
+        same && (self.address.is_none() || other.address.is_none() || self.address == other.address)
+    }
+}
+
 /// Host ports redirected to one unikernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
@@ -113,18 +121,23 @@ pub struct Publication {
 impl Publication {
     /// Every host port that is redirected, with the unikernel's port behind it.
     pub fn host_ports(&self) -> impl Iterator<Item = (HostPort, u16)> + '_ {
-        let everywhere = self.addresses.is_empty().then_some(None);
-        let addresses = everywhere.into_iter().chain(self.addresses.iter().copied().map(Some));
-        addresses.flat_map(move |address| {
-            self.ports.iter().flat_map(move |mapping| {
-                mapping
-                    .protocol
-                    .transports()
-                    .iter()
-                    .map(move |&transport| (HostPort { address, transport, port: mapping.host }, mapping.unikernel))
-            })
-        })
+        host_ports(&self.ports, &self.addresses)
     }
+}
+
+/// Every host port of `ports` on `addresses` (empty: on all), with the unikernel's port behind it.
+pub fn host_ports<'a>(
+    ports: &'a [PortMapping],
+    addresses: &'a BTreeSet<IpAddr>,
+) -> impl Iterator<Item = (HostPort, u16)> + 'a {
+    let everywhere = addresses.is_empty().then_some(None);
+    let addresses = everywhere.into_iter().chain(addresses.iter().copied().map(Some));
+    addresses.flat_map(move |address| {
+        ports.iter().flat_map(move |mapping| {
+            let transports = mapping.protocol.transports().iter();
+            transports.map(move |&transport| (HostPort { address, transport, port: mapping.host }, mapping.unikernel))
+        })
+    })
 }
 
 /// A service as the ledger keeps it, from its first publication on.

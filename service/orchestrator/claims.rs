@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::domain::{ImageDigest, UnikernelId};
+use crate::domain::{ImageDigest, StackName, UnikernelId};
 
 #[derive(Debug, Default)]
 pub struct Claims {
@@ -20,6 +20,7 @@ struct Inner {
     unikernels: BTreeSet<UnikernelId>,
     /// Those that a call has worked on at any time since the last look began.
     touched: BTreeSet<UnikernelId>,
+    stacks: BTreeSet<StackName>,
     images: BTreeMap<ImageDigest, usize>,
     late: BTreeSet<UnikernelId>,
 }
@@ -33,6 +34,13 @@ const LATE: usize = 1024;
 pub struct Claim {
     claims: Arc<Claims>,
     id: UnikernelId,
+}
+
+/// A stack that one call works on, until this is dropped.
+#[derive(Debug)]
+pub struct StackClaim {
+    claims: Arc<Claims>,
+    name: StackName,
 }
 
 /// An image that stays in the store until this is dropped.
@@ -61,12 +69,27 @@ impl Claims {
 
     /// Waits for the call that has it. The caller sets the limit: a job's cancellation, or a time.
     pub async fn claim_in_turn(self: &Arc<Self>, id: &UnikernelId) -> Claim {
+        self.in_turn(|| self.claim(id)).await
+    }
+
+    /// `None` while another call has it.
+    pub fn claim_stack(self: &Arc<Self>, name: &StackName) -> Option<StackClaim> {
+        let free = self.lock().stacks.insert(name.clone());
+        free.then(|| StackClaim { claims: Arc::clone(self), name: name.clone() })
+    }
+
+    /// As [`Claims::claim_in_turn`].
+    pub async fn claim_stack_in_turn(self: &Arc<Self>, name: &StackName) -> StackClaim {
+        self.in_turn(|| self.claim_stack(name)).await
+    }
+
+    async fn in_turn<C>(&self, claim: impl Fn() -> Option<C>) -> C {
         loop {
             let released = self.released.notified();
             tokio::pin!(released);
             // Before the look, or a release between the look and the wait would be missed.
             released.as_mut().enable();
-            if let Some(claim) = self.claim(id) {
+            if let Some(claim) = claim() {
                 return claim;
             }
             released.await;
@@ -122,6 +145,10 @@ impl Claims {
         self.lock().touched.clone()
     }
 
+    pub fn busy_stacks(&self) -> BTreeSet<StackName> {
+        self.lock().stacks.clone()
+    }
+
     pub fn pinned(&self) -> BTreeMap<ImageDigest, usize> {
         self.lock().images.clone()
     }
@@ -136,6 +163,13 @@ impl Drop for Claim {
         self.claims.lock().unikernels.remove(&self.id);
         self.claims.released.notify_waiters();
         self.claims.ended.notify_one();
+    }
+}
+
+impl Drop for StackClaim {
+    fn drop(&mut self) {
+        self.claims.lock().stacks.remove(&self.name);
+        self.claims.released.notify_waiters();
     }
 }
 

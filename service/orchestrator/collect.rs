@@ -11,7 +11,7 @@ use super::jobs::Job;
 use super::publish::{SWITCH, Switch, To};
 use super::remove::{REMOVE, Remove};
 use super::workflow;
-use crate::domain::{Change, ImageDigest, Unikernel, UnikernelId};
+use crate::domain::{Change, ImageDigest, UnikernelId};
 use crate::planning::collecting::{self, Keep, Removal};
 
 /// What becomes of those that still have connections.
@@ -96,11 +96,8 @@ impl Collect {
         job.step("draining").await;
         let draining = id.clone();
         let drained = context.owner.until(move |state| {
-            let service = state.world.service(&draining.service());
-            let drains = service.is_some_and(|service| service.draining.iter().any(|(id, _)| *id == draining));
-            // Connections to one that has ended do not end: nobody answers them.
-            let drains = drains && !state.world.unikernel(&draining).is_some_and(Unikernel::has_ended);
-            (!drains).then_some(())
+            let mut with = collecting::drain_with(&state.world, &draining).into_iter();
+            (!with.any(|id| collecting::drains(&state.world, &id))).then_some(())
         });
         tokio::select! {
             drained = drained => drained,
@@ -119,7 +116,7 @@ pub async fn drop_unused_image(context: &Context, digest: ImageDigest) -> Result
     let dropped = context
         .owner
         .decide(move |state| {
-            let used = state.world.unikernels().any(|unikernel| unikernel.spec.image == digest);
+            let used = state.world.images_in_use().contains(&digest);
             let free = !used && !state.facts.pinned.contains_key(&digest);
             let record = state.world.image(digest).filter(|_| free).cloned();
             Ok((record.iter().map(|image| Change::RemoveImage(image.digest)).collect(), free.then_some(record)))

@@ -14,6 +14,7 @@ use super::watch::Taps;
 use crate::consoles::Consoles;
 use crate::domain::{ConsoleLine, Unikernel, UnikernelId};
 use crate::host_network::{Flows, Host};
+use crate::planning::stacks::placing::Defaults;
 use crate::planning::{reconcile, redaction, ruleset};
 use crate::{albatross, images};
 
@@ -23,6 +24,13 @@ pub struct Limits {
     pub drain: Duration,
     pub keep_previous: u32,
     pub ruleset: ruleset::Settings,
+}
+
+impl Limits {
+    /// What the publications of a stack are made with where its manifest is silent.
+    pub fn defaults(&self) -> Defaults {
+        Defaults { drain: self.drain }
+    }
 }
 
 #[derive(Debug)]
@@ -45,6 +53,8 @@ pub struct Context {
     pub drains: Notify,
     /// Told when something may have become free, for who collects without being asked.
     pub collects: Notify,
+    /// Told when another manifest may be the last that was applied to a stack.
+    pub stacks: Notify,
     /// Told when something may have returned.
     pub returns: Notify,
     /// Marked when it is time to look at what nobody tells of.

@@ -1,6 +1,6 @@
 //! Everything that a call can end with. The bus gives each its name by [`Error::kind`].
 
-use crate::domain::{ImageDigest, JobNumber, UnikernelId};
+use crate::domain::{ImageDigest, JobNumber, ServiceName, StackName, UnikernelId};
 use crate::planning::address_pool::{self, Why};
 use crate::{albatross, consoles, host_network, images, ledger, planning};
 
@@ -46,6 +46,8 @@ pub enum Error {
     Console(#[from] consoles::Error),
     #[error("{id} is not ready: {reason}{}", console_text(.console))]
     NotReady { id: UnikernelId, reason: String, console: Vec<String> },
+    #[error("member {member} of stack {stack}: {source}")]
+    Member { member: ServiceName, stack: StackName, source: Box<Error> },
     #[error("image {0} was collected meanwhile: give it again")]
     ImageGone(ImageDigest),
     #[error("no job {0}: it has ended")]
@@ -71,6 +73,7 @@ impl Error {
             Self::Kernel(_) => ErrorKind::KernelRefused,
             Self::Console(consoles::Error::TooManyReaders) => ErrorKind::InUse,
             Self::NotReady { .. } => ErrorKind::NotReady,
+            Self::Member { source, .. } => source.kind(),
             Self::ImageGone(_) => ErrorKind::ImageUnavailable,
             Self::NoSuchJob(_) => ErrorKind::NoSuchJob,
             Self::Cancelled => ErrorKind::Cancelled,
@@ -86,7 +89,9 @@ fn refused_kind(error: &planning::Error) -> ErrorKind {
     match error {
         Refused::InvalidArgument(_) => ErrorKind::InvalidArgument,
         Refused::NoSuchService(_) => ErrorKind::NoSuchService,
-        Refused::NoSuchUnikernel(_) | Refused::NothingBefore(_) => ErrorKind::NoSuchUnikernel,
+        Refused::NoSuchUnikernel(_) | Refused::NothingBefore(_) | Refused::NoChainBefore(_) => {
+            ErrorKind::NoSuchUnikernel
+        }
         Refused::NoSuchStack(_) => ErrorKind::NoSuchStack,
         Refused::NoSuchLease(_) => ErrorKind::NoSuchLease,
         Refused::PortConflict { .. } => ErrorKind::PortConflict,

@@ -129,6 +129,11 @@ impl Job {
         Self { entry: Arc::clone(&self.entry), cancels, part: Some(name.to_string()) }
     }
 
+    /// This job for what has to be brought to its end: nothing cancels it.
+    pub fn beyond_recall(&self) -> Self {
+        Self { entry: Arc::clone(&self.entry), cancels: Vec::new(), part: self.part.clone() }
+    }
+
     pub async fn step(&self, step: &'static str) {
         let step = match &self.part {
             Some(part) => format!("{part}: {step}").into(),
@@ -186,6 +191,9 @@ impl Job {
                 }
             })
         });
+        if self.cancels.is_empty() {
+            std::future::pending::<()>().await;
+        }
         select_all(cancelled).await;
     }
 

@@ -17,6 +17,7 @@ mod deploy;
 mod drains;
 mod error;
 mod fault;
+mod imports;
 mod jobs;
 mod leases;
 mod owner;
@@ -27,6 +28,7 @@ mod remove;
 mod request;
 mod restart;
 mod returns;
+mod stacks;
 mod start;
 mod watch;
 mod workflow;
@@ -47,6 +49,7 @@ use self::jobs::Job;
 use self::publish::{SWITCH, Switch, To};
 use self::remove::{REMOVE, Remove};
 use self::restart::{RESTART, Restart, Way};
+use self::stacks::{Apply, MOVE, MoveStack, REMOVE_STACK, RemoveStack};
 use crate::consoles::History;
 use crate::domain::{
     ConsoleLine, Exclusion, JobKind, JobNumber, JobResult, JobView, Lease, LeaseTag, Publication, ServiceName,
@@ -56,6 +59,7 @@ use crate::host_network::nftables;
 use crate::planning;
 use crate::planning::collecting::{Keep, Removal};
 use crate::planning::publishing::Wanted;
+use crate::planning::stacks::dot;
 
 pub use error::{Error, ErrorKind};
 pub use request::{ApplyRequest, CollectRequest, DeployRequest, ImageSource, PublishRequest};
@@ -164,28 +168,45 @@ impl Orchestrator {
     }
 
     /// Returns when the chain of the manifest is staged and, where that was asked for, live.
-    pub async fn apply(&self, _request: ApplyRequest) -> Result<StackName, Error> {
-        Err(Error::Defect)
+    pub async fn apply(&self, request: ApplyRequest) -> Result<StackName, Error> {
+        let stack = request.manifest.stack.clone();
+        let work = move |context, job: Arc<Job>| async move { Apply::new(context, request).run(&job).await };
+        self.work(JobKind::Apply, stack.to_string(), work).await?;
+        Ok(stack)
     }
 
     /// Makes the staged chain live.
-    pub async fn activate(&self, _stack: StackName) -> Result<(), Error> {
-        Err(Error::Defect)
+    pub async fn activate(&self, stack: StackName) -> Result<(), Error> {
+        self.move_stack(JobKind::Activate, stack, stacks::Way::Forth).await
     }
 
     /// Makes the chain live that was live before.
-    pub async fn rollback_stack(&self, _stack: StackName) -> Result<(), Error> {
-        Err(Error::Defect)
+    pub async fn rollback_stack(&self, stack: StackName) -> Result<(), Error> {
+        self.move_stack(JobKind::RollbackStack, stack, stacks::Way::Back).await
+    }
+
+    async fn move_stack(&self, kind: JobKind, stack: StackName, way: stacks::Way) -> Result<(), Error> {
+        self.work(kind, stack.to_string(), move |context, job| async move {
+            workflow::run(MOVE, &mut MoveStack::new(context, stack, way), &job).await
+        })
+        .await
     }
 
     /// Takes a stack off its ports, and away.
-    pub async fn remove_stack(&self, _stack: StackName) -> Result<(), Error> {
-        Err(Error::Defect)
+    pub async fn remove_stack(&self, stack: StackName) -> Result<(), Error> {
+        self.work(JobKind::RemoveStack, stack.to_string(), move |context, job| async move {
+            workflow::run(REMOVE_STACK, &mut RemoveStack::new(context, stack), &job).await
+        })
+        .await
     }
 
     /// A stack's chains as Graphviz DOT.
-    pub async fn export_graph(&self, _stack: StackName) -> Result<String, Error> {
-        Err(Error::Defect)
+    pub async fn export_graph(&self, name: StackName) -> Result<String, Error> {
+        let graph = self.context.owner.look(move |state| {
+            let stack = state.world.stack(&name).ok_or(planning::Error::NoSuchStack(name))?;
+            Ok(dot::graph(&state.world, stack))
+        });
+        graph.await?
     }
 
     /// By tag.
@@ -291,6 +312,9 @@ pub fn fault_points() -> std::collections::BTreeMap<&'static str, Vec<&'static s
         ("switch", workflow::names(SWITCH)),
         ("remove", workflow::names(REMOVE)),
         ("restart", workflow::names(RESTART)),
+        ("apply", workflow::names(stacks::APPLY)),
+        ("move", workflow::names(MOVE)),
+        ("remove-stack", workflow::names(REMOVE_STACK)),
         ("collect", vec![fault::UNRECORDED]),
         ("owner", vec![fault::WRITTEN, fault::IN_KERNEL]),
     ])

@@ -12,6 +12,7 @@ use super::collect;
 use super::context::Context;
 use super::error::Error;
 use super::remove::{REMOVE, Remove};
+use super::stacks;
 use super::workflow;
 use crate::domain::{Change, Inventory, JobKind, Timestamp, UnikernelId};
 use crate::planning::reconcile::{self, HalfDone};
@@ -33,21 +34,39 @@ pub async fn follow(context: Arc<Context>) {
     }
 }
 
-/// Everything that no call works on and that is not at rest. Whether nothing of it is left.
+/// What is left after as many rounds hangs on something else: it waits for the next look.
+const ROUNDS: usize = 4;
+
+/// Everything that no call works on and that is not at rest. Whether nothing of it is left. Some of it shows only once
+/// the rest is done: a stack after its members.
 async fn finish_half_done(context: &Arc<Context>) -> bool {
-    let found = context.owner.look(|state| reconcile::half_done(&state.world, &state.facts)).await;
-    let attempts = found.unwrap_or_default().into_iter().map(|half_done| async move {
-        info!(?half_done, "was under way when the service ended, or could not be undone");
-        let outcome = match &half_done {
-            HalfDone::Deploy(id) => undo_deploy(context, id).await,
-            HalfDone::Removal(id) => finish_removal(context, id).await,
-        };
-        if let Err(error) = &outcome {
-            warn!(?half_done, %error, "not yet");
+    for _ in 0..ROUNDS {
+        let found = context.owner.look(|state| reconcile::half_done(&state.world, &state.facts)).await;
+        let found = found.unwrap_or_default();
+        if found.is_empty() {
+            return true;
         }
-        outcome.is_ok()
-    });
-    join_all(attempts).await.into_iter().all(|finished| finished)
+        let attempts = found.into_iter().map(|half_done| finish(context, half_done));
+        if !join_all(attempts).await.into_iter().all(|finished| finished) {
+            return false;
+        }
+    }
+    true
+}
+
+async fn finish(context: &Arc<Context>, half_done: HalfDone) -> bool {
+    info!(?half_done, "was under way when the service ended, or could not be undone");
+    let outcome = match &half_done {
+        HalfDone::Deploy(id) => undo_deploy(context, id).await,
+        HalfDone::Removal(id) => finish_removal(context, id).await,
+        HalfDone::Member(id, stack) => stacks::unmake(context, id, stack).await,
+        HalfDone::Apply(stack) => stacks::give_up_lost(context, stack).await,
+        HalfDone::StackRemoval(stack) => stacks::finish_removal(context, stack).await,
+    };
+    if let Err(error) = &outcome {
+        warn!(?half_done, %error, "not yet");
+    }
+    outcome.is_ok()
 }
 
 /// Ends those that Albatross has created after their deployment was undone: nobody waits for them, and their address may
@@ -128,7 +147,7 @@ pub async fn match_images(context: &Context) -> Result<(), Error> {
     let (recorded, used) = context
         .owner
         .look(move |state| {
-            let used = state.world.unikernels().map(|unikernel| unikernel.spec.image).collect::<BTreeSet<_>>();
+            let used = state.world.images_in_use();
             let mut recorded = state.world.images().map(|image| image.digest).collect::<BTreeSet<_>>();
             // A call that came early has stored it, and is about to write its record.
             recorded.extend(state.facts.pinned.keys().filter(|digest| stored_now.contains(digest)));

@@ -1,6 +1,6 @@
 //! What callers ask for, after the bus has parsed it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,7 +9,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::domain::{
-    Caller, Configuration, ImageDigest, Manifest, PortMapping, ServiceName, StackName, Unikernel, UnikernelId,
+    Caller, Configuration, ImageDigest, ImageRecord, Manifest, PortMapping, ServiceName, StackName, Unikernel,
+    UnikernelId,
 };
 
 /// Where Deploy gets its image.
@@ -21,6 +22,8 @@ pub enum ImageSource {
     Descriptor(File),
     /// A path, to be opened with no more rights than the caller has.
     Path { path: PathBuf, caller: Caller },
+    /// In the store and pinned by who asks, but in no record yet.
+    Imported(ImageRecord),
 }
 
 #[derive(Debug)]
@@ -87,4 +90,6 @@ pub struct ApplyRequest {
     pub caller: Caller,
     /// Make it live as soon as all is ready.
     pub activate: bool,
+    /// Do nothing where the images are still these: of a stack that is applied again because they are watched.
+    pub unless: Option<BTreeMap<ServiceName, ImageDigest>>,
 }

@@ -10,7 +10,7 @@ use super::context::{Context, Limits};
 use super::jobs::Jobs;
 use super::owner::{self, Owner, State};
 use super::watch::{HostWatch, Taps};
-use super::{Orchestrator, automatic, drains, recover, returns, watch as watching};
+use super::{Orchestrator, automatic, drains, recover, returns, stacks, watch as watching};
 use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, ServiceView, StackView, UnikernelView};
@@ -107,6 +107,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         return_slots: Semaphore::new(RETURNS),
         drains: Notify::new(),
         collects: Notify::new(),
+        stacks: Notify::new(),
         returns: Notify::new(),
         beat: watch::Sender::new(()),
         host_changed: Notify::new(),
@@ -147,6 +148,7 @@ impl Runner {
         tokio::spawn(recover::follow(Arc::clone(&context)));
         tokio::spawn(drains::run(Arc::clone(&context), events));
         tokio::spawn(returns::run(Arc::clone(&context)));
+        tokio::spawn(stacks::watching::run(Orchestrator { context: Arc::clone(&context) }));
         if let Some(orchestrator) = automatic {
             tokio::spawn(automatic::run(orchestrator));
         }

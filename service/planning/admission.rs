@@ -11,8 +11,8 @@ use super::facts::Facts;
 use super::template::{self, Values};
 use super::world::World;
 use crate::domain::{
-    Arguments, Change, Exclusion, ImageRecord, Lease, LeaseTag, Network, Phase, Provisional, Readiness, ServiceName,
-    StackName, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
+    Arguments, Change, Configuration, Exclusion, ImageDigest, ImageRecord, Lease, LeaseTag, Network, Phase,
+    Provisional, Readiness, ServiceName, StackName, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
 };
 
 /// What is asked for, once the image is known.
@@ -36,6 +36,24 @@ pub enum Admitted {
     /// A record to be started: a new one, or (`revived`) one that keeps its lease, whose unikernel has ended or was left
     /// half-made. Of that one Albatross may still have something.
     Start { unikernel: Unikernel, revived: bool },
+}
+
+/// What `configuration` comes down to with this image.
+pub fn specification(configuration: &Configuration, image: ImageDigest, facts: &Facts) -> Result<UnikernelSpec, Error> {
+    let network = match &configuration.network {
+        Some(name) => facts.network(name)?,
+        None => facts.default_network()?,
+    };
+    Ok(UnikernelSpec {
+        image,
+        arguments: configuration.arguments.clone(),
+        memory: configuration.memory,
+        network: network.name.clone(),
+        cpu: configuration.cpu,
+        block_devices: configuration.block_devices.clone(),
+        restart: configuration.restart.clone(),
+        address: configuration.address.clone(),
+    })
 }
 
 /// Decides on `deployment`: the changes hold the lease and the intent, to be written before Albatross hears of it.

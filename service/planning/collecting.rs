@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::facts::Facts;
 use super::world::World;
-use crate::domain::{ImageDigest, LeaseTag, Phase, ServiceName, Unikernel, UnikernelId};
+use crate::domain::{ImageDigest, LeaseTag, Phase, ServiceName, Stack, Unikernel, UnikernelId};
 
 /// One thing to remove, in the order in which it is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,17 +57,25 @@ pub struct Keep {
 /// - of a service that was published once: all of it that has been live or has ended.
 /// - of a service that was never published: what has ended. The rest runs for other unikernels, and stays.
 /// - of a service that `services` leaves out: everything.
-/// - images that none of the remaining unikernels was made of.
+/// - of a stack: what was of one of its chains and is of none any more; with `previous` 0 also those of the previous
+///   chain. All others of its chains stay, with their ports.
+/// - images that none of the remaining unikernels was made of, nor a chain of a stack.
 pub fn collect(world: &World, facts: &Facts, keep: &Keep) -> Vec<Removal> {
-    let dropped = |name: &ServiceName| keep.services.as_ref().is_some_and(|kept| !kept.contains(name));
+    let unnamed = |name: &ServiceName| keep.services.as_ref().is_some_and(|kept| !kept.contains(name));
+    let dropped = |name: &ServiceName| unnamed(name) && world.stack_of(name).is_none();
+    let needed = needed_by_stacks(world, keep);
     let mut removals = world
         .publications()
         .filter(|(name, _)| dropped(name))
         .map(|(name, _)| Removal::Publication(name.clone()))
         .collect::<Vec<_>>();
-    let mut removed = BTreeSet::new();
+    let left = world.stacks().flat_map(left_by);
+    let left = left.filter_map(|id| world.unikernel(id)).filter(|unikernel| is_free(unikernel, facts));
+    let mut removed =
+        left.map(|unikernel| unikernel.id.clone()).filter(|id| !needed.contains(id)).collect::<BTreeSet<_>>();
     for name in world.service_names() {
         let members = world.members(name).filter(|unikernel| is_free(unikernel, facts));
+        let members = members.filter(|unikernel| !needed.contains(&unikernel.id) || unikernel.removing);
         if dropped(name) {
             removed.extend(members.map(|unikernel| unikernel.id.clone()));
         } else {
@@ -85,6 +93,38 @@ pub fn collect(world: &World, facts: &Facts, keep: &Keep) -> Vec<Removal> {
     removals
 }
 
+/// The unikernels that chains of stacks are made of.
+fn needed_by_stacks(world: &World, keep: &Keep) -> BTreeSet<UnikernelId> {
+    let previous = |stack: &Stack| stack.previous.clone().filter(|_| keep.previous > 0);
+    let chains = world.stacks().flat_map(|stack| [stack.live.clone(), stack.staged.clone(), previous(stack)]);
+    chains
+        .flatten()
+        .flat_map(|chain| chain.members.values().map(|member| member.unikernel.clone()).collect::<Vec<_>>())
+        .collect()
+}
+
+/// The unikernels that a stack may let go.
+fn left_by(stack: &Stack) -> impl Iterator<Item = &UnikernelId> {
+    let previous = stack.previous.iter().flat_map(|chain| chain.members.values()).map(|member| &member.unikernel);
+    stack.former.iter().chain(previous)
+}
+
+/// Those that have to have drained before `id` is taken away: a chain goes when all of it has, for its members talk to
+/// each other for the clients of one.
+pub fn drain_with(world: &World, id: &UnikernelId) -> Vec<UnikernelId> {
+    let with = |stack: &&Stack| left_by(stack).any(|left| left == id);
+    let chain = world.stacks().filter(with).flat_map(left_by).cloned();
+    chain.chain([id.clone()]).collect()
+}
+
+/// Whether `id` still has connections that it may finish.
+pub fn drains(world: &World, id: &UnikernelId) -> bool {
+    let service = world.service(&id.service());
+    let drains = service.is_some_and(|service| service.draining.iter().any(|(other, _)| other == id));
+    // Connections to one that has ended do not end: nobody answers them.
+    drains && !world.unikernel(id).is_some_and(Unikernel::has_ended)
+}
+
 /// What of `removals` goes without anybody having asked for it: what was live, has drained, and has been replaced. What has
 /// ended stays, for Albatross may be about to start it again and somebody may want to know why it has; so does what no
 /// other has replaced.
@@ -92,8 +132,10 @@ pub fn drained_alone(mut removals: Vec<Removal>, world: &World) -> Vec<Removal> 
     let has_drained = |unikernel: &Unikernel| {
         let service = world.service(&unikernel.id.service());
         let replaced = service.is_some_and(|service| service.publication.is_some());
-        let drains = service.is_some_and(|service| service.draining.iter().any(|(id, _)| *id == unikernel.id));
-        unikernel.removing || (unikernel.last_live.is_some() && !unikernel.has_ended() && replaced && !drains)
+        let of_a_chain = world.stacks().any(|stack| stack.former.contains(&unikernel.id));
+        let drains = drain_with(world, &unikernel.id).iter().any(|id| drains(world, id));
+        let was_live = unikernel.last_live.is_some() && replaced;
+        unikernel.removing || ((was_live || of_a_chain) && !unikernel.has_ended() && !drains)
     };
     let kept = removals.iter().filter_map(|removal| match removal {
         Removal::Unikernel(id) => world.unikernel(id).filter(|unikernel| !has_drained(unikernel)),
@@ -111,7 +153,8 @@ pub fn drained_alone(mut removals: Vec<Removal>, world: &World) -> Vec<Removal> 
 
 /// Whether no call is working on it, but to destroy it: that is waited for, and what hangs on it goes too.
 fn is_free(unikernel: &Unikernel, facts: &Facts) -> bool {
-    unikernel.removing || (unikernel.phase != Phase::Creating && !facts.busy.contains(&unikernel.id))
+    let at_rest = unikernel.phase != Phase::Creating && unikernel.provisional.is_none();
+    unikernel.removing || (at_rest && !facts.busy.contains(&unikernel.id))
 }
 
 fn unused<'a>(world: &World, name: &ServiceName, members: Vec<&'a Unikernel>, previous: u32) -> Vec<&'a Unikernel> {
@@ -146,8 +189,7 @@ fn unused_images<'a>(
     facts: &'a Facts,
     removed: &BTreeSet<UnikernelId>,
 ) -> impl Iterator<Item = Removal> + 'a {
-    let used = world.unikernels().filter(|unikernel| !removed.contains(&unikernel.id));
-    let used = used.map(|unikernel| unikernel.spec.image).collect::<BTreeSet<_>>();
+    let used = world.images_in_use_without(removed);
     let free = move |digest: &ImageDigest| !used.contains(digest) && !facts.pinned.contains_key(digest);
     world.images().map(|image| image.digest).filter(free).map(Removal::Image)
 }

@@ -19,6 +19,8 @@ pub enum Error {
     NoSuchStack(StackName),
     #[error("service {0} has no earlier unikernel to go back to: deploy and publish the one that is wanted")]
     NothingBefore(ServiceName),
+    #[error("stack {0} has no earlier chain to go back to")]
+    NoChainBefore(StackName),
     #[error("{} is published by service {other} already: unpublish that one, or choose another host port", port_text(.port))]
     PortConflict { port: HostPort, other: ServiceName },
     #[error("{0}")]
@@ -35,7 +37,8 @@ pub enum Error {
     InUse(String),
 }
 
-fn port_text(port: &HostPort) -> String {
+/// A host port as a person reads it.
+pub(super) fn port_text(port: &HostPort) -> String {
     match port.address {
         Some(address) => format!("{} port {} on {address}", port.transport, port.port),
         None => format!("{} port {}", port.transport, port.port),

@@ -11,7 +11,7 @@ use super::error::Error;
 use super::starts::Starts;
 use super::world::World;
 use crate::domain::{
-    Exclusion, ImageDigest, Inventory, Network, NetworkName, Phase, Policy, Running, Timestamp, UnikernelId,
+    Exclusion, ImageDigest, Inventory, Network, NetworkName, Phase, Policy, Running, StackName, Timestamp, UnikernelId,
 };
 
 /// How long an address that answered is passed over.
@@ -39,6 +39,8 @@ pub struct Facts {
     pub starts: Starts,
     /// Unikernels that a call is working on: reconciliation leaves them alone.
     pub busy: BTreeSet<UnikernelId>,
+    /// Stacks that a call is working on.
+    pub busy_stacks: BTreeSet<StackName>,
     /// Images that a call is about to use: not collected.
     pub pinned: BTreeMap<ImageDigest, usize>,
 }

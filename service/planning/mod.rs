@@ -13,6 +13,7 @@ pub mod reconcile;
 pub mod redaction;
 pub mod removal;
 pub mod ruleset;
+pub mod stacks;
 pub mod starts;
 pub mod states;
 pub mod template;

@@ -50,6 +50,7 @@ impl From<Vec<Change>> for Decision {
 
 /// Puts a unikernel of `service` live.
 pub fn publish(world: &World, service: &ServiceName, wanted: &Wanted, now: Timestamp) -> Result<Decision, Error> {
+    not_of_a_stack(world, service)?;
     let unikernel = chosen(world, service, wanted.unikernel.as_ref())?;
     if unikernel.phase != Phase::Ready {
         return Ok(Decision::After(Obstacle::NotReadyYet(Box::new(unikernel.clone()))));
@@ -73,12 +74,14 @@ pub fn publish(world: &World, service: &ServiceName, wanted: &Wanted, now: Times
 /// Takes a service's ports away. What was live drains.
 pub fn unpublish(world: &World, service: &ServiceName, now: Timestamp) -> Result<Vec<Change>, Error> {
     known(world, service)?;
+    not_of_a_stack(world, service)?;
     Ok(switch(world, service, None, now))
 }
 
 /// Puts the unikernel live that was live before, on the ports that are published now. Says which that is.
 pub fn rollback(world: &World, service: &ServiceName, now: Timestamp) -> Result<(Decision, UnikernelId), Error> {
     known(world, service)?;
+    not_of_a_stack(world, service)?;
     let nothing = || Error::NothingBefore(service.clone());
     let record = world.service(service).ok_or_else(nothing)?;
     // One that is not published has no ports to go back on: Publish says which.
@@ -98,7 +101,8 @@ pub fn rollback(world: &World, service: &ServiceName, now: Timestamp) -> Result<
 /// Goes back to the unikernel before, in every service whose live one has ended while that one runs and is ready.
 pub fn fall_back(world: &World, facts: &Facts, now: Timestamp) -> Vec<Change> {
     let free = |unikernel: &&Unikernel| !unikernel.removing && !facts.busy.contains(&unikernel.id);
-    let fallen = world.services().filter_map(|service| {
+    let alone = world.services().filter(|service| world.stack_of(&service.name).is_none());
+    let fallen = alone.filter_map(|service| {
         let publication = service.publication.as_ref()?;
         let live = world.unikernel(&publication.unikernel).filter(free)?;
         let previous = world.unikernel(service.previous.as_ref()?).filter(free)?;
@@ -120,6 +124,18 @@ pub fn fall_back(world: &World, facts: &Facts, now: Timestamp) -> Vec<Change> {
 /// The ports of `publication`, redirected to `unikernel`.
 fn moved_to(publication: &Publication, unikernel: &Unikernel) -> Publication {
     Publication { unikernel: unikernel.id.clone(), target: unikernel.address, ..publication.clone() }
+}
+
+/// The members of a stack move together.
+fn not_of_a_stack(world: &World, service: &ServiceName) -> Result<(), Error> {
+    match world.stack_of(service) {
+        None => Ok(()),
+        Some(stack) => Err(Error::InUse(format!(
+            "service {service} is a member of stack {}: change its manifest and Apply it, or call Activate, RollbackStack \
+             or RemoveStack",
+            stack.name
+        ))),
+    }
 }
 
 fn known(world: &World, service: &ServiceName) -> Result<(), Error> {
@@ -166,12 +182,44 @@ fn being_destroyed(unikernel: &Unikernel) -> Error {
 /// The changes from what `service` publishes now to `publication`, with all that hangs on them: what was live becomes
 /// the previous one and drains, and its UDP flows are to be deleted.
 pub fn switch(world: &World, service: &ServiceName, publication: Option<Publication>, now: Timestamp) -> Vec<Change> {
+    let staged = world.service(service).and_then(|service| service.staged.as_deref()).cloned();
+    move_to(world, service, publication, staged, now)
+}
+
+/// [`switch`], of what is staged as well.
+pub fn move_to(
+    world: &World,
+    service: &ServiceName,
+    publication: Option<Publication>,
+    staged: Option<Publication>,
+    now: Timestamp,
+) -> Vec<Change> {
     let before = world.service(service).cloned().unwrap_or_else(|| Service::new(service.clone()));
-    if before.publication.as_deref() == publication.as_ref() {
+    let mut changes = Vec::new();
+    if before.staged.as_deref() != staged.as_ref() {
+        let stale = stale_flows(service, before.staged.as_deref(), staged.as_ref());
+        changes.extend(stale.map(Change::PutStaleFlows));
+    } else if before.publication.as_deref() == publication.as_ref() {
         return Vec::new();
     }
+    let mut after = Service { staged: staged.map(Arc::new), ..before.clone() };
+    if before.publication.as_deref() != publication.as_ref() {
+        changes.extend(make_live(world, &before, &mut after, publication, now));
+    }
+    changes.push(Change::PutService(Box::new(after)));
+    changes
+}
+
+/// Puts `publication` into `after`; what hangs on it besides.
+fn make_live(
+    world: &World,
+    before: &Service,
+    after: &mut Service,
+    publication: Option<Publication>,
+    now: Timestamp,
+) -> Vec<Change> {
     let mut changes = Vec::new();
-    let mut after = Service { fell_back_from: None, ..before.clone() };
+    after.fell_back_from = None;
     let live = publication.as_ref().map(|publication| publication.unikernel.clone());
     if let Some(old) = before.publication.as_deref().filter(|old| live.as_ref() != Some(&old.unikernel)) {
         let drain = publication.as_ref().map_or(old.drain, |publication| publication.drain);
@@ -185,12 +233,11 @@ pub fn switch(world: &World, service: &ServiceName, publication: Option<Publicat
     if let Some(live) = &live {
         after.draining.retain(|(id, _)| id != live);
     }
-    changes
-        .extend(stale_flows(service, before.publication.as_deref(), publication.as_ref()).map(Change::PutStaleFlows));
+    let stale = stale_flows(&before.name, before.publication.as_deref(), publication.as_ref());
+    changes.extend(stale.map(Change::PutStaleFlows));
     after.publication = publication.map(Arc::new);
     let draining = after.draining.iter().filter_map(|(id, _)| world.unikernel(id));
-    changes.extend(draining.filter_map(|unikernel| half_open(&after, unikernel)).map(Change::PutStaleFlows));
-    changes.push(Change::PutService(Box::new(after)));
+    changes.extend(draining.filter_map(|unikernel| half_open(after, unikernel)).map(Change::PutStaleFlows));
     changes
 }
 

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::facts::Facts;
+use super::stacks::staging;
 use super::starts::Starts;
 use super::world::World;
 use super::{publishing, removal};
-use crate::domain::{Change, ConsoleLine, Phase, Running, StaleFlows, Timestamp, Unikernel, UnikernelId};
+use crate::domain::{
+    Attempt, Change, ConsoleLine, Phase, Running, StackName, StaleFlows, Timestamp, Unikernel, UnikernelId,
+};
 
 /// The exit reason of a unikernel that is gone without a word.
 const VANISHED: &str = "Albatross does not run it any more";
@@ -186,7 +189,8 @@ pub fn undo_deploy(world: &World, id: &UnikernelId, reason: &str, now: Timestamp
     let ended_before = !reason.is_empty();
     if ended_before || unikernel.last_live.is_some() || world.is_live(id) {
         let (phase, reason) = if ended_before { (Phase::Exited, reason) } else { (Phase::Failed, NOT_STARTED) };
-        let ended = Unikernel { phase, exit_reason: reason.into(), brought_image: false, ..unikernel.clone() };
+        let (exit_reason, brought_image, provisional) = (reason.into(), false, None);
+        let ended = Unikernel { phase, exit_reason, brought_image, provisional, ..unikernel.clone() };
         return vec![Change::PutUnikernel(Box::new(ended))];
     }
     removal::forget(world, id, now)
@@ -199,6 +203,12 @@ pub enum HalfDone {
     Deploy(UnikernelId),
     /// A removal that has begun: to be finished.
     Removal(UnikernelId),
+    /// Made for a stack's Apply that did not come to its end: to be taken away.
+    Member(UnikernelId, StackName),
+    /// An Apply of which nothing is left: to be given up.
+    Apply(StackName),
+    /// A removal of a stack that has begun: to be finished.
+    StackRemoval(StackName),
 }
 
 /// Everything that was under way when the service ended.
@@ -210,7 +220,21 @@ pub fn half_done(world: &World, facts: &Facts) -> Vec<HalfDone> {
         }
         is_half_made(unikernel).then(|| HalfDone::Deploy(unikernel.id.clone()))
     });
-    found.collect()
+    let members = staging::left_behind(world, facts);
+    let members = members.map(|(unikernel, made)| HalfDone::Member(unikernel.id.clone(), made.stack.clone()));
+    found.chain(members).chain(half_done_stacks(world, facts)).collect()
+}
+
+fn half_done_stacks(world: &World, facts: &Facts) -> impl Iterator<Item = HalfDone> {
+    let free = world.stacks().filter(|stack| !facts.busy_stacks.contains(&stack.name));
+    free.filter_map(|stack| {
+        let made_for = |unikernel: &Unikernel| unikernel.provisional.as_ref().is_some_and(|it| it.stack == stack.name);
+        if stack.removing {
+            return Some(HalfDone::StackRemoval(stack.name.clone()));
+        }
+        let over = stack.attempt == Attempt::Working && !world.unikernels().any(made_for);
+        over.then(|| HalfDone::Apply(stack.name.clone()))
+    })
 }
 
 #[cfg(test)]

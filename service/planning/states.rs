@@ -33,6 +33,7 @@ fn published_state(unikernel: &Unikernel, service: Option<&Service>) -> Unikerne
 /// What a stack is at, or how its last Apply ended where that changed nothing.
 pub fn stack_state(stack: &Stack) -> StackState {
     match stack.attempt {
+        _ if stack.removing => StackState::Staging,
         Attempt::Working => StackState::Staging,
         Attempt::Failed => StackState::Failed,
         Attempt::Done if stack.staged.is_some() => StackState::Staged,

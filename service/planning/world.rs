@@ -94,8 +94,14 @@ impl World {
 
     /// What a unikernel is made of, or may be once more for a stack.
     pub fn images_in_use(&self) -> BTreeSet<ImageDigest> {
+        self.images_in_use_without(&BTreeSet::new())
+    }
+
+    /// [`World::images_in_use`], once `removed` are gone.
+    pub fn images_in_use_without(&self, removed: &BTreeSet<UnikernelId>) -> BTreeSet<ImageDigest> {
+        let stay = self.unikernels().filter(|unikernel| !removed.contains(&unikernel.id));
         let members = self.stacks.values().flat_map(Stack::chains).flat_map(|chain| chain.members.values());
-        self.unikernels().map(|unikernel| unikernel.spec.image).chain(members.map(|member| member.image)).collect()
+        stay.map(|unikernel| unikernel.spec.image).chain(members.map(|member| member.image)).collect()
     }
 
     /// Whether the unikernel is what its service publishes.
@@ -141,15 +147,17 @@ impl World {
         self.last_words.iter()
     }
 
-    /// The other service that already takes `port`. One on all addresses and one on some conflict as well: the narrow
-    /// one would silently take the wide one's clients.
+    /// The other service that already takes `port`.
     pub fn port_taken(&self, port: &HostPort, by_other_than: &ServiceName) -> Option<&ServiceName> {
+        self.port_takers(port).find(|service| *service != by_other_than)
+    }
+
+    /// The services whose ports clash with `port`.
+    pub fn port_takers(&self, port: &HostPort) -> impl Iterator<Item = &ServiceName> {
         let all_addresses = (port.transport, port.port, None)..=(port.transport, port.port, Some(LAST_ADDRESS));
-        self.ports
-            .range(all_addresses)
-            .filter(|((_, _, address), _)| address.is_none() || port.address.is_none() || *address == port.address)
-            .map(|(_, service)| service)
-            .find(|service| *service != by_other_than)
+        let clashes =
+            |&(transport, number, address): &PortKey| port.clashes(&HostPort { address, transport, port: number });
+        self.ports.range(all_addresses).filter(move |(key, _)| clashes(key)).map(|(_, service)| service)
     }
 
     pub fn unikernel_view(&self, id: &UnikernelId) -> Option<UnikernelView> {

@@ -85,7 +85,7 @@ fn published(number: u32, ports: u32) -> (Unikernel, Service) {
         restarts: 0,
         exit_reason: "filled".into(),
         last_live: None,
-        provisional: false,
+        provisional: None,
     };
     let port = |port: u32| PortMapping {
         protocol: PortProtocol::Tcp,

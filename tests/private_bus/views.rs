@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use albatross_deployer::domain::{
-    ImageDigest, JobKind, JobNumber, JobView, PortMapping, PortProtocol, Publication, ServiceView, Timestamp,
-    UnikernelState, UnikernelView,
+    ChainView, ImageDigest, JobKind, JobNumber, JobView, PortMapping, PortProtocol, Publication, ServiceView,
+    StackState, StackView, Timestamp, UnikernelState, UnikernelView,
 };
 
 pub fn unikernel(id: &str, state: UnikernelState) -> Arc<UnikernelView> {
@@ -36,6 +36,24 @@ pub fn service(name: &str, live: Option<&str>) -> Arc<ServiceView> {
         })
     });
     Arc::new(ServiceView { name: name.parse().unwrap(), publication, previous: None })
+}
+
+pub fn stack(name: &str, state: StackState) -> Arc<StackView> {
+    Arc::new(StackView {
+        name: name.parse().unwrap(),
+        state,
+        live: ChainView::new(),
+        staged: ChainView::new(),
+        previous: ChainView::new(),
+        last_check: None,
+        last_result: String::new(),
+    })
+}
+
+/// Members by their names, with the ids of their unikernels; `""` for one that is gone.
+pub fn chain<const N: usize>(members: [(&str, &str); N]) -> ChainView {
+    let unikernel = |id: &str| (!id.is_empty()).then(|| id.parse().unwrap());
+    members.into_iter().map(|(name, id)| (name.parse().unwrap(), unikernel(id))).collect()
 }
 
 pub fn job(number: u64, step: &'static str) -> JobView {

@@ -1,189 +1,47 @@
 //! Deploy and DeployImage.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
-
-use super::options::Known;
-use super::{
-    InvalidArgument, MAX_ITEMS, Options, RawOptions, address, at_most, exclusions, milliseconds, not_empty, own_words,
-    prefix, service, shortened,
-};
-use crate::domain::{
-    AddressChoice, Arguments, BlockDevice, Caller, Configuration, ImageReference, Readiness, RestartPolicy,
-};
+use super::configuration::{DeployOptions, KNOWN, OTHER_FORMS, refuse_other_form};
+use super::{InvalidArgument, Options, RawOptions, own_words, service};
+use crate::domain::{Caller, ImageReference};
 use crate::orchestrator::{DeployRequest, ImageSource};
 
-const KNOWN: &[Known] = &[
-    ("network", "s"),
-    ("memory", "t"),
-    ("cpu", "u"),
-    ("args", "as"),
-    ("prefix", "s"),
-    ("exclude", "as"),
-    ("address", "s"),
-    ("block-devices", "a(ssu)"),
-    ("restart", "s"),
-    ("restart-exit-codes", "ai"),
-    ("ready", "s"),
-    ("timeout", "t"),
-];
-
-/// Options of the contract that go with forms of `image` which this version does not read.
-const OTHER_FORMS: &[(&str, &str)] = &[
-    ("image-path", "docker-daemon:, docker-archive:, oci-archive:, oci:, docker:// and git+ images"),
-    ("mirage", GIT),
-    ("config-file", GIT),
-    ("mirage-args", GIT),
-    ("extra-instructions", GIT),
-    ("opam-repository-commit", GIT),
-    ("dockerfile", GIT),
-];
-const GIT: &str = "git+https://, git+ssh:// and git+file:/// images";
-
-const DEFAULT_MEMORY: u64 = 32;
-/// 1 TiB in MiB.
-const MAX_MEMORY: u64 = 1 << 20;
-const MAX_ARGUMENTS: usize = 1024;
-/// Bytes of all arguments together. The tenders' own limit is lower; this one keeps a mistake out of the ledger.
-const MAX_ARGUMENT_BYTES: usize = 128 * 1024;
-const MAX_BLOCK_DEVICES: usize = 64;
-const DEFAULT_TIMEOUT: u64 = 30_000;
-const MAX_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// The kernel's PATH_MAX.
 const MAX_PATH: usize = 4096;
 
 /// The `image` of Deploy. A path is opened later, with no more rights than `caller` has.
 pub fn image(text: &str, caller: Caller) -> Result<ImageSource, InvalidArgument> {
-    if text.len() > MAX_PATH {
-        return Err(InvalidArgument(format!("image is {} bytes long: at most {MAX_PATH} can be a path", text.len())));
-    }
-    Ok(match own_words(text)? {
+    Ok(match image_reference(text)? {
         ImageReference::Stored(digest) => ImageSource::Stored(digest),
         ImageReference::Path(path) => ImageSource::Path { path, caller },
     })
 }
 
+pub(super) fn image_reference(text: &str) -> Result<ImageReference, InvalidArgument> {
+    if text.len() > MAX_PATH {
+        return Err(InvalidArgument(format!("image is {} bytes long: at most {MAX_PATH} can be a path", text.len())));
+    }
+    own_words(text)
+}
+
 /// A deployment, with the defaults of the contract where the caller did not choose.
 pub fn deploy(name: &str, image: ImageSource, values: RawOptions) -> Result<DeployRequest, InvalidArgument> {
     let service = service(name)?;
-    for (key, forms) in OTHER_FORMS {
-        if values.has(key) {
-            return Err(InvalidArgument(format!("option {key} of Deploy goes with {forms} only")));
-        }
-    }
+    OTHER_FORMS.iter().filter(|(key, _)| values.has(key)).try_for_each(|(key, _)| refuse_other_form(key))?;
     let mut options = Options::check("Deploy", values, KNOWN)?;
-    let configuration = Configuration {
-        network: options.take::<String>("network")?.map(|text| own_words(&text)).transpose()?,
-        memory: memory(&mut options)?,
-        cpu: options.take("cpu")?,
-        arguments: arguments(&mut options)?,
-        address: address_choice(&mut options)?,
-        exclude: exclusions("exclude", &options.take::<Vec<String>>("exclude")?.unwrap_or_default())?,
-        block_devices: block_devices(&mut options)?,
-        restart: restart(&mut options)?,
-        readiness: options.take::<String>("ready")?.map_or(Ok(Readiness::default()), |text| own_words(&text))?,
-        timeout: milliseconds("timeout", options.take("timeout")?.unwrap_or(DEFAULT_TIMEOUT), 1, MAX_TIMEOUT)?,
-    };
+    let configuration = DeployOptions::take(&mut options)?.configuration()?;
     Ok(DeployRequest { service, image, configuration, stack: None })
-}
-
-fn memory(options: &mut Options) -> Result<u64, InvalidArgument> {
-    let memory = options.take("memory")?.unwrap_or(DEFAULT_MEMORY);
-    if (1..=MAX_MEMORY).contains(&memory) {
-        return Ok(memory);
-    }
-    Err(InvalidArgument(format!("memory is {memory} MiB: it can be 1 to {MAX_MEMORY}")))
-}
-
-fn arguments(options: &mut Options) -> Result<Arguments, InvalidArgument> {
-    let arguments = options.take::<Vec<String>>("args")?.unwrap_or_default();
-    at_most("args", arguments.len(), MAX_ARGUMENTS)?;
-    let bytes = arguments.iter().map(String::len).sum::<usize>();
-    if bytes > MAX_ARGUMENT_BYTES {
-        // Never with the arguments themselves: they can hold secrets.
-        return Err(InvalidArgument(format!("args are {bytes} bytes together: at most {MAX_ARGUMENT_BYTES} can be")));
-    }
-    Ok(Arguments(arguments))
-}
-
-fn address_choice(options: &mut Options) -> Result<AddressChoice, InvalidArgument> {
-    let prefix = options.take::<String>("prefix")?.map(|text| prefix("prefix", &text)).transpose()?;
-    let address = options.take::<String>("address")?.map(|text| address("address", &text)).transpose()?;
-    if let (Some(prefix), Some(address)) = (prefix, address)
-        && !prefix.contains(&address)
-    {
-        return Err(InvalidArgument(format!("address {address} is not in prefix {prefix}")));
-    }
-    Ok(AddressChoice { prefix, address })
-}
-
-fn block_devices(options: &mut Options) -> Result<Vec<BlockDevice>, InvalidArgument> {
-    let devices = options.take::<Vec<(String, String, u32)>>("block-devices")?.unwrap_or_default();
-    at_most("block-devices", devices.len(), MAX_BLOCK_DEVICES)?;
-    let mut names = BTreeSet::new();
-    devices
-        .into_iter()
-        .map(|(name, device, sector_size)| {
-            if !is_word(&name) || !is_word(&device) {
-                let (name, device) = (shortened(&name), shortened(&device));
-                return Err(InvalidArgument(format!(
-                    "block-devices: ({name:?}, {device:?}) does not name two devices"
-                )));
-            }
-            if !names.insert(name.clone()) {
-                return Err(InvalidArgument(format!("block-devices names {name:?} twice")));
-            }
-            let sector_size = sector_size_of(&name, sector_size)?;
-            Ok(BlockDevice { name, device, sector_size })
-        })
-        .collect()
-}
-
-fn sector_size_of(name: &str, bytes: u32) -> Result<Option<u32>, InvalidArgument> {
-    match bytes {
-        0 => Ok(None),
-        512.. if bytes.is_power_of_two() => Ok(Some(bytes)),
-        _ => Err(InvalidArgument(format!(
-            "block-devices: sector size {bytes} of {name:?} is not a power of two from 512 on (0: 512)"
-        ))),
-    }
-}
-
-fn is_word(text: &str) -> bool {
-    (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-fn restart(options: &mut Options) -> Result<RestartPolicy, InvalidArgument> {
-    let policy = options.take::<String>("restart")?;
-    let codes = options.take::<Vec<i32>>("restart-exit-codes")?;
-    match (policy.as_deref(), codes) {
-        (None | Some("on-failure"), codes) => exit_codes(codes).map(RestartPolicy::OnFailure),
-        (Some("never"), None) => Ok(RestartPolicy::Never),
-        (Some("never"), Some(_)) => Err(InvalidArgument::new("restart-exit-codes goes with restart on-failure only")),
-        (Some(other), _) => {
-            Err(InvalidArgument(format!("restart {:?} is neither never nor on-failure", shortened(other))))
-        }
-    }
-}
-
-fn exit_codes(codes: Option<Vec<i32>>) -> Result<Vec<i32>, InvalidArgument> {
-    let Some(codes) = codes else { return Ok(Vec::new()) };
-    not_empty("restart-exit-codes", &codes, "leave it out for all exit codes, or say restart never for none")?;
-    at_most("restart-exit-codes", codes.len(), MAX_ITEMS)?;
-    if let Some(code) = codes.iter().find(|code| !(0..=255).contains(*code)) {
-        return Err(InvalidArgument(format!("restart-exit-codes: {code} is no exit code, those are 0 to 255")));
-    }
-    // A set: the order that somebody wrote them in must not make another unikernel of it.
-    Ok(codes.into_iter().collect::<BTreeSet<_>>().into_iter().collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use zbus::Variant;
 
+    use super::super::configuration::{MAX_ARGUMENT_BYTES, MAX_MEMORY};
     use super::super::tests::sent;
     use super::*;
-    use crate::domain::ImageDigest;
+    use crate::domain::{AddressChoice, Configuration, ImageDigest, Readiness, RestartPolicy};
 
     fn with<const N: usize>(entries: [(&str, Variant<'static>); N]) -> Result<Configuration, InvalidArgument> {
         let request = deploy("website", ImageSource::Stored(ImageDigest([1; 32])), sent(entries));

@@ -5,10 +5,14 @@
 //! template right) is admission's to say.
 
 mod collect;
+mod configuration;
 mod console;
 mod deploy;
+mod manifest;
 mod options;
+mod publication;
 mod publish;
+mod refusal;
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -17,11 +21,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::domain::{Exclusion, LeaseTag, ServiceName, UnikernelId};
+use crate::domain::{Exclusion, LeaseTag, ServiceName, StackName, UnikernelId};
 
 pub use collect::collect;
 pub use console::{console_lines, history};
 pub use deploy::{deploy, image};
+pub use manifest::manifest;
 pub use options::{Options, RawOptions};
 pub use publish::publish;
 
@@ -43,6 +48,10 @@ pub fn service(text: &str) -> Result<ServiceName, InvalidArgument> {
     own_words(text)
 }
 
+pub fn stack(text: &str) -> Result<StackName, InvalidArgument> {
+    own_words(text)
+}
+
 pub fn unikernel(text: &str) -> Result<UnikernelId, InvalidArgument> {
     own_words(text)
 }
@@ -57,6 +66,12 @@ pub fn force(values: RawOptions) -> Result<bool, InvalidArgument> {
     Ok(options.take("force")?.unwrap_or(false))
 }
 
+/// `activate` of Apply, its only option: whether the stack goes live as soon as it is ready.
+pub fn apply(values: RawOptions) -> Result<bool, InvalidArgument> {
+    let mut options = Options::check("Apply", values, &[("activate", "b")])?;
+    Ok(options.take("activate")?.unwrap_or(false))
+}
+
 /// A prefix such as `10.0.0.0/24`. Bits behind its length are taken as zero: `10.0.0.7/24` is the same prefix.
 pub fn prefix(what: &str, text: &str) -> Result<IpNet, InvalidArgument> {
     match text.parse::<IpNet>() {
@@ -67,7 +82,11 @@ pub fn prefix(what: &str, text: &str) -> Result<IpNet, InvalidArgument> {
 
 pub fn exclusions(what: &str, texts: &[String]) -> Result<Vec<Exclusion>, InvalidArgument> {
     at_most(what, texts.len(), MAX_ITEMS)?;
-    texts.iter().map(|text| text.parse().map_err(|error| InvalidArgument(format!("{what}: {error}")))).collect()
+    texts.iter().map(|text| exclusion(what, text)).collect()
+}
+
+fn exclusion(what: &str, text: &str) -> Result<Exclusion, InvalidArgument> {
+    text.parse().map_err(|error| InvalidArgument(format!("{what}: {error}")))
 }
 
 fn address(what: &str, text: &str) -> Result<IpAddr, InvalidArgument> {
@@ -127,6 +146,15 @@ mod tests {
         let message = force(sent([("force", "yes".into())])).unwrap_err().to_string();
         assert!(message.contains("force") && message.contains("type s") && message.contains("b ("), "{message}");
         assert!(force(sent([("forced", true.into())])).unwrap_err().to_string().contains("force"));
+    }
+
+    #[test]
+    fn activate_is_a_boolean_and_nothing_else_is_known() {
+        assert_eq!((apply(sent([])), apply(sent([("activate", true.into())]))), (Ok(false), Ok(true)));
+        assert!(apply(sent([("activate", "yes".into())])).unwrap_err().to_string().contains("type s"));
+        assert!(apply(sent([("force", true.into())])).unwrap_err().to_string().contains("activate"));
+        assert_eq!(stack("mail").unwrap().as_str(), "mail");
+        assert!(stack("Mail").unwrap_err().to_string().contains("stack name"));
     }
 
     #[test]

@@ -1,24 +1,12 @@
 //! Publish.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
-use std::time::Duration;
-
-use ipnet::IpNet;
-
 use super::options::Known;
-use super::{
-    InvalidArgument, MAX_ITEMS, Options, RawOptions, address, at_most, milliseconds, not_empty, prefix, service,
-    shortened, unikernel,
-};
-use crate::domain::{PortMapping, PortProtocol, ServiceName, UnikernelId};
+use super::publication::{PublishOptions, Terms, mappings};
+use super::{InvalidArgument, Options, RawOptions, not_empty, service, unikernel};
+use crate::domain::{ServiceName, UnikernelId};
 use crate::orchestrator::PublishRequest;
 
 const KNOWN: &[Known] = &[("unikernel", "s"), ("addresses", "as"), ("sources", "as"), ("drain", "t")];
-
-const MAX_PORTS: usize = 4096;
-const MAX_ADDRESSES: usize = 256;
-const MAX_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A publication: `ports` are `(protocol, host port, unikernel port)`.
 pub fn publish(
@@ -27,40 +15,14 @@ pub fn publish(
     values: RawOptions,
 ) -> Result<PublishRequest, InvalidArgument> {
     let service = service(name)?;
-    let ports = mappings(ports)?;
-    let mut options = Options::check("Publish", values, KNOWN)?;
-    let drain = options.take("drain")?.map(|value| milliseconds("drain", value, 0, MAX_DRAIN)).transpose()?;
-    Ok(PublishRequest {
-        unikernel: options.take::<String>("unikernel")?.map(|text| of_service(&text, &service)).transpose()?,
-        addresses: options.take("addresses")?.map_or(Ok(BTreeSet::new()), host_addresses)?,
-        sources: options.take("sources")?.map_or(Ok(Vec::new()), sources)?,
-        service,
-        ports,
-        drain,
-    })
-}
-
-fn mappings(ports: Vec<(String, u16, u16)>) -> Result<Vec<PortMapping>, InvalidArgument> {
     not_empty("ports", &ports, "name at least one, or call Unpublish to take a service off")?;
-    at_most("ports", ports.len(), MAX_PORTS)?;
-    let mut taken = BTreeSet::new();
-    ports
-        .into_iter()
-        .map(|(protocol, host, unikernel)| {
-            let protocol: PortProtocol = protocol.parse().map_err(|()| {
-                InvalidArgument(format!("ports: protocol {:?} is none of tcp, udp and any", shortened(&protocol)))
-            })?;
-            if host == 0 || unikernel == 0 {
-                return Err(InvalidArgument(format!("ports: ({protocol}, {host}, {unikernel}) has port 0")));
-            }
-            for transport in protocol.transports() {
-                if !taken.insert((*transport, host)) {
-                    return Err(InvalidArgument(format!("ports: host port {host}/{transport} is there twice")));
-                }
-            }
-            Ok(PortMapping { protocol, host, unikernel })
-        })
-        .collect()
+    let ports = mappings("ports", ports)?;
+    let mut options = Options::check("Publish", values, KNOWN)?;
+    let unikernel = options.take::<String>("unikernel")?.map(|text| of_service(&text, &service)).transpose()?;
+    let (addresses, sources) = (options.take("addresses")?, options.take("sources")?);
+    let Terms { addresses, sources, drain } =
+        PublishOptions { addresses, sources, drain: options.take("drain")? }.terms()?;
+    Ok(PublishRequest { service, ports, unikernel, addresses, sources, drain })
 }
 
 fn of_service(text: &str, service: &ServiceName) -> Result<UnikernelId, InvalidArgument> {
@@ -71,42 +33,23 @@ fn of_service(text: &str, service: &ServiceName) -> Result<UnikernelId, InvalidA
     Ok(id)
 }
 
-fn host_addresses(texts: Vec<String>) -> Result<BTreeSet<IpAddr>, InvalidArgument> {
-    not_empty("addresses", &texts, "leave it out to publish on all of the host's addresses")?;
-    at_most("addresses", texts.len(), MAX_ADDRESSES)?;
-    texts
-        .iter()
-        .map(|text| {
-            let address = address("addresses:", text)?;
-            if address.is_unspecified() || address.is_multicast() {
-                return Err(InvalidArgument(format!(
-                    "addresses: {address} is not an address of a host; leave addresses out to publish on all"
-                )));
-            }
-            Ok(address)
-        })
-        .collect()
-}
-
-fn sources(texts: Vec<String>) -> Result<Vec<IpNet>, InvalidArgument> {
-    not_empty("sources", &texts, "leave it out to let anybody connect")?;
-    at_most("sources", texts.len(), MAX_ITEMS)?;
-    texts.iter().map(|text| prefix("sources:", text)).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use zbus::Variant;
 
     use super::super::tests::sent;
     use super::*;
+    use crate::domain::{PortMapping, PortProtocol};
 
     fn with<const N: usize>(entries: [(&str, Variant<'static>); N]) -> Result<PublishRequest, InvalidArgument> {
         publish("website", vec![("tcp".into(), 80, 8080)], sent(entries))
     }
 
     fn ports(ports: &[(&str, u16, u16)]) -> Result<Vec<PortMapping>, InvalidArgument> {
-        mappings(ports.iter().map(|(protocol, host, unikernel)| ((*protocol).into(), *host, *unikernel)).collect())
+        let ports = ports.iter().map(|(protocol, host, unikernel)| ((*protocol).into(), *host, *unikernel)).collect();
+        publish("website", ports, sent([])).map(|request| request.ports)
     }
 
     #[test]

@@ -13,9 +13,10 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::claims::{Claim, Pin};
+use super::claims::Claim;
 use super::context::Context;
 use super::error::Error;
+use super::imports::Imported;
 use super::jobs::Job;
 use super::request::DeployRequest;
 use super::workflow::{self, Flow, Step, nothing};
@@ -60,9 +61,7 @@ pub struct Deploy {
     context: Arc<Context>,
     request: DeployRequest,
     slot: Option<OwnedSemaphorePermit>,
-    image: Option<(ImageRecord, Pin)>,
-    /// The store did not have the image before.
-    brought_image: bool,
+    image: Option<Imported>,
     deployment: Option<Deployment>,
     /// The image, opened while the ledger was written.
     opened: Option<(File, ImageRecord)>,
@@ -85,7 +84,6 @@ impl Deploy {
             request,
             slot: None,
             image: None,
-            brought_image: false,
             deployment: None,
             opened: None,
             probed: None,

@@ -33,7 +33,7 @@ impl Deploy {
         async move {
             let unikernel = self.unikernel()?.clone();
             let opened = self.opened.take();
-            let (record, _) = self.image.as_ref().ok_or(Error::Defect)?;
+            let record = &self.image.as_ref().ok_or(Error::Defect)?.record;
             let creation = self.creation(&unikernel, record).await?;
             let (file, size) = match opened {
                 Some((file, stored)) => (file, stored.size),

@@ -291,6 +291,7 @@ impl Owner {
 
     fn refresh_claims(&mut self) {
         self.state.facts.busy = self.claims.busy();
+        self.state.facts.busy_stacks = self.claims.busy_stacks();
         self.state.facts.pinned = self.claims.pinned();
     }
 

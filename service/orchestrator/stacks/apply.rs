@@ -1,0 +1,357 @@
+//! Apply: every member of a manifest deployed, each as soon as those that it names are ready, and then all of them put
+//! where they are to be in one decision.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::super::claims::StackClaim;
+use super::super::context::Context;
+use super::super::deploy::{Outcome, deploy};
+use super::super::error::{Error, ErrorKind};
+use super::super::imports::{Imported, import};
+use super::super::jobs::Job;
+use super::super::owner::State;
+use super::super::request::{ApplyRequest, DeployRequest, ImageSource};
+use super::super::workflow::{self, Flow, Step, nothing};
+use super::placed::Placed;
+use super::unmake;
+use crate::domain::{
+    Applied, Caller, Chain, ImageDigest, ImageReference, Manifest, Member, ServiceName, StackName, Timestamp,
+    UnikernelId,
+};
+use crate::planning::stacks::graph::{self, Order};
+use crate::planning::stacks::moves::Goal;
+use crate::planning::stacks::staging::{self, Begun, Ended};
+use crate::planning::stacks::watching;
+
+/// The way of a chain from its plan to its place, and back.
+pub const APPLY: &[Step<Apply>] = &[
+    Step { name: "taking-turn", perform: Apply::take_turn, undo: nothing, cancellable: true },
+    Step { name: "importing-images", perform: Apply::import, undo: Apply::drop_images, cancellable: true },
+    Step { name: "beginning", perform: Apply::begin, undo: nothing, cancellable: false },
+    // Cancelled, it undoes by itself what is half-made.
+    Step { name: "staging", perform: Apply::stage, undo: Apply::unmake, cancellable: false },
+    Step { name: "placing", perform: Apply::place, undo: Apply::take_back, cancellable: false },
+    Step { name: "deleting-flows", perform: Apply::delete_flows, undo: nothing, cancellable: false },
+];
+
+/// Why a chain is made.
+#[derive(Debug)]
+enum Cause {
+    /// Somebody, or the watch, applies a manifest.
+    Manifest { caller: Caller, activate: bool, unless: Option<BTreeMap<ServiceName, ImageDigest>> },
+    /// One that has been made before is to go live, and not all of it is there any more.
+    Move { images: BTreeMap<ServiceName, ImageDigest>, goal: Goal },
+}
+
+#[derive(Debug)]
+pub struct Apply {
+    context: Arc<Context>,
+    manifest: Manifest,
+    cause: Cause,
+    claim: Option<StackClaim>,
+    images: BTreeMap<ImageReference, Imported>,
+    /// What the stack remembers of this, once the images of a manifest are known.
+    applied: Option<Applied>,
+    /// What has led to this, where nobody has called.
+    because: String,
+    members: BTreeMap<ServiceName, Member>,
+    /// What this Apply has started.
+    made: Vec<UnikernelId>,
+    placed: Option<Placed>,
+}
+
+impl Apply {
+    pub fn new(context: Arc<Context>, request: ApplyRequest) -> Self {
+        let cause = Cause::Manifest { caller: request.caller, activate: request.activate, unless: request.unless };
+        Self::of(context, request.manifest, cause)
+    }
+
+    /// Makes what is gone of `chain`.
+    pub fn again(context: Arc<Context>, name: &StackName, chain: &Chain, goal: Goal) -> Self {
+        let (manifest, images) = staging::again(name, chain);
+        Self::of(context, manifest, Cause::Move { images, goal })
+    }
+
+    fn of(context: Arc<Context>, manifest: Manifest, cause: Cause) -> Self {
+        let (claim, images, applied, because, members, made, placed) = Default::default();
+        Self { context, manifest, cause, claim, images, applied, because, members, made, placed }
+    }
+
+    /// Goes through the table; where that fails, the stack says why.
+    pub async fn run(mut self, job: &Job) -> Result<(), Error> {
+        let outcome = workflow::run(APPLY, &mut self, job).await;
+        if let Err(error) = &outcome
+            && self.claim.is_some()
+        {
+            self.give_up(error).await;
+        }
+        outcome
+    }
+
+    fn goal(&self) -> Goal {
+        match &self.cause {
+            Cause::Manifest { activate: false, .. } => Goal::Stage,
+            Cause::Manifest { activate: true, .. } => Goal::Activate,
+            Cause::Move { goal, .. } => *goal,
+        }
+    }
+
+    fn what_is_applied(&self) -> Option<Applied> {
+        let Cause::Manifest { caller, activate, .. } = &self.cause else { return None };
+        let digest = |image: &ImageReference| self.images.get(image).map(|imported| imported.record.digest);
+        let images = self.manifest.members.iter().map(|(name, plan)| Some((name.clone(), digest(&plan.image)?)));
+        Some(Applied {
+            manifest: self.manifest.clone(),
+            caller: caller.clone(),
+            activate: *activate,
+            images: images.collect::<Option<_>>()?,
+        })
+    }
+
+    /// Of two calls for one stack the second waits, and then finds what the first has made.
+    fn take_turn<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            let (claims, name) = (&self.context.claims, &self.manifest.stack);
+            self.claim = match &self.cause {
+                Cause::Manifest { .. } => {
+                    let manifest = self.manifest.clone();
+                    let admit = move |state: &State| staging::admit(&state.world, &manifest);
+                    self.context.owner.look(admit).await??;
+                    Some(claims.claim_stack_in_turn(name).await)
+                }
+                Cause::Move { .. } => Some(claims.claim_stack(name).ok_or_else(|| super::in_use(name))?),
+            };
+            Ok(Flow::Next)
+        }
+        .boxed()
+    }
+
+    /// Each image once, however many members are made of it.
+    fn import<'a>(&'a mut self, job: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            for (name, plan) in &self.manifest.members {
+                let reference = self.reference(name, &plan.image);
+                if !self.images.contains_key(&reference) {
+                    let imported = import(&self.context, self.source(&reference), job).await;
+                    let imported = imported.map_err(|error| self.of_member(name, error))?;
+                    self.images.insert(reference, imported);
+                }
+            }
+            self.applied = self.what_is_applied();
+            if self.has_moved() {
+                return Ok(Flow::Next);
+            }
+            self.drop_images().await?;
+            Ok(Flow::Done)
+        }
+        .boxed()
+    }
+
+    /// Of what is watched, whether any image is another than it was. What moved it is told with what comes of it.
+    fn has_moved(&mut self) -> bool {
+        let Cause::Manifest { unless: Some(before), .. } = &self.cause else { return true };
+        let Some(applied) = &self.applied else { return true };
+        let moved = watching::moved(applied, before);
+        self.because = moved.iter().map(|member| format!("the image of {member} has changed: ")).collect();
+        !moved.is_empty()
+    }
+
+    /// A chain that is made once more is made of what its images were then.
+    fn reference(&self, member: &ServiceName, image: &ImageReference) -> ImageReference {
+        match &self.cause {
+            Cause::Manifest { .. } => image.clone(),
+            Cause::Move { images, .. } => {
+                images.get(member).map_or_else(|| image.clone(), |digest| ImageReference::Stored(*digest))
+            }
+        }
+    }
+
+    fn source(&self, reference: &ImageReference) -> ImageSource {
+        match (reference, &self.cause) {
+            (ImageReference::Path(path), Cause::Manifest { caller, .. }) => {
+                ImageSource::Path { path: path.clone(), caller: caller.clone() }
+            }
+            (ImageReference::Stored(digest), _) => ImageSource::Stored(*digest),
+            // Every member of a chain has its digest.
+            (ImageReference::Path(_), Cause::Move { .. }) => ImageSource::Stored(ImageDigest([0; 32])),
+        }
+    }
+
+    fn drop_images(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        async move {
+            for (_, imported) in std::mem::take(&mut self.images) {
+                imported.drop_unused(&self.context).await?;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn begin<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            let (name, applied, goal) = (self.manifest.stack.clone(), self.applied.clone(), self.goal());
+            let defaults = self.context.limits.defaults();
+            let begun = self.context.owner.decide(move |state| match applied {
+                Some(applied) => {
+                    let now = Timestamp::now();
+                    Ok(staging::begin(&state.world, &state.facts, &applied, goal, defaults, now)?)
+                }
+                None => Ok((staging::begin_again(&state.world, &name)?, Begun::Staging)),
+            });
+            match begun.await? {
+                Begun::Nothing => {
+                    info!(stack = %self.manifest.stack, "applied, and nothing had changed");
+                    self.context.stacks.notify_one();
+                    self.drop_images().await?;
+                    Ok(Flow::Done)
+                }
+                Begun::Staging => Ok(Flow::Next),
+            }
+        }
+        .boxed()
+    }
+
+    fn stage<'a>(&'a mut self, job: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            let (stop, stopped) = watch::channel(false);
+            let (mut order, mut next) = Order::new(&self.manifest.members);
+            let mut addresses = BTreeMap::new();
+            let mut working = FuturesUnordered::new();
+            let mut failure = None;
+            loop {
+                for name in next.drain(..) {
+                    match self.request(&name, &addresses) {
+                        Ok(request) => {
+                            let (context, part) = (Arc::clone(&self.context), job.part(&name, stopped.clone()));
+                            working.push(async move { (name, deploy(context, request, &part).await) }.boxed());
+                        }
+                        Err(error) => failure = failure.or(Some(error)),
+                    }
+                }
+                if failure.is_some() {
+                    stop.send_replace(true);
+                }
+                let Some((name, outcome)) = working.next().await else { break };
+                match outcome {
+                    Ok(outcome) => {
+                        addresses.insert(name.clone(), outcome.address);
+                        self.has_become(&name, outcome)?;
+                        job.parts_done(self.members.len(), self.manifest.members.len()).await;
+                        next = if failure.is_none() { order.done(&name) } else { Vec::new() };
+                    }
+                    Err(error) => failure = failure.or_else(|| Some(self.of_member(&name, error))),
+                }
+            }
+            failure.map_or(Ok(Flow::Next), Err)
+        }
+        .boxed()
+    }
+
+    fn request(&self, name: &ServiceName, addresses: &BTreeMap<ServiceName, IpAddr>) -> Result<DeployRequest, Error> {
+        let plan = self.manifest.members.get(name).ok_or(Error::Defect)?;
+        let imported = self.images.get(&self.reference(name, &plan.image)).ok_or(Error::Defect)?;
+        let configuration =
+            graph::configuration(plan, addresses).map_err(|error| self.of_member(name, error.into()))?;
+        Ok(DeployRequest {
+            service: name.clone(),
+            image: ImageSource::Imported(imported.record.clone()),
+            configuration,
+            stack: Some(self.manifest.stack.clone()),
+        })
+    }
+
+    fn has_become(&mut self, name: &ServiceName, outcome: Outcome) -> Result<(), Error> {
+        let plan = self.manifest.members.get(name).ok_or(Error::Defect)?;
+        let imported = self.images.get(&self.reference(name, &plan.image)).ok_or(Error::Defect)?;
+        let image = imported.record.digest;
+        if outcome.started {
+            self.made.push(outcome.id.clone());
+        }
+        self.members.insert(name.clone(), Member { plan: plan.clone(), image, unikernel: outcome.id });
+        Ok(())
+    }
+
+    /// Takes away what was started for this, those first that use the others.
+    fn unmake(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        async move {
+            let mut outcome = Ok(());
+            for name in graph::dependents_first(&self.manifest.members) {
+                let Some(member) = self.members.remove(&name) else { continue };
+                if self.made.contains(&member.unikernel) {
+                    let unmade = unmake(&self.context, &member.unikernel, &self.manifest.stack).await;
+                    outcome = outcome.and(unmade);
+                }
+            }
+            outcome
+        }
+        .boxed()
+    }
+
+    fn place<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            let (name, goal, applied) = (self.manifest.stack.clone(), self.goal(), self.applied.clone());
+            let chain = Chain { members: self.members.clone() };
+            let (defaults, because) = (self.context.limits.defaults(), self.because.clone());
+            let (placed, result) = self
+                .context
+                .owner
+                .decide(move |state| {
+                    let (world, now) = (&state.world, Timestamp::now());
+                    let done = staging::Done { chain, goal, applied: applied.as_ref(), because };
+                    let (changes, result) = staging::finish(world, &name, done, defaults, now)?;
+                    let placed = Placed::by(&changes, world);
+                    Ok((changes, (placed, result)))
+                })
+                .await?;
+            self.placed = placed;
+            info!(stack = %self.manifest.stack, result, "applied");
+            Ok(Flow::Next)
+        }
+        .boxed()
+    }
+
+    fn take_back(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        async move {
+            match self.placed.take() {
+                Some(placed) => placed.take_back(&self.context).await,
+                None => Ok(()),
+            }
+        }
+        .boxed()
+    }
+
+    fn delete_flows<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            super::after_a_move(&self.context, &self.manifest.stack).await;
+            Ok(Flow::Next)
+        }
+        .boxed()
+    }
+
+    async fn give_up(&mut self, error: &Error) {
+        let (name, applied) = (self.manifest.stack.clone(), self.applied.take());
+        let ended = match error.kind() {
+            ErrorKind::Cancelled => Ended::Cancelled,
+            _ => Ended::Failed(format!("{}{error}", self.because)),
+        };
+        let given_up = self
+            .context
+            .owner
+            .decide(move |state| Ok((staging::give_up(&state.world, &name, applied.as_ref(), ended), ())));
+        if let Err(error) = given_up.await {
+            warn!(%error, stack = %self.manifest.stack, "that an Apply failed could not be written down yet");
+        }
+    }
+
+    fn of_member(&self, member: &ServiceName, error: Error) -> Error {
+        Error::Member { member: member.clone(), stack: self.manifest.stack.clone(), source: Box::new(error) }
+    }
+}

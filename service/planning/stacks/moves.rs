@@ -1,0 +1,132 @@
+//! Which chain of a stack is live: Activate, RollbackStack, RemoveStack, and where a new chain goes.
+
+use std::sync::Arc;
+
+use super::super::error::Error;
+use super::super::world::World;
+use super::placing::{self, Defaults};
+use super::staging::{being_removed, is_whole};
+use crate::domain::{
+    Attempt, Chain, Change, Member, MemberPlan, ServiceName, Stack, StackName, Timestamp, UnikernelId,
+};
+
+/// Where a chain goes once its members are ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    Stage,
+    /// What is live becomes the previous one.
+    Activate,
+    /// As [`Goal::Activate`], and what is staged stays.
+    RollBack,
+}
+
+/// What a move comes down to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Move {
+    Now(Vec<Change>),
+    /// Some of its members have to be deployed again before.
+    Raise(Arc<Chain>),
+}
+
+/// Makes the staged chain live. Nothing where none is, and one is live.
+pub fn activate(world: &World, name: &StackName, defaults: Defaults, now: Timestamp) -> Result<Move, Error> {
+    let stack = known(world, name)?;
+    match &stack.staged {
+        Some(chain) => go(world, stack, chain, Goal::Activate, defaults, now),
+        None if stack.live.is_some() => Ok(Move::Now(Vec::new())),
+        None => Err(Error::NotReady(format!("nothing of stack {name} is staged: {}", stack.last_result))),
+    }
+}
+
+/// Makes the chain live that was live before.
+pub fn roll_back(world: &World, name: &StackName, defaults: Defaults, now: Timestamp) -> Result<Move, Error> {
+    let stack = known(world, name)?;
+    let previous = stack.previous.as_ref().ok_or_else(|| Error::NoChainBefore(name.clone()))?;
+    go(world, stack, previous, Goal::RollBack, defaults, now)
+}
+
+/// Takes all of a stack off its ports, and writes down that it goes.
+pub fn remove(world: &World, name: &StackName, defaults: Defaults, now: Timestamp) -> Result<Vec<Change>, Error> {
+    let stack = world.stack(name).ok_or_else(|| Error::NoSuchStack(name.clone()))?;
+    let after = Stack { removing: true, live: None, staged: None, previous: None, applied: None, ..stack.clone() };
+    placing::place(world, after, defaults, now)
+}
+
+pub fn known<'a>(world: &'a World, name: &StackName) -> Result<&'a Stack, Error> {
+    let stack = world.stack(name).ok_or_else(|| Error::NoSuchStack(name.clone()))?;
+    if stack.removing { Err(being_removed(name)) } else { Ok(stack) }
+}
+
+fn go(
+    world: &World,
+    stack: &Stack,
+    chain: &Arc<Chain>,
+    goal: Goal,
+    defaults: Defaults,
+    now: Timestamp,
+) -> Result<Move, Error> {
+    if first_not_whole(world, chain).is_some() {
+        return Ok(Move::Raise(Arc::clone(chain)));
+    }
+    let after = moved(stack, chain.as_ref().clone(), goal);
+    // An Apply that works meanwhile goes on, and puts its chain beside this one.
+    let attempt = if stack.attempt == Attempt::Working { Attempt::Working } else { Attempt::Done };
+    let after = Stack { attempt, last_result: words(world, chain, goal), ..after };
+    Ok(Move::Now(placing::place(world, after, defaults, now)?))
+}
+
+/// The member that keeps a chain from being put live.
+pub fn first_not_whole<'a>(world: &World, chain: &'a Chain) -> Option<(&'a ServiceName, &'a Member)> {
+    chain.members.iter().find(|(_, member)| !world.unikernel(&member.unikernel).is_some_and(is_whole))
+}
+
+/// `stack` with `chain` where it is to be.
+pub fn moved(stack: &Stack, chain: Chain, goal: Goal) -> Stack {
+    if let Some(after) = unmoved(stack, chain.clone(), goal) {
+        return after;
+    }
+    let chain = Arc::new(chain);
+    let previous = stack.live.clone().or_else(|| stack.previous.clone());
+    match goal {
+        Goal::Stage => Stack { staged: Some(chain), ..stack.clone() },
+        Goal::Activate => Stack { live: Some(chain), previous, staged: None, ..stack.clone() },
+        Goal::RollBack => Stack { live: Some(chain), previous, ..stack.clone() },
+    }
+}
+
+/// `stack` where `chain` is already where it is to be. What does not show outside is taken over, such as how often an
+/// image is looked at; what is live needs no stage.
+pub fn unmoved(stack: &Stack, chain: Chain, goal: Goal) -> Option<Stack> {
+    let is = |there: &Option<Arc<Chain>>| there.as_ref().is_some_and(|there| shows_the_same(there, &chain));
+    let attempt = Attempt::Done;
+    if is(&stack.live) {
+        let staged = stack.staged.clone().filter(|_| goal == Goal::RollBack);
+        return Some(Stack { live: Some(Arc::new(chain)), staged, attempt, ..stack.clone() });
+    }
+    let staged = goal == Goal::Stage && is(&stack.staged);
+    staged.then(|| Stack { staged: Some(Arc::new(chain)), attempt, ..stack.clone() })
+}
+
+/// The same unikernels, reachable in the same way.
+fn shows_the_same(one: &Chain, other: &Chain) -> bool {
+    let reachable = |plan: &MemberPlan| {
+        (plan.ports.clone(), plan.staged.clone(), plan.addresses.clone(), plan.sources.clone(), plan.drain)
+    };
+    one.members.len() == other.members.len()
+        && one.members.iter().zip(&other.members).all(|((name, one), (other_name, other))| {
+            name == other_name && one.unikernel == other.unikernel && reachable(&one.plan) == reachable(&other.plan)
+        })
+}
+
+/// What has come of a move, for the person who looks later.
+pub fn words(world: &World, chain: &Chain, goal: Goal) -> String {
+    let what = match goal {
+        Goal::Stage => "staged",
+        Goal::Activate => "live",
+        Goal::RollBack => "rolled back",
+    };
+    let made = |id: &UnikernelId| world.unikernel(id).is_some_and(|unikernel| unikernel.provisional.is_some());
+    let new = chain.members.iter().filter(|(_, member)| made(&member.unikernel)).map(|(name, _)| name.as_str());
+    let new = new.collect::<Vec<_>>();
+    if new.is_empty() { what.into() } else { format!("{what}; new: {}", new.join(", ")) }
+}

@@ -1,0 +1,170 @@
+//! Where the members of a stack are reachable: a function of its chains, and so one list of changes whatever moves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::super::error::Error;
+use super::super::publishing;
+use super::super::world::World;
+use crate::domain::{
+    Chain, Change, HostPort, Manifest, Member, MemberPlan, PortMapping, Publication, ServiceName, Stack, Timestamp,
+    Transport, Unikernel, UnikernelId, host_ports,
+};
+
+/// What a publication is made with where the manifest is silent.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults {
+    pub drain: Duration,
+}
+
+/// The changes from what `after.name` is now to `after`: its record, all ports of all members, and the marks of those
+/// that were made for it.
+pub fn place(world: &World, mut after: Stack, defaults: Defaults, now: Timestamp) -> Result<Vec<Change>, Error> {
+    let before = world.stack(&after.name).cloned().unwrap_or_else(|| Stack::new(after.name.clone()));
+    after.former = former(world, &before, &after);
+    let wanted = wanted(world, &before, &after, defaults);
+    check_ports(world, &wanted)?;
+    let mut changes = wanted
+        .into_iter()
+        .flat_map(|(name, wanted)| publishing::move_to(world, &name, wanted.publication, wanted.staged, now))
+        .collect::<Vec<_>>();
+    keep_for_good(world, &after, &mut changes);
+    if world.stack(&after.name) != Some(&after) {
+        changes.push(Change::PutStack(Box::new(after)));
+    }
+    Ok(changes)
+}
+
+/// Whether all ports of a manifest are free: those that are in the kernel, and those that another stack's chains are to have.
+///
+/// The live ports may be those of the stack itself, which they replace; the staged ones are to be there beside those.
+pub fn check(world: &World, manifest: &Manifest) -> Result<(), Error> {
+    let own = |taker: &ServiceName| {
+        manifest.members.contains_key(taker) || world.stack_of(taker).is_some_and(|stack| stack.name == manifest.stack)
+    };
+    let live = |taker: &ServiceName, port: &HostPort| {
+        let publication = world.service(taker).and_then(|service| service.publication.as_ref());
+        publication.is_some_and(|publication| publication.host_ports().any(|(other, _)| other.clashes(port)))
+    };
+    let promised = promised(world, manifest);
+    for plan in manifest.members.values() {
+        for (port, is_staged) in ports(plan) {
+            let others = promised.get(&(port.transport, port.port)).into_iter().flatten();
+            let promised = others.filter(|(other, _)| port.clashes(other)).map(|(_, taker)| *taker).next();
+            let taken = world.port_takers(&port).find(|taker| !own(taker) || (is_staged && live(taker, &port)));
+            if let Some(other) = taken.or(promised) {
+                return Err(Error::PortConflict { port, other: other.clone() });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every host port of a member, and whether it has it while it is staged.
+fn ports(plan: &MemberPlan) -> impl Iterator<Item = (HostPort, bool)> {
+    let live = host_ports(&plan.ports, &plan.addresses).map(|(port, _)| (port, false));
+    live.chain(host_ports(&plan.staged, &plan.addresses).map(|(port, _)| (port, true)))
+}
+
+/// Ports that other stacks have, or get when they are activated.
+fn promised<'a>(world: &'a World, manifest: &Manifest) -> ByNumber<'a> {
+    let others = world.stacks().filter(|stack| stack.name != manifest.stack);
+    let chains = others.flat_map(|stack| stack.live.iter().chain(&stack.staged));
+    let mut all = ByNumber::new();
+    for (name, member) in chains.flat_map(|chain| &chain.members) {
+        for (port, _) in ports(&member.plan) {
+            all.entry((port.transport, port.port)).or_default().push((port, name));
+        }
+    }
+    all
+}
+
+/// Ports and who has them, by what can clash.
+type ByNumber<'a> = BTreeMap<(Transport, u16), Vec<(HostPort, &'a ServiceName)>>;
+
+/// What one service of the stack publishes.
+struct Wanted {
+    publication: Option<Publication>,
+    staged: Option<Publication>,
+}
+
+impl Wanted {
+    fn publications(&self) -> impl Iterator<Item = &Publication> {
+        self.publication.iter().chain(&self.staged)
+    }
+}
+
+fn wanted(world: &World, before: &Stack, after: &Stack, defaults: Defaults) -> BTreeMap<ServiceName, Wanted> {
+    let names = before.chains().chain(after.chains()).flat_map(|chain| chain.members.keys()).collect::<BTreeSet<_>>();
+    let member = |chain: Option<&Chain>, name: &ServiceName| chain.and_then(|chain| chain.members.get(name).cloned());
+    let is_live =
+        |stack: &Stack, name: &ServiceName| stack.live.as_ref().is_some_and(|chain| chain.members.contains_key(name));
+    let wanted = names.into_iter().map(|name| {
+        let live = member(after.live.as_deref(), name);
+        let staged = member(after.staged.as_deref(), name);
+        // What was published by hand before the stack had the service stays so until the stack goes live.
+        let by_hand = !is_live(before, name) && !is_live(after, name);
+        let publication = match live {
+            _ if by_hand => world.service(name).and_then(|service| service.publication.as_deref()).cloned(),
+            Some(live) => on_ports(world, &live, &live.plan.ports, defaults),
+            None => None,
+        };
+        let staged = staged.and_then(|staged| on_ports(world, &staged, &staged.plan.staged, defaults));
+        (name.clone(), Wanted { publication, staged })
+    });
+    wanted.collect()
+}
+
+/// A member on its ports; `None` without any, or where its unikernel is gone.
+fn on_ports(world: &World, member: &Member, ports: &[PortMapping], defaults: Defaults) -> Option<Publication> {
+    let unikernel = world.unikernel(&member.unikernel).filter(|_| !ports.is_empty())?;
+    let drain = member.plan.drain.unwrap_or(defaults.drain);
+    Some(Publication {
+        unikernel: unikernel.id.clone(),
+        target: unikernel.address,
+        ports: ports.to_vec(),
+        addresses: member.plan.addresses.clone(),
+        sources: member.plan.sources.clone(),
+        drain: u64::try_from(drain.as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+/// No port is anybody's besides the stack's, and none is two members'.
+fn check_ports(world: &World, all: &BTreeMap<ServiceName, Wanted>) -> Result<(), Error> {
+    let mut ours = ByNumber::new();
+    for (name, wanted) in all {
+        for (port, _) in wanted.publications().flat_map(Publication::host_ports) {
+            let same_number = ours.entry((port.transport, port.port)).or_default();
+            let taken = world.port_takers(&port).find(|taker| !all.contains_key(*taker));
+            let twice = same_number.iter().find(|(other, _)| port.clashes(other)).map(|(_, taker)| *taker);
+            if let Some(other) = taken.or(twice) {
+                return Err(Error::PortConflict { port, other: other.clone() });
+            }
+            same_number.push((port, name));
+        }
+    }
+    Ok(())
+}
+
+/// What was of one of its chains and is of none any more, and is still there.
+fn former(world: &World, before: &Stack, after: &Stack) -> BTreeSet<UnikernelId> {
+    let members = before.chains().flat_map(|chain| chain.members.values()).map(|member| &member.unikernel);
+    let all = members.chain(&before.former).chain(&after.former);
+    all.filter(|id| !after.has(id) && world.unikernel(id).is_some()).cloned().collect()
+}
+
+/// Those that were made for the chains of `after` belong to them from now on.
+fn keep_for_good(world: &World, after: &Stack, changes: &mut Vec<Change>) {
+    let members = after.chains().flat_map(|chain| chain.members.values()).map(|member| &member.unikernel);
+    for id in members.collect::<BTreeSet<_>>() {
+        let changed = changes.iter_mut().find_map(|change| match change {
+            Change::PutUnikernel(unikernel) if unikernel.id == *id => Some(unikernel),
+            _ => None,
+        });
+        if let Some(unikernel) = changed {
+            unikernel.provisional = None;
+        } else if let Some(unikernel) = world.unikernel(id).filter(|unikernel| unikernel.provisional.is_some()) {
+            changes.push(Change::PutUnikernel(Box::new(Unikernel { provisional: None, ..unikernel.clone() })));
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Apply: from a manifest to a chain that is ready, and back where that fails.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::super::admission;
+use super::super::error::Error;
+use super::super::facts::Facts;
+use super::super::reconcile;
+use super::super::world::World;
+use super::graph;
+use super::moves::{self, Goal};
+use super::placing::{self, Defaults};
+use crate::domain::{
+    Applied, Attempt, Chain, Change, ImageDigest, Manifest, Member, MemberPlan, Phase, Provisional, ServiceName, Stack,
+    StackName, Timestamp, Unikernel, UnikernelId,
+};
+
+/// What an Apply comes down to, once its images are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// All of it runs, and is where it is to be.
+    Nothing,
+    Staging,
+}
+
+/// Refuses what can never go live, before anything is read or started.
+pub fn admit(world: &World, manifest: &Manifest) -> Result<(), Error> {
+    graph::check(manifest)?;
+    let name = &manifest.stack;
+    if world.stack(name).is_some_and(|stack| stack.removing) {
+        return Err(being_removed(name));
+    }
+    for service in manifest.members.keys() {
+        if let Some(other) = world.stack_of(service).filter(|other| other.name != *name) {
+            return Err(Error::InUse(format!(
+                "service {service} belongs to stack {} already: give the member another name",
+                other.name
+            )));
+        }
+    }
+    placing::check(world, manifest)
+}
+
+pub fn being_removed(stack: &StackName) -> Error {
+    Error::InUse(format!("stack {stack} is being removed: apply it again after that"))
+}
+
+/// Decides whether anything is to be made, and writes down that it is about to be.
+pub fn begin(
+    world: &World,
+    facts: &Facts,
+    applied: &Applied,
+    goal: Goal,
+    defaults: Defaults,
+    now: Timestamp,
+) -> Result<(Vec<Change>, Begun), Error> {
+    let manifest = &applied.manifest;
+    admit(world, manifest)?;
+    let known = world.stack(&manifest.stack);
+    let stack = known.cloned().unwrap_or_else(|| Stack::new(manifest.stack.clone()));
+    if let Some(chain) = standing(world, facts, manifest, &applied.images)
+        && let Some(after) = moves::unmoved(&stack, chain, goal)
+    {
+        let after = Stack { applied: Some(applied.clone()), ..after };
+        return Ok((placing::place(world, after, defaults, now)?, Begun::Nothing));
+    }
+    Ok((working(stack), Begun::Staging))
+}
+
+/// Writes down that a chain is about to be made once more.
+pub fn begin_again(world: &World, name: &StackName) -> Result<Vec<Change>, Error> {
+    moves::known(world, name).cloned().map(working)
+}
+
+fn working(stack: Stack) -> Vec<Change> {
+    vec![Change::PutStack(Box::new(Stack { attempt: Attempt::Working, ..stack }))]
+}
+
+/// The chain of `manifest`, where all of its unikernels are ready already.
+fn standing(
+    world: &World,
+    facts: &Facts,
+    manifest: &Manifest,
+    images: &BTreeMap<ServiceName, ImageDigest>,
+) -> Option<Chain> {
+    let mut members = BTreeMap::new();
+    let mut addresses = BTreeMap::<ServiceName, IpAddr>::new();
+    let order = graph::dependents_first(&manifest.members);
+    for name in order.into_iter().rev() {
+        let (plan, &image) = (manifest.members.get(&name)?, images.get(&name)?);
+        let configuration = graph::configuration(plan, &addresses).ok()?;
+        let id = admission::specification(&configuration, image, facts).ok()?.id(&name);
+        let unikernel = world.unikernel(&id).filter(|unikernel| is_whole(unikernel))?;
+        addresses.insert(name.clone(), unikernel.address);
+        members.insert(name, Member { plan: plan.clone(), image, unikernel: id });
+    }
+    Some(Chain { members })
+}
+
+/// Ready, and to stay.
+pub fn is_whole(unikernel: &Unikernel) -> bool {
+    unikernel.phase == Phase::Ready && !unikernel.removing
+}
+
+/// A chain that has been made.
+#[derive(Debug)]
+pub struct Done<'a> {
+    pub chain: Chain,
+    pub goal: Goal,
+    /// The Apply that has made it.
+    pub applied: Option<&'a Applied>,
+    /// In words, where nobody has called.
+    pub because: String,
+}
+
+/// Puts a chain whose members have all become ready where it is to be.
+pub fn finish(
+    world: &World,
+    name: &StackName,
+    done: Done<'_>,
+    defaults: Defaults,
+    now: Timestamp,
+) -> Result<(Vec<Change>, String), Error> {
+    let stack = moves::known(world, name)?;
+    let Done { chain, goal, applied, .. } = done;
+    if let Some((name, member)) = moves::first_not_whole(world, &chain) {
+        let id = &member.unikernel;
+        return Err(Error::NotReady(format!("member {name}: {id} did not stay ready: ReadConsole may say why")));
+    }
+    let result = done.because + &moves::words(world, &chain, goal);
+    let after = moves::moved(stack, chain, goal);
+    let applied = applied.cloned().or(after.applied);
+    let after = Stack { applied, attempt: Attempt::Done, last_result: result.clone(), ..after };
+    Ok((placing::place(world, after, defaults, now)?, result))
+}
+
+/// How an Apply ended that changed nothing.
+#[derive(Debug, Clone)]
+pub enum Ended {
+    Cancelled,
+    Failed(String),
+}
+
+/// Writes down that an Apply came to nothing. `applied`: what it was about, where its images could be had.
+pub fn give_up(world: &World, name: &StackName, applied: Option<&Applied>, ended: Ended) -> Vec<Change> {
+    let known = world.stack(name);
+    let mut stack = known.cloned().unwrap_or_else(|| Stack::new(name.clone()));
+    match ended {
+        Ended::Failed(reason) => {
+            (stack.attempt, stack.last_result) = (Attempt::Failed, reason);
+            stack.applied = applied.cloned().or(stack.applied);
+        }
+        Ended::Cancelled if stack.chains().next().is_none() && stack.last_result.is_empty() => {
+            return known.map(|_| Change::RemoveStack(name.clone())).into_iter().collect();
+        }
+        Ended::Cancelled if stack.chains().next().is_none() => stack.attempt = Attempt::Failed,
+        Ended::Cancelled => stack.attempt = Attempt::Done,
+    }
+    if known == Some(&stack) { Vec::new() } else { vec![Change::PutStack(Box::new(stack))] }
+}
+
+/// What becomes of a unikernel that was made for an Apply which came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undone {
+    /// It was adopted meanwhile, or is gone.
+    Stays,
+    /// It was not there before: it goes, and so does its image where that came with it.
+    Goes { brought: Option<ImageDigest> },
+    /// It had ended, and ends again.
+    EndsAgain,
+}
+
+/// Writes down that `id` is taken away again, before Albatross is asked to.
+pub fn unmake(world: &World, id: &UnikernelId, stack: &StackName) -> (Vec<Change>, Undone) {
+    let made = world.unikernel(id).and_then(|unikernel| {
+        let provisional = unikernel.provisional.as_ref().filter(|provisional| provisional.stack == *stack)?;
+        Some((unikernel, provisional))
+    });
+    let Some((unikernel, provisional)) = made else { return (Vec::new(), Undone::Stays) };
+    let after = match &provisional.ended {
+        None => Unikernel { removing: true, ..unikernel.clone() },
+        Some(reason) => Unikernel {
+            phase: Phase::Exited,
+            exit_reason: reason.clone(),
+            provisional: None,
+            brought_image: false,
+            ..unikernel.clone()
+        },
+    };
+    let undone = match &provisional.ended {
+        None => Undone::Goes { brought: unikernel.brought_image.then_some(unikernel.spec.image) },
+        Some(_) => Undone::EndsAgain,
+    };
+    (vec![Change::PutUnikernel(Box::new(after))], undone)
+}
+
+/// The unikernels that an Apply has left which nobody works on any more.
+pub fn left_behind<'a>(world: &'a World, facts: &'a Facts) -> impl Iterator<Item = (&'a Unikernel, &'a Provisional)> {
+    world.unikernels().filter_map(|unikernel| {
+        let provisional = unikernel.provisional.as_ref().filter(|it| !facts.busy_stacks.contains(&it.stack))?;
+        let free = !unikernel.removing && !reconcile::is_half_made(unikernel) && !facts.busy.contains(&unikernel.id);
+        free.then_some((unikernel, provisional))
+    })
+}
+
+/// The plans of a chain, to make it once more, and what their images were.
+pub fn again(name: &StackName, chain: &Chain) -> (Manifest, BTreeMap<ServiceName, ImageDigest>) {
+    let plans = chain.members.iter().map(|(name, member)| (name.clone(), member.plan.clone()));
+    let images = chain.members.iter().map(|(name, member)| (name.clone(), member.image));
+    let members: BTreeMap<ServiceName, MemberPlan> = plans.collect();
+    (Manifest { stack: name.clone(), members }, images.collect())
+}
