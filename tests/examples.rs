@@ -21,7 +21,7 @@ use host::{MANAGER, Options, TestHost, eventually, options};
 use netns::{isolated, sh_with_input};
 
 /// Those that a test below runs; one more in the folder is one without a test.
-const TESTED: [&str; 21] = [
+const TESTED: [&str; 22] = [
     "activate",
     "apply",
     "cancel",
@@ -32,6 +32,7 @@ const TESTED: [&str; 21] = [
     "graph",
     "introspect",
     "leases",
+    "mail-stack",
     "publish",
     "remove-stack",
     "restart",
@@ -266,5 +267,62 @@ fn update_watch_and_cancel() {
         assert_eq!(host::error_of(calling.await.unwrap()).0, "Cancelled");
         assert_eq!(manager.property::<u32>(host::ROOT, MANAGER, "ServiceCount").await, Some(1));
         manager.collect(Options::new()).await.unwrap();
+    });
+}
+
+/// The images of `mail-stack`, that greet as mail servers do.
+fn mail_images(host: &TestHost) -> PathBuf {
+    let folder = host.directory.path().join("unikernels");
+    std::fs::create_dir(&folder).unwrap();
+    for member in ["entry", "signer", "forward"] {
+        std::fs::rename(host.image(member, &["--mail"]), folder.join(format!("{member}.hvt"))).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn the_mail_stack_from_nothing_to_nothing() {
+    isolated("the_mail_stack_from_nothing_to_nothing", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let line = format!("IMAGES={} HOST=127.0.0.1 mail-stack/run", mail_images(&host).display());
+        let shown = run(&host, &line).await.unwrap();
+        println!("{shown}");
+        let ports = |step: usize| {
+            let lines = shown.split("== ").nth(step + 1).unwrap().lines().collect::<Vec<_>>();
+            let port = |port: &str| {
+                let greeting = lines.iter().find_map(|line| line.strip_prefix(&format!("port {port}: "))).unwrap();
+                assert!(greeting == "nobody" || ["entry", "signer", "forward"].iter().all(|v| greeting.contains(v)));
+                greeting.to_owned()
+            };
+            (port("25"), port("2525"))
+        };
+        let nobody = || "nobody".to_owned();
+        let (none, first) = ports(0);
+        assert_eq!((none, ports(1)), (nobody(), (first.clone(), nobody())));
+        let (old, second) = ports(2);
+        assert!(old == first && second != first, "{second}");
+        assert_eq!(ports(3), (second, nobody()));
+        assert_eq!(ports(4), (first, nobody()));
+        assert_eq!(ports(5), (nobody(), nobody()));
+        assert!(host.running().is_empty() && host.manager().await.leases().await.unwrap().is_empty());
+    });
+}
+
+/// As its page says: the text of the file is the argument.
+#[test]
+fn the_mail_stack_by_hand() {
+    isolated("the_mail_stack_by_hand", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let manager = "org.albatross.Deployer1 /org/albatross/Deployer1 org.albatross.Deployer1.Manager";
+        let file = host.directory.path().join("mail.toml").display().to_string();
+        let images = mail_images(&host).display().to_string();
+        let line = format!(
+            "sed 's|/srv/unikernels|{images}|' mail-stack/mail.toml > {file}\n\
+             $BUSCTL call {manager} Apply 'sa{{sv}}' \"$(cat {file})\" 1 activate b true"
+        );
+        assert_eq!(run(&host, &line).await.unwrap(), "o \"/org/albatross/Deployer1/stack/mail\"\n");
+        let (stack, interface) = ("/org/albatross/Deployer1/stack/mail", "org.albatross.Deployer1.Stack");
+        let state: Option<String> = host.manager().await.property(stack, interface, "State").await;
+        assert_eq!(state.as_deref(), Some("live"));
     });
 }

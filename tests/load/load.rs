@@ -58,7 +58,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let rate = rate.first().map_or(Ok(300.0), |rate| rate.parse())?;
     let stop = PathBuf::from(stop);
     let mut tally = Tally::default();
-    Load { target, rate, patience: PATIENCE }.run(|| stop.exists(), |asked| tally.count(asked)).await;
+    Load { target, path: "/", rate, patience: PATIENCE }.run(|| stop.exists(), |asked| tally.count(asked)).await;
     print!("{}", tally.report());
     Ok(())
 }

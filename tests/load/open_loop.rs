@@ -9,8 +9,6 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout_at};
 
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: website\r\nConnection: close\r\n\r\n";
-
 /// One request, from before its connection is opened.
 #[derive(Debug, Clone)]
 pub struct Asked {
@@ -18,7 +16,7 @@ pub struct Asked {
     /// When its connection stood, where it ever did.
     pub connected: Option<Instant>,
     pub ended: Instant,
-    /// The answer's first word, or why there is none.
+    /// The first word of each line of the answer, or why there is none.
     pub answer: Result<String, String>,
 }
 
@@ -33,6 +31,7 @@ impl Asked {
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
     pub target: SocketAddr,
+    pub path: &'static str,
     /// Connections a second.
     pub rate: f64,
     pub patience: Duration,
@@ -60,9 +59,10 @@ impl Load {
     async fn ask(self) -> Asked {
         let began = Instant::now();
         let mut connected = None;
-        let exchange = timeout_at((began + self.patience).into(), exchange(self.target, &mut connected)).await;
+        let exchange =
+            timeout_at((began + self.patience).into(), exchange(self.target, self.path, &mut connected)).await;
         let answer = match exchange {
-            Ok(Ok(answer)) => first_word(&answer),
+            Ok(Ok(answer)) => first_words(&answer),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {} s", self.patience.as_secs_f64())),
         };
@@ -70,16 +70,21 @@ impl Load {
     }
 }
 
-async fn exchange(target: SocketAddr, connected: &mut Option<Instant>) -> std::io::Result<String> {
+async fn exchange(target: SocketAddr, path: &str, connected: &mut Option<Instant>) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(target).await?;
     *connected = Some(Instant::now());
-    stream.write_all(REQUEST).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: website\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     Ok(answer)
 }
 
-fn first_word(answer: &str) -> Result<String, String> {
-    let (_, body) = answer.split_once("\r\n\r\n").ok_or("no HTTP answer")?;
-    Ok(body.split_whitespace().next().ok_or("an empty answer")?.to_owned())
+fn first_words(answer: &str) -> Result<String, String> {
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no HTTP answer")?;
+    if !head.starts_with("HTTP/1.1 200 ") {
+        return Err(format!("{}: {}", head.lines().next().unwrap_or_default(), body.trim()));
+    }
+    let words = body.lines().filter_map(|line| line.split_whitespace().next()).collect::<Vec<_>>();
+    if words.is_empty() { Err("an empty answer".to_owned()) } else { Ok(words.join(" ")) }
 }

@@ -19,6 +19,7 @@ mod der;
 mod elf;
 mod guest;
 mod guest_http;
+mod guest_mail;
 mod guest_options;
 mod image_file;
 mod info;

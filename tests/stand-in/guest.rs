@@ -1,6 +1,7 @@
 //! The process of a unikernel: tender and guest in one. It is born in its network namespace, with its devices there and down.
 
 use crate::guest_http;
+use crate::guest_mail;
 use crate::guest_options::{GuestOptions, split};
 use crate::network::Netlink;
 use crate::solo5_image::MARKER;
@@ -161,6 +162,9 @@ async fn live(options: Rc<GuestOptions>, hvt: bool) -> Result<(), Failure> {
     let own = options.ipv4.map_or_else(|| "none".to_owned(), |(address, _)| address.to_string());
     say(&format!("version={} address={own} listening on {}", options.version, options.port));
     spawn_local(echo(udp, options.version.clone(), own.clone()));
+    if options.mail {
+        guest_mail::serve(listener, options, own).await;
+    }
     guest_http::serve(listener, options, own).await
 }
 

@@ -6,6 +6,7 @@
 //! | `/download?bytes=N&rate=R`, `/slow?…` | N bytes that depend on where they stand, R a second (0: at once) |
 //! | `/status?code=503` | that status |
 //! | `/relay` | what the one given by `--relay=` answers, after its own line |
+//! | `/chain` | its own line, then what the one given by `--relay=` answers to the same: all lines of the chain |
 //! | `/print?text=…` | prints a line on the console |
 //! | `/exit?code=N` | ends the guest |
 
@@ -157,10 +158,15 @@ async fn answer(stream: &mut TcpStream, request: &Request, options: &GuestOption
             say(&request.value::<String>("text").unwrap_or_default());
             respond(stream, request, 200, &line).await
         }
-        "/relay" => match relayed(options).await {
-            Ok(more) => respond(stream, request, 200, &(line + &more)).await,
-            Err(error) => respond(stream, request, 502, &format!("{line}relay: {error}\n")).await,
-        },
+        // The last of a chain has nobody to ask.
+        "/chain" if options.relay.is_none() => respond(stream, request, 200, &line).await,
+        "/relay" | "/chain" => {
+            let path = if request.path == "/chain" { "/chain" } else { "/" };
+            match relayed(options, path).await {
+                Ok(more) => respond(stream, request, 200, &(line + &more)).await,
+                Err(error) => respond(stream, request, 502, &format!("{line}relay: {error}\n")).await,
+            }
+        }
         _ => respond(stream, request, 200, &line).await,
     }
 }
@@ -195,12 +201,13 @@ async fn download(stream: &mut TcpStream, request: &Request) -> io::Result<()> {
     Ok(())
 }
 
-async fn relayed(options: &GuestOptions) -> io::Result<String> {
+async fn relayed(options: &GuestOptions, path: &str) -> io::Result<String> {
     let relay = options.relay.as_deref().ok_or_else(|| io::Error::other("no --relay= given"))?;
     let address = if relay.contains(':') { relay.to_owned() } else { format!("{relay}:80") };
     let fetch = async {
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n").await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
         let mut response = String::new();
         stream.read_to_string(&mut response).await?;
         Ok(response.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())

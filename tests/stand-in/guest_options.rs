@@ -1,5 +1,6 @@
 //! What a guest obeys. A tender joins the arguments with single spaces; the guest splits the line as a shell would.
 
+use crate::guest_mail;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -76,7 +77,9 @@ pub struct GuestOptions {
     pub print_invalid: bool,
     /// `--answer=silence|garbage|endless|drip`: accepts, and is no web server
     pub answer: Option<Misbehaviour>,
-    /// `--relay=ADDR`: whom `GET /relay` asks
+    /// `--mail`: a mail server on port 25, in place of a web server
+    pub mail: bool,
+    /// `--relay=ADDR`: whom `GET /relay` and `GET /chain` ask, and to whom a mail server would hand on
     pub relay: Option<String>,
     pub name: Option<String>,
 }
@@ -120,6 +123,10 @@ impl GuestOptions {
             "-print-rate" => self.print_rate = Some(value.parse().ok()?),
             "-print-invalid" => self.print_invalid = true,
             "-answer" => self.answer = Some(Misbehaviour::parse(value)?),
+            "-mail" => {
+                self.mail = true;
+                self.port = guest_mail::PORT;
+            }
             "-relay" => self.relay = Some(value.to_owned()),
             _ => return None,
         }

@@ -179,7 +179,12 @@ impl TestHost {
 
     /// What the client outside gets from `PORT` of the host over HTTP; an error's text where it gets nothing.
     pub fn get(&self, port: u16) -> Result<String, String> {
-        self.client.run(move || http_get(HOST, port))
+        self.get_path(port, "/")
+    }
+
+    /// The same from another path.
+    pub fn get_path(&self, port: u16, path: &'static str) -> Result<String, String> {
+        self.client.run(move || http_get(HOST, port, path))
     }
 
     /// Names of everything that Albatross runs.
@@ -300,13 +305,14 @@ async fn name_has_owner(connection: &zbus::Connection) -> bool {
     reply.body().deserialize().unwrap()
 }
 
-fn http_get(host: &str, port: u16) -> Result<String, String> {
+fn http_get(host: &str, port: u16, path: &str) -> Result<String, String> {
     use std::io::{Read, Write};
     let target = format!("{host}:{port}").parse().unwrap();
     let text = |error: std::io::Error| error.to_string();
     let mut stream = std::net::TcpStream::connect_timeout(&target, Duration::from_secs(3)).map_err(text)?;
     stream.set_read_timeout(Some(Duration::from_secs(3))).map_err(text)?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").map_err(text)?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(text)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(text)?;
     answer.split_once("\r\n\r\n").map(|(_, body)| body.trim().to_string()).ok_or_else(|| "no HTTP".to_string())

@@ -86,7 +86,7 @@ impl Drop for Clients {
 async fn run(wanted: Wanted, stop: &impl Fn() -> bool) -> Seen {
     let target: SocketAddr = format!("{HOST}:{PORT}").parse().unwrap();
     let seen = RefCell::new(Seen::default());
-    let load = Load { target, rate: RATE, patience: wanted.patience };
+    let load = Load { target, path: "/", rate: RATE, patience: wanted.patience };
     let lanes =
         (0..if wanted.downloads { LANES } else { 0 }).map(|lane| download_on(target, STAGGER * lane, stop, &seen));
     tokio::join!(

@@ -1,0 +1,159 @@
+//! Back to the chain that was live before, and forward again.
+
+use std::time::{Duration, Instant};
+
+use crate::asking::Asking;
+use crate::host::{Options, error_of};
+use crate::manifest::{FIRST, LIVE, Member, SECOND, STAGED, mail, manifest, members};
+use crate::netns::isolated;
+use crate::scene::Scene;
+
+#[test]
+fn back_and_forth() {
+    isolated("returning::back_and_forth", |_| async {
+        let Some(scene) = Scene::live(FIRST).await else { return };
+        // Nothing was live before the first.
+        let (only, outcome) = (scene.seen().await, scene.roll_back().await);
+        let (name, message) = error_of(outcome);
+        assert!(message.contains("mail"), "{name}: {message}");
+        assert_eq!(scene.seen().await, only);
+        scene.go_live(SECOND).await;
+        let second = scene.seen().await;
+        assert_eq!(second.previous, only.live);
+        let created = scene.created();
+        for _ in 0..3 {
+            scene.roll_back().await.unwrap();
+            let seen = scene.seen().await;
+            assert_eq!((&seen.live, &seen.previous, seen.state.as_str()), (&only.live, &second.live, "live"));
+            scene.is_answered_by(LIVE, &only.live, FIRST).await;
+            scene.roll_back().await.unwrap();
+            scene.is_answered_by(LIVE, &second.live, SECOND).await;
+        }
+        assert_eq!(scene.created(), created);
+        scene.settled().await;
+    });
+}
+
+#[test]
+fn what_is_staged_stays_staged() {
+    isolated("returning::what_is_staged_stays_staged", |_| async {
+        let Some(scene) = Scene::live(FIRST).await else { return };
+        scene.go_live(SECOND).await;
+        let third = ["entry-3", "signer-3", "forward-3"];
+        scene.apply(&mail(&scene.host, third)).await.unwrap();
+        let before = scene.seen().await;
+        scene.roll_back().await.unwrap();
+        let seen = scene.seen().await;
+        assert_eq!((&seen.live, &seen.staged, &seen.previous), (&before.previous, &before.staged, &before.live));
+        scene.is_answered_by(LIVE, &seen.live, FIRST).await;
+        scene.is_answered_by(STAGED, &seen.staged, third).await;
+        scene.settled().await;
+    });
+}
+
+/// FIRST with members of which it is known when they are back.
+fn slow(scene: &Scene) -> String {
+    let members = members(&scene.host, FIRST).map(|one| match one.name {
+        "signer" => Member { image: scene.host.image("signer-1", &["--listen-after=1200"]), ..one },
+        _ => one,
+    });
+    manifest("mail", &members).replace("network = \"br0\"", "network = \"br0\"\nrestart = \"never\"")
+}
+
+#[test]
+fn what_has_ended_is_brought_back_first() {
+    isolated("returning::what_has_ended_is_brought_back_first", |_| async {
+        let Some(scene) = Scene::new().await else { return };
+        scene.apply_and_activate(&slow(&scene)).await.unwrap();
+        let first = scene.seen().await.live;
+        scene.go_live(SECOND).await;
+        let second = scene.seen().await.live;
+        for command in ["kill", "lose"] {
+            scene.host.albatross.control(&format!("{command} {}", first["signer"]));
+            scene.until("it has exited", |account| account.unikernels[&first["signer"]] == "exited").await;
+            let asking = Asking::start(&scene.host, LIVE);
+            let manager = scene.manager.clone();
+            let back = tokio::spawn(async move { manager.call("RollbackStack", &("mail",)).await.map(drop) });
+            let until = Instant::now() + Duration::from_millis(900);
+            while Instant::now() < until {
+                scene.is_answered_by(LIVE, &second, SECOND).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            back.await.unwrap().unwrap();
+            assert_eq!(scene.seen().await.live, first);
+            scene.is_answered_by(LIVE, &first, FIRST).await;
+            asking.nothing_lost();
+            scene.roll_back().await.unwrap();
+        }
+        scene.settled().await;
+    });
+}
+
+#[test]
+fn what_was_destroyed_is_deployed_again_first() {
+    isolated("returning::what_was_destroyed_is_deployed_again_first", |_| async {
+        let Some(scene) = Scene::live(FIRST).await else { return };
+        let first = scene.seen().await.live;
+        scene.go_live(SECOND).await;
+        // One of it, all of it, and one whose address somebody else has now.
+        scene.destroy(&first["forward"], false).await.unwrap();
+        assert_eq!(scene.seen().await.previous["forward"], "");
+        scene.roll_back().await.unwrap();
+        scene.answers(LIVE, FIRST).await;
+        scene.roll_back().await.unwrap();
+        for id in scene.seen().await.previous.values() {
+            scene.destroy(id, false).await.unwrap();
+        }
+        assert!(scene.seen().await.previous.values().all(String::is_empty));
+        scene.roll_back().await.unwrap();
+        scene.answers(LIVE, FIRST).await;
+        scene.roll_back().await.unwrap();
+        scene.answers(LIVE, SECOND).await;
+        let forward = scene.seen().await.previous["forward"].clone();
+        let address = scene.manager.leases().await.unwrap().into_iter().find(|lease| lease.0 == forward).unwrap().1;
+        scene.destroy(&forward, false).await.unwrap();
+        let body = scene.manager.call("AllocateAddress", &("thief", format!("{address}/32"), Vec::<&str>::new())).await;
+        assert_eq!(body.unwrap().deserialize::<String>().unwrap(), address);
+        scene.roll_back().await.unwrap();
+        let seen = scene.seen().await;
+        scene.is_answered_by(LIVE, &seen.live, FIRST).await;
+        scene.manager.call("ReleaseAddress", &("thief",)).await.unwrap();
+        scene.settled().await;
+    });
+}
+
+#[test]
+fn what_was_collected_is_deployed_again_first() {
+    isolated("returning::what_was_collected_is_deployed_again_first", |_| async {
+        let Some(scene) = Scene::live(FIRST).await else { return };
+        scene.go_live(SECOND).await;
+        let none = Options::from([("keep-previous", 0u32.into()), ("force", true.into())]);
+        let removed = scene.manager.collect(none).await.unwrap();
+        println!("collected with keep-previous 0: {removed:?}");
+        scene.settled().await;
+        scene.roll_back().await.unwrap();
+        scene.is_answered_by(LIVE, &scene.seen().await.live, FIRST).await;
+        scene.settled().await;
+    });
+}
+
+#[test]
+fn one_that_does_not_come_back_leaves_what_is_live() {
+    isolated("returning::one_that_does_not_come_back_leaves_what_is_live", |_| async {
+        let Some(scene) = Scene::live(FIRST).await else { return };
+        let first = scene.seen().await.live;
+        scene.go_live(SECOND).await;
+        scene.destroy(&first["forward"], false).await.unwrap();
+        let (before, seen) = (scene.settled().await, scene.seen().await);
+        scene.host.albatross.control("refuse create 1 not now");
+        let (name, message) = error_of(scene.roll_back().await);
+        assert_eq!(name, "AlbatrossRefused", "{message}");
+        assert!(message.contains("member forward of stack mail"), "{message}");
+        scene.is_answered_by(LIVE, &seen.live, SECOND).await;
+        let now = scene.seen().await;
+        assert_eq!((now.live, now.previous), (seen.live, seen.previous));
+        scene.until("as before", |account| *account == before).await;
+        scene.roll_back().await.unwrap();
+        scene.answers(LIVE, FIRST).await;
+    });
+}
