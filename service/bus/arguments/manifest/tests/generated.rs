@@ -71,8 +71,8 @@ impl Written {
     fn member(&self) -> String {
         let ports = list(&self.ports, |(host, unikernel)| format!("\"{host}:{unikernel}/udp\""));
         let mut lines = self.options() + &format!("image = \"/a\"\nports = {ports}\n");
-        for (key, value) in [("drain", self.drain.map(|drain| drain.to_string()))] {
-            value.map(|value| writeln!(lines, "{key} = {value}")).transpose().unwrap();
+        if let Some(drain) = self.drain {
+            writeln!(lines, "drain = {drain}").unwrap();
         }
         self.watch.map(|minutes| writeln!(lines, "watch = \"{minutes}m\"")).transpose().unwrap();
         lines
