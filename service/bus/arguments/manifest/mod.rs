@@ -1,6 +1,6 @@
-//! The manifest of a stack: TOML, in which every option means what it means in a call. A refusal says where in the text.
+//! The manifest of a stack: TOML, in which every option means what it means in a call.
 //!
-//! Never with a value of `args` in it, as they can hold secrets.
+//! A refusal says where in the text, and never repeats a value of `args`, as they can hold secrets.
 
 mod place;
 mod table;
