@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, ObjectPath, OwnedObjectPath, Variant, interface};
@@ -16,7 +17,7 @@ use super::error::Failure;
 use super::objects::Shown;
 use super::{path, rows};
 use crate::domain::ManagerView;
-use crate::orchestrator::{ApplyRequest, Deployed, ImageSource};
+use crate::orchestrator::{self, ApplyRequest, Deployed, ImageSource};
 
 #[derive(Debug)]
 pub struct Manager {
@@ -227,13 +228,16 @@ impl Manager {
     #[zbus(out_args("stack"))]
     async fn apply(
         &self,
-        manifest: &str,
+        manifest: String,
         options: RawOptions,
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<OwnedObjectPath, Failure> {
         let caller = self.entrance.admit(connection, &header).await?;
-        let (activate, manifest) = (arguments::apply(options)?, arguments::manifest(manifest)?);
+        let activate = arguments::apply(options)?;
+        // One with many patterns takes a second to read.
+        let read = spawn_blocking(move || arguments::manifest(&manifest)).await;
+        let manifest = read.map_err(|_| orchestrator::Error::Defect)??;
         let request = ApplyRequest { manifest, caller, activate, unless: None };
         let applied = self.entrance.after_events(self.entrance.orchestrator.apply(request).await).await?;
         Ok(path::stack(&applied))

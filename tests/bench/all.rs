@@ -13,6 +13,7 @@ mod leases;
 mod memory;
 mod publish;
 mod raw_batch;
+mod stacks;
 mod start;
 mod switching;
 
@@ -33,8 +34,9 @@ use std::process::{Command, ExitCode};
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     build_stand_in();
-    let parts: [(&str, fn()); 8] = [
+    let parts: [(&str, fn()); 9] = [
         ("publish", publish::run),
+        ("stacks", stacks::run),
         ("deploy", deploy::run),
         ("start", start::run),
         ("memory", memory::run),

@@ -85,6 +85,7 @@ fn published(number: u32, ports: u32) -> (Unikernel, Service) {
         restarts: 0,
         exit_reason: "filled".into(),
         last_live: None,
+        provisional: None,
     };
     let port = |port: u32| PortMapping {
         protocol: PortProtocol::Tcp,
@@ -103,6 +104,7 @@ fn published(number: u32, ports: u32) -> (Unikernel, Service) {
         name,
         publication: Some(Arc::new(publication)),
         previous: None,
+        staged: None,
         draining: Vec::new(),
         fell_back_from: None,
     };

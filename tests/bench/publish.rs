@@ -43,7 +43,7 @@ async fn measure(ports: u32, wanted: Fill) -> Option<Duration> {
     host.start_service().await;
     let manager = host.manager().await;
     let pair = [deploy(&host, &manager, "1").await, deploy(&host, &manager, "2").await];
-    let raw = RawBatch::new(others, publication(&pair[0]), publication(&pair[1]));
+    let raw = RawBatch::new(others, vec![publication(&pair[0])], vec![publication(&pair[1])]);
     let mut disk = Disk::create(host.directory.path());
     let [mut switch, mut echo, mut commit, mut batch] = <[Samples; 4]>::default();
     for round in 0..ROUNDS + 10 {

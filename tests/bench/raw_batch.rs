@@ -20,7 +20,7 @@ pub struct RawBatch {
 }
 
 impl RawBatch {
-    pub fn new(others: Vec<Publication>, one: Publication, other: Publication) -> Self {
+    pub fn new(others: Vec<Publication>, one: Vec<Publication>, other: Vec<Publication>) -> Self {
         let namespace = Namespace::create().unwrap();
         let ((switch, switches), (take, took)) = (channel(), channel());
         let thread = namespace.spawn(move || serve(&others, [one, other], &switches, &take));
@@ -28,22 +28,22 @@ impl RawBatch {
         Self { switch, took, _thread: thread, _namespace: namespace }
     }
 
-    /// Deletes the element of one and adds that of the other, in one batch.
+    /// Deletes the elements of one and adds those of the other, in one batch.
     pub fn switch(&self) -> Duration {
         self.switch.send(()).unwrap();
         self.took.recv().unwrap()
     }
 }
 
-fn serve(others: &[Publication], pair: [Publication; 2], switches: &Receiver<()>, took: &Sender<Duration>) {
+fn serve(others: &[Publication], pair: [Vec<Publication>; 2], switches: &Receiver<()>, took: &Sender<Duration>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (table, foreign) = Table::open().unwrap();
         drop(foreign);
-        let all = others.iter().chain([&pair[0]]);
+        let all = others.iter().chain(&pair[0]);
         table.install(&ruleset::ruleset(all, &[], Settings { loopback: true })).await.unwrap();
         took.send(Duration::ZERO).unwrap();
-        let [one, other]: [Elements; 2] = pair.each_ref().map(ruleset::elements);
+        let [one, other]: [Elements; 2] = pair.each_ref().map(|publications| elements(publications));
         let (mut before, mut after) = (&one, &other);
         while switches.recv().is_ok() {
             let change = ruleset::difference(before, after);
@@ -55,4 +55,10 @@ fn serve(others: &[Publication], pair: [Publication; 2], switches: &Receiver<()>
             std::mem::swap(&mut before, &mut after);
         }
     });
+}
+
+fn elements(publications: &[Publication]) -> Elements {
+    let mut all = Elements::default();
+    publications.iter().for_each(|publication| all.merge(ruleset::elements(publication)));
+    all
 }
