@@ -197,6 +197,29 @@ async fn a_stack_shows_its_chains_and_tells_only_what_changes() {
 }
 
 #[tokio::test]
+async fn each_of_many_changes_is_told_as_it_was() {
+    let Some(bus) = PrivateBus::start(OPEN, None) else { return };
+    let first = views::stack("mail", StackState::Staging);
+    let (_service, events) = bus.serve(InitialViews { stacks: vec![first.clone()], ..InitialViews::default() }).await;
+    let client = bus.client().await;
+    let mut signals = signals(&client).await;
+    let checked = |number| Arc::new(StackView { last_check: Some(Timestamp(number)), ..(*first).clone() });
+    // Answers are waited for meanwhile, so that many are in the object before any is told.
+    for number in 1..=200 {
+        if number % 20 == 1 {
+            let call =
+                zbus::Message::method_call(ROOT, "Restart").destination(NAME).interface(format!("{NAME}.Manager"));
+            client.send(&call.build(&(ID)).unwrap()).await.unwrap();
+        }
+        events.send(Event::Stack { before: Some(checked(number - 1)), after: Some(checked(number)) }).await.unwrap();
+    }
+    for number in 1..=200 {
+        let (_, _, message) = next(&mut signals).await;
+        assert_eq!(properties_changed(&message).1, [format!("LastCheck int64 {number}")]);
+    }
+}
+
+#[tokio::test]
 async fn an_answer_comes_after_the_objects_that_were_told_before_it() {
     let Some(bus) = PrivateBus::start(OPEN, None) else { return };
     let (_service, events) = bus.serve(InitialViews::default()).await;
@@ -265,6 +288,13 @@ async fn mistakes_have_the_contracts_error_names() {
     assert!(message.unwrap().contains("memory"));
     let call = client.call_method(Some(NAME), ROOT, Some(&*manager), "Restart", &("website")).await;
     assert!(call.unwrap_err().to_string().contains("InvalidArgument"));
+    let options = HashMap::from([("active", zbus::Variant::from(true))]);
+    let call = client.call_method(Some(NAME), ROOT, Some(&*manager), "Apply", &("", options)).await;
+    let error = call.unwrap_err().to_string();
+    assert!(error.contains("InvalidArgument") && error.contains("its options are activate"), "{error}");
+    let call = client.call_method(Some(NAME), ROOT, Some(&*manager), "Activate", &("Mail")).await;
+    let error = call.unwrap_err().to_string();
+    assert!(error.contains("InvalidArgument") && error.contains("stack name"), "{error}");
     let call = client.call_method(Some(NAME), ROOT, Some(&*manager), "Install", &("", options_of_none())).await;
     assert!(call.unwrap_err().to_string().contains("UnknownMethod"));
 }
@@ -308,6 +338,8 @@ async fn who_is_nobody_changes_nothing() {
     // Reading goes through to the owner of state, which is gone in this test.
     let read = as_nobody(&bus, "ListLeases", None).await;
     assert!(read.contains("Deployer1.Error.Internal"), "{read}");
+    let read = as_nobody(&bus, "ExportGraph", Some("string:mail")).await;
+    assert!(read.contains("Deployer1.Error.Internal"), "{read}");
 
     // Under the shipped policy the bus itself refuses, and lets reading through as well.
     let policy = concat!(env!("CARGO_MANIFEST_DIR"), "/dbus-policy/org.albatross.Deployer1.conf");
@@ -317,6 +349,10 @@ async fn who_is_nobody_changes_nothing() {
     assert!(refused.contains("org.freedesktop.DBus.Error.AccessDenied"), "{refused}");
     let read = as_nobody(&bus, "ListLeases", None).await;
     assert!(read.contains("Deployer1.Error.Internal"), "{read}");
+    let read = as_nobody(&bus, "ExportGraph", Some("string:mail")).await;
+    assert!(read.contains("Deployer1.Error.Internal"), "{read}");
+    let refused = as_nobody(&bus, "Activate", Some("string:mail")).await;
+    assert!(refused.contains("org.freedesktop.DBus.Error.AccessDenied"), "{refused}");
 }
 
 #[tokio::test]

@@ -683,6 +683,10 @@ fn who_may_not_changes_nothing_and_opens_nothing() {
             &["Destroy", "sa{sv}", &id, "1", "force", "b", "true"],
             &["AllocateAddress", "ssas", "tag", "10.0.0.0/24", "0"],
             &["ReleaseAddress", "s", &id],
+            &["Apply", "sa{sv}", "", "0"],
+            &["Activate", "s", "mail"],
+            &["RollbackStack", "s", "mail"],
+            &["RemoveStack", "s", "mail"],
         ] {
             let refused = busctl_as(&host, 65534, 65534, call).await.unwrap_err();
             for word in ["may not call", call[0], "group daemon", "usermod -aG daemon"] {

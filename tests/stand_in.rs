@@ -11,6 +11,8 @@ mod config;
 mod der;
 #[path = "stand-in/elf.rs"]
 mod elf;
+#[path = "stand-in/guest_mail.rs"]
+mod guest_mail;
 #[path = "stand-in/guest_options.rs"]
 mod guest_options;
 #[path = "stand-in/info.rs"]

@@ -1,7 +1,7 @@
 //! Who may change something: root, members of one group, and whoever the service itself runs as.
 //!
-//! Reading is open to everyone who reaches the bus: properties, ListLeases, ListPublications, ListJobs and
-//! ExportRuleset show nothing secret (a unikernel's arguments are never shown). The service's own user is let in so
+//! Reading is open to everyone who reaches the bus: properties, ListLeases, ListPublications, ListJobs, ExportRuleset and
+//! ExportGraph show nothing secret (a unikernel's arguments are never shown). The service's own user is let in so
 //! that an instance on a session or private bus can be used by the person who started it; on the system bus the
 //! service runs as root and the rule adds nobody. The policy file of the bus says the same for the group `albatross`;
 //! this check holds on every bus and for the group of the configuration.

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, ObjectPath, OwnedObjectPath, Variant, interface};
@@ -16,7 +17,7 @@ use super::error::Failure;
 use super::objects::Shown;
 use super::{path, rows};
 use crate::domain::ManagerView;
-use crate::orchestrator::{ApplyRequest, Deployed, ImageSource};
+use crate::orchestrator::{self, ApplyRequest, Deployed, ImageSource};
 
 #[derive(Debug)]
 pub struct Manager {
@@ -107,8 +108,8 @@ impl Manager {
     /// options: unikernel s (id; the newest ready one of the service), addresses as (host addresses to publish on; all
     /// local ones), sources as (prefixes that may connect; any), drain t (milliseconds; the configuration's).
     ///
-    /// Errors: InvalidArgument, NotAuthorized, NoSuchService, NoSuchUnikernel, NotReady, PortConflict, KernelRefused,
-    /// Cancelled. After an error everything is as it was.
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchService, NoSuchUnikernel, NotReady, PortConflict, InUse (the service
+    /// is of a stack), KernelRefused, Cancelled. After an error everything is as it was.
     async fn publish(
         &self,
         service: &str,
@@ -124,7 +125,7 @@ impl Manager {
 
     /// Takes a service off all host ports. Its unikernels go on running, and open connections may finish.
     ///
-    /// Errors: InvalidArgument, NotAuthorized, NoSuchService, KernelRefused.
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchService, InUse (the service is of a stack), KernelRefused.
     async fn unpublish(
         &self,
         service: &str,
@@ -141,7 +142,8 @@ impl Manager {
     /// stays live.
     ///
     /// Errors: InvalidArgument, NotAuthorized, NoSuchService, NoSuchUnikernel (there is none to go back to), NotReady,
-    /// KernelRefused, Cancelled, and where it has ended ImageUnavailable, AlbatrossUnavailable and AlbatrossRefused.
+    /// InUse (the service is of a stack), KernelRefused, Cancelled, and where it has ended ImageUnavailable,
+    /// AlbatrossUnavailable and AlbatrossRefused.
     #[zbus(out_args("unikernel"))]
     async fn rollback(
         &self,
@@ -155,7 +157,8 @@ impl Manager {
         Ok(path::unikernel(&live))
     }
 
-    /// Removes what nothing needs any more, and returns it as (publication, unikernel, lease or image; name).
+    /// Removes what nothing needs any more, and returns it as (publication, unikernel, lease or image; name). What a stack
+    /// has live, staged or previous stays.
     ///
     /// options: dry-run b (only say what would go), keep as (services whose publications stay: all others are
     /// unpublished first; without it every publication stays), force b (do not wait for draining), keep-previous u (how
@@ -191,9 +194,9 @@ impl Manager {
 
     /// Ends a unikernel and releases its address.
     ///
-    /// options: force b (also while it is live: its service is unpublished first).
+    /// options: force b (also while it is live: its service is unpublished first; also while a stack has it staged).
     ///
-    /// Errors: InvalidArgument, NotAuthorized, NoSuchUnikernel, InUse (it is live), AlbatrossUnavailable,
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchUnikernel, InUse (it is live or staged), AlbatrossUnavailable,
     /// AlbatrossRefused.
     async fn destroy(
         &self,
@@ -225,13 +228,16 @@ impl Manager {
     #[zbus(out_args("stack"))]
     async fn apply(
         &self,
-        manifest: &str,
+        manifest: String,
         options: RawOptions,
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<OwnedObjectPath, Failure> {
         let caller = self.entrance.admit(connection, &header).await?;
-        let (activate, manifest) = (arguments::apply(options)?, arguments::manifest(manifest)?);
+        let activate = arguments::apply(options)?;
+        // One with many patterns takes a second to read.
+        let read = spawn_blocking(move || arguments::manifest(&manifest)).await;
+        let manifest = read.map_err(|_| orchestrator::Error::Defect)??;
         let request = ApplyRequest { manifest, caller, activate, unless: None };
         let applied = self.entrance.after_events(self.entrance.orchestrator.apply(request).await).await?;
         Ok(path::stack(&applied))

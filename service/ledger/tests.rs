@@ -268,7 +268,7 @@ fn a_newer_schema_is_refused_and_left_as_it_is() {
     schema::set_version(&database, schema::VERSION + 1).unwrap();
     drop(database);
     let expected = format!(
-        "the ledger {} has schema 3, this version knows schemas up to 2: install the newer albatross-deployer that wrote \
+        "the ledger {} has schema 4, this version knows schemas up to 3: install the newer albatross-deployer that wrote \
          it, or move the file away to begin with an empty ledger",
         path.display()
     );
@@ -344,19 +344,31 @@ fn values_keep_their_form() {
     }
     let digest = "01".repeat(32);
     holds(
-        unikernel("website", 1, "--x=1"),
+        Unikernel { provisional: None, ..unikernel("website", 1, "--x=1") },
         &format!(
             r#"{{"id":"website.0101010101","spec":{{"image":"sha256:{digest}","arguments":["--x=1"],"memory":32,"network":"br0","cpu":null,"block_devices":[],"restart":{{"on-failure":[2]}},"address":{{"prefix":null,"address":"10.0.0.2"}}}},"readiness":{{"http":{{"port":80,"path":"/"}}}},"timeout":{{"secs":30,"nanos":0}},"phase":"ready","brought_image":true,"removing":false,"address":"10.0.0.2","mac":[2,0,0,0,0,1],"cpu":1,"created_at":5,"started_at":null,"restarts":0,"exit_reason":"","last_live":null}}"#
         ),
     );
     holds(
-        service("website", 1),
+        Service { staged: None, ..service("website", 1) },
         r#"{"name":"website","publication":{"unikernel":"website.0101010101","target":"10.0.0.2","ports":[{"protocol":"any","host":1,"unikernel":1}],"addresses":["192.0.2.1","::1"],"sources":["192.0.2.0/24"],"drain":30000},"previous":null,"draining":[["website.0101010101",9]]}"#,
     );
     holds(lease("a", "10.0.0.2", 1), r#"{"tag":"a","address":"10.0.0.2","prefix":"10.0.0.0/24","since":1}"#);
     holds(
         image(1),
         &format!(r#"{{"digest":"sha256:{digest}","size":17,"network_device":"service","block_devices":["disk"]}}"#),
+    );
+    let plan = r#"{"image":"/srv/web.hvt","configuration":{"network":null,"memory":32,"cpu":null,"arguments":["--relay={signer.address}"],"address":{"prefix":null,"address":null},"exclude":["10.0.0.10-10.0.0.19","10.0.0.128-10.0.0.255"],"block_devices":[],"restart":"never","readiness":{"tcp":{"port":25}},"timeout":{"secs":30,"nanos":0}},"ports":[{"protocol":"tcp","host":25,"unikernel":25}],"staged":[],"addresses":["192.0.2.1"],"sources":["192.0.2.0/24"],"drain":{"secs":1,"nanos":0},"watch":{"secs":600,"nanos":0}}"#;
+    let member = format!(r#"{{"plan":{plan},"image":"sha256:{digest}","unikernel":"website.0101010101"}}"#);
+    let chain = format!(r#"{{"members":{{"website":{member}}}}}"#);
+    let applied = format!(
+        r#"{{"manifest":{{"stack":"mail","members":{{"website":{plan}}}}},"caller":{{"uid":0,"gid":0,"groups":[1,2]}},"activate":true,"images":{{"website":"sha256:{digest}"}}}}"#
+    );
+    holds(
+        stack("mail"),
+        &format!(
+            r#"{{"name":"mail","live":{chain},"staged":{chain},"previous":{chain},"former":["website.0101010101"],"applied":{applied},"attempt":"working","last_check":7,"last_result":"staged","removing":false}}"#
+        ),
     );
     holds(flows("website", 443), r#"{"service":"website","target":"10.0.0.2","ports":[53,443]}"#);
     holds(flows("website", 1), r#"{"service":"website","target":"10.0.0.2","ports":[1,53],"half_open":true}"#);
@@ -377,6 +389,7 @@ fn as_sets(contents: &Contents) -> BTreeMap<&'static str, Vec<String>> {
         ("images", sorted(&contents.images)),
         ("stale_flows", sorted(&contents.stale_flows)),
         ("last_words", sorted(&contents.last_words)),
+        ("stacks", sorted(&contents.stacks)),
     ]
     .into()
 }

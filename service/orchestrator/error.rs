@@ -65,6 +65,11 @@ fn console_text(lines: &[String]) -> String {
 }
 
 impl Error {
+    /// It kept a member of a stack from being made.
+    pub fn of_member(self, member: &ServiceName, stack: &StackName) -> Self {
+        Self::Member { member: member.clone(), stack: stack.clone(), source: Box::new(self) }
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Refused(error) => refused_kind(error),

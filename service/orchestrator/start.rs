@@ -87,7 +87,9 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let state = State { world: world(contents), facts: facts(&config) };
     let initial = initial_views(&state);
     let jobs = Jobs::new(events_sender.clone(), config.limits.job_history);
-    let acts_by = owner::Settings { ruleset: settings, fall_back: config.publish.fall_back };
+    let limits = Limits { drain: config.publish.drain, keep_previous: config.collect.keep_previous, ruleset: settings };
+    let acts_by =
+        owner::Settings { ruleset: settings, fall_back: config.publish.fall_back, defaults: limits.defaults() };
     let consoles = Arc::new(Consoles::new(albatross.clone()));
     let claimed = Arc::clone(&claims);
     let (owner, owner_handle) =
@@ -102,7 +104,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         host: Host::open()?,
         flows: Flows::open()?,
         taps: Taps::default(),
-        limits: Limits { drain: config.publish.drain, keep_previous: config.collect.keep_previous, ruleset: settings },
+        limits,
         deploy_slots: Arc::new(Semaphore::new(config.limits.concurrent_deploys)),
         return_slots: Semaphore::new(RETURNS),
         drains: Notify::new(),

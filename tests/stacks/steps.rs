@@ -243,7 +243,7 @@ async fn one_fault(scene: &mut Scene, deed: Deed, fault: &str, before: &Scenery,
     if kills && outcome.is_ok() && deed != Deed::Remove {
         scene.restart_service(None).await;
     }
-    let hit = if kills && !scene.host.is_running() || kills && outcome.is_err() {
+    let hit = if kills && (outcome.is_err() || !scene.host.is_running()) {
         assert!(!scene.host.wait_for_end().success());
         scene.restart_service(None).await;
         true

@@ -25,6 +25,8 @@ use crate::planning::facts::Facts;
 use crate::planning::publishing;
 use crate::planning::reconcile;
 use crate::planning::ruleset::{self, Elements, Ruleset};
+use crate::planning::stacks::moves;
+use crate::planning::stacks::placing::Defaults;
 use crate::planning::world::World;
 
 pub use self::handle::{OwnerHandle, Seen, Trouble};
@@ -50,6 +52,7 @@ pub struct Settings {
     pub ruleset: ruleset::Settings,
     /// Go back to the unikernel before when the live one ends.
     pub fall_back: bool,
+    pub defaults: Defaults,
 }
 
 /// The owner, before it runs.
@@ -286,6 +289,13 @@ impl Owner {
         }
         if let Err(error) = self.write(changes).await {
             error!(%error, "what was live has ended, and going back to the one before failed");
+        }
+        let defaults = self.settings.defaults;
+        for (stack, changes) in moves::fall_back(&self.state.world, &self.state.facts, defaults, Timestamp::now()) {
+            warn!(%stack, "a member of what was live has ended: going back to the chain before");
+            if let Err(error) = self.write(changes).await {
+                error!(%error, "a member of what was live has ended, and going back to the chain before failed");
+            }
         }
     }
 

@@ -2,31 +2,23 @@
 //! where they are to be in one decision.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::super::claims::StackClaim;
 use super::super::context::Context;
-use super::super::deploy::{Outcome, deploy};
 use super::super::error::{Error, ErrorKind};
 use super::super::imports::{Imported, import};
 use super::super::jobs::Job;
 use super::super::owner::State;
-use super::super::request::{ApplyRequest, DeployRequest, ImageSource};
+use super::super::request::{ApplyRequest, ImageSource};
 use super::super::workflow::{self, Flow, Step, nothing};
+use super::making::Making;
 use super::placed::Placed;
-use super::unmake;
-use crate::domain::{
-    Applied, Caller, Chain, ImageDigest, ImageReference, Manifest, Member, ServiceName, StackName, Timestamp,
-    UnikernelId,
-};
-use crate::planning::stacks::graph::{self, Order};
+use crate::domain::{Applied, Caller, Chain, ImageDigest, ImageReference, Manifest, ServiceName, StackName, Timestamp};
 use crate::planning::stacks::moves::Goal;
 use crate::planning::stacks::staging::{self, Begun, Ended};
 use crate::planning::stacks::watching;
@@ -62,9 +54,7 @@ pub struct Apply {
     applied: Option<Applied>,
     /// What has led to this, where nobody has called.
     because: String,
-    members: BTreeMap<ServiceName, Member>,
-    /// What this Apply has started.
-    made: Vec<UnikernelId>,
+    making: Option<Making>,
     placed: Option<Placed>,
 }
 
@@ -81,8 +71,8 @@ impl Apply {
     }
 
     fn of(context: Arc<Context>, manifest: Manifest, cause: Cause) -> Self {
-        let (claim, images, applied, because, members, made, placed) = Default::default();
-        Self { context, manifest, cause, claim, images, applied, because, members, made, placed }
+        let (claim, images, applied, because, making, placed) = Default::default();
+        Self { context, manifest, cause, claim, images, applied, because, making, placed }
     }
 
     /// Goes through the table; where that fails, the stack says why.
@@ -141,7 +131,7 @@ impl Apply {
                 let reference = self.reference(name, &plan.image);
                 if !self.images.contains_key(&reference) {
                     let imported = import(&self.context, self.source(&reference), job).await;
-                    let imported = imported.map_err(|error| self.of_member(name, error))?;
+                    let imported = imported.map_err(|error| error.of_member(name, &self.manifest.stack))?;
                     self.images.insert(reference, imported);
                 }
             }
@@ -221,76 +211,25 @@ impl Apply {
 
     fn stage<'a>(&'a mut self, job: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
-            let (stop, stopped) = watch::channel(false);
-            let (mut order, mut next) = Order::new(&self.manifest.members);
-            let mut addresses = BTreeMap::new();
-            let mut working = FuturesUnordered::new();
-            let mut failure = None;
-            loop {
-                for name in next.drain(..) {
-                    match self.request(&name, &addresses) {
-                        Ok(request) => {
-                            let (context, part) = (Arc::clone(&self.context), job.part(&name, stopped.clone()));
-                            working.push(async move { (name, deploy(context, request, &part).await) }.boxed());
-                        }
-                        Err(error) => failure = failure.or(Some(error)),
-                    }
-                }
-                if failure.is_some() {
-                    stop.send_replace(true);
-                }
-                let Some((name, outcome)) = working.next().await else { break };
-                match outcome {
-                    Ok(outcome) => {
-                        addresses.insert(name.clone(), outcome.address);
-                        self.has_become(&name, outcome)?;
-                        job.parts_done(self.members.len(), self.manifest.members.len()).await;
-                        next = if failure.is_none() { order.done(&name) } else { Vec::new() };
-                    }
-                    Err(error) => failure = failure.or_else(|| Some(self.of_member(&name, error))),
-                }
-            }
-            failure.map_or(Ok(Flow::Next), Err)
+            let members = self.manifest.members.iter();
+            let parts = members.map(|(name, plan)| {
+                let imported = self.images.get(&self.reference(name, &plan.image)).ok_or(Error::Defect)?;
+                Ok((name.clone(), (plan.clone(), imported.record.clone())))
+            });
+            let parts = parts.collect::<Result<_, Error>>()?;
+            let making = Making::new(Arc::clone(&self.context), self.manifest.stack.clone(), parts);
+            self.making.insert(making).make(job).await?;
+            Ok(Flow::Next)
         }
         .boxed()
     }
 
-    fn request(&self, name: &ServiceName, addresses: &BTreeMap<ServiceName, IpAddr>) -> Result<DeployRequest, Error> {
-        let plan = self.manifest.members.get(name).ok_or(Error::Defect)?;
-        let imported = self.images.get(&self.reference(name, &plan.image)).ok_or(Error::Defect)?;
-        let configuration =
-            graph::configuration(plan, addresses).map_err(|error| self.of_member(name, error.into()))?;
-        Ok(DeployRequest {
-            service: name.clone(),
-            image: ImageSource::Imported(imported.record.clone()),
-            configuration,
-            stack: Some(self.manifest.stack.clone()),
-        })
-    }
-
-    fn has_become(&mut self, name: &ServiceName, outcome: Outcome) -> Result<(), Error> {
-        let plan = self.manifest.members.get(name).ok_or(Error::Defect)?;
-        let imported = self.images.get(&self.reference(name, &plan.image)).ok_or(Error::Defect)?;
-        let image = imported.record.digest;
-        if outcome.started {
-            self.made.push(outcome.id.clone());
-        }
-        self.members.insert(name.clone(), Member { plan: plan.clone(), image, unikernel: outcome.id });
-        Ok(())
-    }
-
-    /// Takes away what was started for this, those first that use the others.
     fn unmake(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
-            let mut outcome = Ok(());
-            for name in graph::dependents_first(&self.manifest.members) {
-                let Some(member) = self.members.remove(&name) else { continue };
-                if self.made.contains(&member.unikernel) {
-                    let unmade = unmake(&self.context, &member.unikernel, &self.manifest.stack).await;
-                    outcome = outcome.and(unmade);
-                }
+            match self.making.take() {
+                Some(making) => making.unmake().await,
+                None => Ok(()),
             }
-            outcome
         }
         .boxed()
     }
@@ -298,7 +237,7 @@ impl Apply {
     fn place<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             let (name, goal, applied) = (self.manifest.stack.clone(), self.goal(), self.applied.clone());
-            let chain = Chain { members: self.members.clone() };
+            let chain = self.making.as_ref().ok_or(Error::Defect)?.chain();
             let (defaults, because) = (self.context.limits.defaults(), self.because.clone());
             let (placed, result) = self
                 .context
@@ -349,9 +288,5 @@ impl Apply {
         if let Err(error) = given_up.await {
             warn!(%error, stack = %self.manifest.stack, "that an Apply failed could not be written down yet");
         }
-    }
-
-    fn of_member(&self, member: &ServiceName, error: Error) -> Error {
-        Error::Member { member: member.clone(), stack: self.manifest.stack.clone(), source: Box::new(error) }
     }
 }

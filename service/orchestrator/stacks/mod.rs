@@ -1,6 +1,7 @@
 //! Stacks: chains of services that are made, moved and taken away together.
 
 mod apply;
+mod making;
 mod moving;
 mod placed;
 mod removal;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::super::error::Error;
+use super::super::facts::Facts;
 use super::super::world::World;
 use super::placing::{self, Defaults};
 use super::staging::{being_removed, is_whole};
@@ -43,6 +44,27 @@ pub fn roll_back(world: &World, name: &StackName, defaults: Defaults, now: Times
     let stack = known(world, name)?;
     let previous = stack.previous.as_ref().ok_or_else(|| Error::NoChainBefore(name.clone()))?;
     go(world, stack, previous, Goal::RollBack, defaults, now)
+}
+
+/// Goes back to the chain before, in every stack of whose live chain a member has ended while that one runs and is ready.
+pub fn fall_back(world: &World, facts: &Facts, defaults: Defaults, now: Timestamp) -> Vec<(StackName, Vec<Change>)> {
+    let runs = |id: &UnikernelId| facts.inventory.unikernels.iter().any(|running| running.id == *id);
+    let free = |id: &UnikernelId| !facts.busy.contains(id);
+    let fallen = world.stacks().filter_map(|stack| {
+        let (live, previous) = (stack.live.as_ref()?, stack.previous.as_ref()?);
+        let mut members = live.members.values().filter_map(|member| world.unikernel(&member.unikernel));
+        let ended = members.find(|unikernel| unikernel.has_ended() && !unikernel.removing && free(&unikernel.id))?;
+        let ready = previous.members.values().all(|member| runs(&member.unikernel) && free(&member.unikernel));
+        let Ok(Move::Now(mut changes)) = roll_back(world, &stack.name, defaults, now) else { return None };
+        for change in &mut changes {
+            if let Change::PutStack(after) = change {
+                after.attempt = Attempt::Failed;
+                after.last_result = format!("{} has ended: the chain before is live again", ended.id);
+            }
+        }
+        ready.then(|| (stack.name.clone(), changes))
+    });
+    fallen.collect()
 }
 
 /// Takes all of a stack off its ports, and writes down that it goes.

@@ -1,6 +1,6 @@
-//! The manifest of a stack: TOML, in which every option means what it means in a call. A refusal says where in the text.
+//! The manifest of a stack: TOML, in which every option means what it means in a call.
 //!
-//! Never with a value of `args` in it, as they can hold secrets.
+//! A refusal says where in the text, and never repeats a value of `args`, as they can hold secrets.
 
 mod place;
 mod table;
@@ -56,6 +56,8 @@ struct MemberOptions {
 
 /// A manifest. What its members' arguments say of other members is not looked at.
 ///
+/// Hundreds of readiness rules with costly patterns take a second: not for a thread that others wait for.
+///
 /// # Errors
 /// The first thing that is wrong, with its line and column.
 pub fn manifest(text: &str) -> Result<Manifest, InvalidArgument> {
@@ -65,13 +67,19 @@ pub fn manifest(text: &str) -> Result<Manifest, InvalidArgument> {
             text.len()
         )));
     }
-    read(text).map_err(|fault| fault.within(text))
+    let entries = DeTable::parse(text).map_err(|error| not_toml(text, &error))?;
+    read(entries.into_inner()).map_err(|fault| fault.within(text))
 }
 
-fn read(text: &str) -> Result<Manifest, Fault> {
-    let mut entries = DeTable::parse(text)
-        .map_err(|error| Fault::new(error.span().map_or(0, |span| span.start), error.message()))?
-        .into_inner();
+fn not_toml(text: &str, error: &toml::de::Error) -> InvalidArgument {
+    // Its message only: what it displays quotes the line.
+    match error.span() {
+        Some(span) => Fault::new(span.start, error.message()).within(text),
+        None => InvalidArgument(format!("somewhere in the manifest: {}", error.message())),
+    }
+}
+
+fn read(mut entries: DeTable<'_>) -> Result<Manifest, Fault> {
     let stack = stack_name(entries.remove("stack"))?;
     let services = entries.remove_entry("service");
     let defaults = Table { what: "a manifest", offset: 0, entries };
@@ -101,6 +109,7 @@ fn check_defaults(defaults: &Table<'_>) -> Result<(), Fault> {
         }
     }
     let all = KNOWN.iter().filter(|(name, _)| *name != OF_ONE);
+    // Those two are taken out before: they are here for the list of keys that there are.
     let known = [("stack", "s"), ("service", "")].iter().chain(all).copied().collect::<Vec<_>>();
     defaults.check(&known)?;
     defaults.read::<DeployOptions>()?.configuration().map_err(|refusal| defaults.fault(refusal))?;

@@ -10,8 +10,7 @@ use super::super::refusal::Refusal;
 use super::super::shortened;
 use super::place::Fault;
 
-/// Keys and values of the manifest's head or of one member.
-#[derive(Debug, Clone)]
+/// Keys and values of the manifest's head or of one member. No `Debug`: the arguments can hold secrets.
 pub(super) struct Table<'a> {
     /// What it is called in messages.
     pub(super) what: &'static str,

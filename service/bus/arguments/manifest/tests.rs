@@ -141,6 +141,10 @@ fn mistakes_of_the_head_have_their_place() {
         ("stack = \"s\"\nmirage = \"4\"", "line 2, column 1: option mirage of Deploy goes with git+https://"),
         ("stack = \"s\"\nstack = \"t\"", "line 2, column 1: duplicate key"),
         ("stack = \"s\"\nprefix = \"10.0.0.0/24\"", "line 6, column 11: address 10.0.1.1 is not in prefix 10.0.0.0/24"),
+        (
+            "stack = \"s\"\nrestart = \"never\"\nrestart-exit-codes = [1]",
+            "line 3, column 22: restart-exit-codes goes with",
+        ),
         ("stack = \"s\"\nnetwork = \"br/0\"", "line 2, column 11: network \"br/0\" is not valid"),
     ] {
         let message = refused(&format!("{head}\n{MEMBER}"));
@@ -268,6 +272,8 @@ fn broken_toml_has_its_place() {
         let message = refused(text);
         assert!(message.starts_with(place), "{message}");
     }
+    // The one mistake of which the parser does not say where it is.
+    assert_eq!(refused(&format!("{}z = 1", "a.".repeat(100))), "somewhere in the manifest: recursion limit");
 }
 
 #[test]
