@@ -72,7 +72,7 @@ async fn scenery(scene: &Scene) -> Scenery {
     loop {
         let account = scene.settled().await;
         let stack = scene.mail().await.map(|seen| Seen { last_check: 0, ..seen });
-        let names = names(scene, &account).await;
+        let names = names(scene, &account, stack.as_ref()).await;
         let at_rest = stack.as_ref().is_none_or(|stack| stack.state != "staging");
         // Nothing has changed while it was looked at.
         if at_rest && names.len() == account.unikernels.len() && scene.settled().await == account {
@@ -86,18 +86,22 @@ async fn scenery(scene: &Scene) -> Scenery {
     }
 }
 
-/// Of each id: state, service and image, and a number where there are several.
+/// Of each id: its chain, state, service and image, and a number where there are several.
 #[cfg(feature = "fault-injection")]
 type Names = std::collections::BTreeMap<String, String>;
 
 #[cfg(feature = "fault-injection")]
-async fn names(scene: &Scene, account: &Account) -> Names {
+async fn names(scene: &Scene, account: &Account, stack: Option<&Seen>) -> Names {
     let mut names = Names::new();
     for (id, state) in &account.unikernels {
         let path = format!("{}/unikernel/{}", crate::host::ROOT, id.replace('.', "_2e"));
         let interface = "org.albatross.Deployer1.Unikernel";
         let Some(digest) = scene.manager.property::<String>(&path, interface, "ImageDigest").await else { continue };
-        let name = format!("{state} {} of {}", id.split('.').next().unwrap(), &digest[..15]);
+        let chains =
+            stack.map(|stack| [("live", &stack.live), ("staged", &stack.staged), ("previous", &stack.previous)]);
+        let of = chains.into_iter().flatten().filter(|(_, chain)| chain.values().any(|member| member == id));
+        let of = of.map(|(chain, _)| chain).collect::<Vec<_>>().join(" and ");
+        let name = format!("{of} {state} {} of {}", id.split('.').next().unwrap(), &digest[..15]);
         let others = names.values().filter(|other| other.starts_with(&name)).count();
         names.insert(id.clone(), format!("{name} #{others}"));
     }
