@@ -130,8 +130,6 @@ fn a_stack_that_is_removed_leaves_nothing() {
         scene.nobody_at(LIVE);
         scene.nobody_at(STAGED);
         assert!(scene.host.running().is_empty(), "{:?}", scene.host.running());
-        // Images are of no stack: who wants them gone collects.
-        scene.manager.collect(Options::new()).await.unwrap();
         scene.nothing_is_left().await;
         assert_eq!(error_of(scene.remove().await).0, "NoSuchStack");
         // And again from nothing.

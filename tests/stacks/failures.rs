@@ -76,7 +76,7 @@ fn what_is_live_stays_and_nothing_is_left() {
                 what: "a member does not become ready",
                 manifest: never_ready(&scene),
                 error: "NotReady",
-                words: &["0.6 s"],
+                words: &["600 ms"],
                 member: "signer",
             },
             Failure {

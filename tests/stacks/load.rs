@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two moves; chance adds up to the second.
 const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(40)];
 const QUIET: Duration = Duration::from_millis(300);
+/// Of who asks in turn, so that the others get to a core.
+const BREATH: Duration = Duration::from_millis(1);
 /// The members' own ports: those of the entry, the signer and the forward.
 const PORTS: [u16; 3] = [LIVE, 8081, 8082];
 
@@ -65,6 +67,7 @@ impl Clients {
                     break;
                 }
                 seen.push(generation(port));
+                std::thread::sleep(BREATH);
             }
             seen
         });

@@ -67,9 +67,9 @@ fn all(scene: &Scene) -> Vec<Refused> {
         invalid(
             "another property of a member",
             mail.replacen("{signer.address}", "{signer.mac}", 1),
-            &["entry", "signer.mac"],
+            &["entry", "args[2]"],
         ),
-        invalid("nothing at all", "\0".to_owned(), &["line 1"]),
+        invalid("nothing at all", "[".to_owned(), &["line 1"]),
     ]
 }
 

@@ -112,7 +112,9 @@ fn what_was_destroyed_is_deployed_again_first() {
         let forward = scene.seen().await.previous["forward"].clone();
         let address = scene.manager.leases().await.unwrap().into_iter().find(|lease| lease.0 == forward).unwrap().1;
         scene.destroy(&forward, false).await.unwrap();
-        let body = scene.manager.call("AllocateAddress", &("thief", format!("{address}/32"), Vec::<&str>::new())).await;
+        let last: u8 = address.rsplit('.').next().unwrap().parse().unwrap();
+        let others = [format!("10.0.0.1-10.0.0.{}", last - 1), format!("10.0.0.{}-10.0.0.254", last + 1)];
+        let body = scene.manager.call("AllocateAddress", &("thief", "10.0.0.0/24", others.as_slice())).await;
         assert_eq!(body.unwrap().deserialize::<String>().unwrap(), address);
         scene.roll_back().await.unwrap();
         let seen = scene.seen().await;

@@ -46,10 +46,10 @@ macro_rules! every_step {
 
 every_step! {
     apply: Apply ["apply", "deploy", "owner"];
-    apply_and_activate: ApplyLive ["apply", "activate", "owner"];
-    activate: Activate ["activate", "owner"];
-    rollback_stack: Rollback ["activate", "owner"];
-    rollback_stack_to_what_is_gone: RollbackToGone ["activate", "deploy", "owner"];
+    apply_and_activate: ApplyLive ["apply", "owner"];
+    activate: Activate ["move", "owner"];
+    rollback_stack: Rollback ["move", "owner"];
+    rollback_stack_to_what_is_gone: RollbackToGone ["apply", "deploy", "owner"];
     remove_stack: Remove ["remove-stack", "owner"];
 }
 
@@ -57,7 +57,8 @@ every_step! {
 #[cfg(feature = "fault-injection")]
 const MOST_TIMES: u32 = 80;
 
-/// What there is, by the bus and by everybody else.
+/// What there is, by the bus and by everybody else. Unikernels go by their images: their addresses, and with these their
+/// ids, are others each time.
 #[cfg(feature = "fault-injection")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Scenery {
@@ -71,12 +72,56 @@ async fn scenery(scene: &Scene) -> Scenery {
     loop {
         let account = scene.settled().await;
         let stack = scene.mail().await.map(|seen| Seen { last_check: 0, ..seen });
-        if stack.as_ref().is_none_or(|stack| stack.state != "staging") {
-            return Scenery { account, stack };
+        let names = names(scene, &account).await;
+        let at_rest = stack.as_ref().is_none_or(|stack| stack.state != "staging");
+        // Nothing has changed while it was looked at.
+        if at_rest && names.len() == account.unikernels.len() && scene.settled().await == account {
+            return Scenery {
+                account: renamed(account, &names),
+                stack: stack.map(|stack| renamed_chains(stack, &names)),
+            };
         }
-        assert!(Instant::now() < end, "it is staging for ever: {stack:?}");
+        assert!(Instant::now() < end, "it does not come to rest: {stack:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Of each id: state, service and image, and a number where there are several.
+#[cfg(feature = "fault-injection")]
+type Names = std::collections::BTreeMap<String, String>;
+
+#[cfg(feature = "fault-injection")]
+async fn names(scene: &Scene, account: &Account) -> Names {
+    let mut names = Names::new();
+    for (id, state) in &account.unikernels {
+        let path = format!("{}/unikernel/{}", crate::host::ROOT, id.replace('.', "_2e"));
+        let interface = "org.albatross.Deployer1.Unikernel";
+        let Some(digest) = scene.manager.property::<String>(&path, interface, "ImageDigest").await else { continue };
+        let name = format!("{state} {} of {}", id.split('.').next().unwrap(), &digest[..15]);
+        let others = names.values().filter(|other| other.starts_with(&name)).count();
+        names.insert(id.clone(), format!("{name} #{others}"));
+    }
+    names
+}
+
+#[cfg(feature = "fault-injection")]
+fn renamed(account: Account, names: &Names) -> Account {
+    let name = |id: &String| names.get(&id.replace("_2e", ".")).unwrap_or(id).clone();
+    Account {
+        unikernels: account.unikernels.iter().map(|(id, state)| (name(id), state.clone())).collect(),
+        services: account.services.iter().map(|(of, (a, b))| (of.clone(), (name(a), name(b)))).collect(),
+        published: account.published.into_iter().map(|(of, id, p, host, own)| (of, name(&id), p, host, own)).collect(),
+        ..account
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+fn renamed_chains(seen: Seen, names: &Names) -> Seen {
+    let chain = |chain: &crate::scene::Chain| {
+        let members = chain.iter().map(|(member, id)| (member.clone(), names.get(id).unwrap_or(id).clone()));
+        members.collect()
+    };
+    Seen { live: chain(&seen.live), staged: chain(&seen.staged), previous: chain(&seen.previous), ..seen }
 }
 
 /// Chains and all that there is of them; not what the last Apply said.
@@ -194,6 +239,10 @@ async fn one_fault(scene: &mut Scene, deed: Deed, fault: &str, before: &Scenery,
     scene.restart_service(Some(fault)).await;
     let outcome = perform(scene, deed).await;
     let kills = fault.contains("=kill");
+    // It was answered first: killed at its next write, or now.
+    if kills && outcome.is_ok() && deed != Deed::Remove {
+        scene.restart_service(None).await;
+    }
     let hit = if kills && (outcome.is_err() || !scene.host.is_running()) {
         assert!(!scene.host.wait_for_end().success());
         scene.restart_service(None).await;
@@ -208,7 +257,7 @@ async fn one_fault(scene: &mut Scene, deed: Deed, fault: &str, before: &Scenery,
         assert!(same(&now, done), "{what}");
     } else {
         assert!(same(&now, before) || same(&now, done) || half_way(deed, before, &now), "{what}");
-        answered(scene, &now).await;
+        answered(scene).await;
         again(scene, deed, fault, &now, done).await;
     }
     (hit, asking.map_or(0, Asking::nothing_lost))
@@ -216,8 +265,8 @@ async fn one_fault(scene: &mut Scene, deed: Deed, fault: &str, before: &Scenery,
 
 /// Each chain answers under its ports, and by its own members.
 #[cfg(feature = "fault-injection")]
-async fn answered(scene: &Scene, now: &Scenery) {
-    let Some(stack) = &now.stack else { return };
+async fn answered(scene: &Scene) {
+    let Some(stack) = &scene.mail().await else { return };
     for (port, chain) in [(LIVE, &stack.live), (STAGED, &stack.staged)] {
         if chain.is_empty() {
             scene.nobody_at(port);

@@ -83,7 +83,7 @@ fn what_has_moved_goes_live_where_apply_said_so() {
         signer(&scene, "signer-2", &[]);
         scene.answers(LIVE, WITH_SECOND).await;
         // Somebody goes back: what moved before that does not go live again.
-        let second = scene.seen().await;
+        let second = until(&scene, "told", |seen| !seen.previous.is_empty()).await;
         scene.roll_back().await.unwrap();
         scene.answers(LIVE, FIRST).await;
         tokio::time::sleep(TWO_LOOKS).await;
