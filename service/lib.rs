@@ -15,7 +15,7 @@
 //!             access       steps and their undo      address_pool           images/        ──► image store
 //!             objects      owner: the one task that  publishing, removal    host_network/  ──► kernel (netlink)
 //!             errors       holds the state           collecting, reconcile  ledger/        ──► state.redb
-//!                ▲                │                  ruleset
+//!                ▲                │                  stacks, ruleset
 //!                └── events ◄─────┘
 //! ```
 //!
@@ -47,6 +47,23 @@
 //! it is decided anew. UDP flows to the unikernel before are deleted; TCP flows stay until they have drained, which the kernel
 //! tells. Only where the one before has died, those that it never answered are deleted too: the client tries again, and
 //! gets to the one that is live.
+//!
+//! # An Apply
+//!
+//! `bus::arguments::manifest` reads it → `planning::stacks::staging` refuses what can never go live → `orchestrator::stacks`
+//! imports every image once and deploys the members in the order of `planning::stacks::graph`, each by the ordinary Deploy
+//! with the others' addresses filled in: the same specification is the same unikernel, so what has not changed is there
+//! already. Until all are ready each new one is *provisional* in the ledger: a failure or a crash takes it away again.
+//!
+//! ```text
+//!             members become ready        Activate              Activate of the next one
+//!  manifest ──────────────────────► staged ───────► live ─────────────────────────────────► previous ──► former ──► (collected)
+//!                                                    ▲              RollbackStack               │
+//!                                                    └──────────────────────────────────────────┘
+//! ```
+//!
+//! Where members are published is a function of the chains (`planning::stacks::placing`): whatever moves is one list of
+//! changes, so one transaction and one batch.
 //!
 //! # States of a unikernel
 //!
