@@ -102,6 +102,9 @@ pub struct Stack {
     pub last_result: String,
     /// An intent, written before anything is taken away: found at the start, it is finished.
     pub removing: bool,
+    /// While it is removed: what its unikernels were made of, which goes with them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub leaving: BTreeSet<ImageDigest>,
 }
 
 impl Stack {
@@ -118,6 +121,7 @@ impl Stack {
             last_check: None,
             last_result: String::new(),
             removing: false,
+            leaving: BTreeSet::new(),
         }
     }
 

@@ -33,13 +33,11 @@ pub struct RemoveStack {
     name: StackName,
     claim: Option<StackClaim>,
     placed: Option<Placed>,
-    /// Of what its chains were made.
-    images: Vec<ImageDigest>,
 }
 
 impl RemoveStack {
     pub fn new(context: Arc<Context>, name: StackName) -> Self {
-        Self { context, name, claim: None, placed: None, images: Vec::new() }
+        Self { context, name, claim: None, placed: None }
     }
 
     fn unpublish<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
@@ -47,15 +45,13 @@ impl RemoveStack {
             let claim = self.context.claims.claim_stack(&self.name);
             self.claim = Some(claim.ok_or_else(|| super::in_use(&self.name))?);
             let (name, defaults) = (self.name.clone(), self.context.limits.defaults());
-            (self.placed, self.images) = self
+            self.placed = self
                 .context
                 .owner
                 .decide(move |state| {
                     let changes = moves::remove(&state.world, &name, defaults, Timestamp::now())?;
                     let placed = Placed::by(&changes, &state.world);
-                    let members = state.world.stack(&name).into_iter().flat_map(|stack| stack.chains());
-                    let images = members.flat_map(|chain| chain.members.values()).map(|member| member.image).collect();
-                    Ok((changes, (placed, images)))
+                    Ok((changes, placed))
                 })
                 .await?;
             super::after_a_move(&self.context, &self.name).await;
@@ -80,6 +76,13 @@ impl RemoveStack {
         let name = self.name.clone();
         let former = self.context.owner.look(move |state| state.world.stack(&name).map(|stack| stack.former.clone()));
         Ok(former.await?.into_iter().flatten().collect())
+    }
+
+    /// Of what they were made.
+    async fn leaving(&self) -> Result<Vec<ImageDigest>, Error> {
+        let name = self.name.clone();
+        let leaving = self.context.owner.look(move |state| state.world.stack(&name).map(|stack| stack.leaving.clone()));
+        Ok(leaving.await?.into_iter().flatten().collect())
     }
 
     fn drain<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
@@ -113,10 +116,11 @@ impl RemoveStack {
         async move {
             self.placed = None;
             let name = self.name.clone();
-            self.context.owner.decide(move |_| Ok((vec![Change::RemoveStack(name)], ()))).await?;
-            for image in self.images.drain(..) {
+            // Before the record, which alone names them.
+            for image in self.leaving().await? {
                 drop_unused_image(&self.context, image).await?;
             }
+            self.context.owner.decide(move |_| Ok((vec![Change::RemoveStack(name)], ()))).await?;
             info!(stack = %self.name, "removed");
             Ok(Flow::Next)
         }

@@ -67,10 +67,15 @@ pub fn fall_back(world: &World, facts: &Facts, defaults: Defaults, now: Timestam
     fallen.collect()
 }
 
-/// Takes all of a stack off its ports, and writes down that it goes.
+/// Takes all of a stack off its ports, and writes down that it goes, with its images: once its unikernels are gone
+/// nothing else names them.
 pub fn remove(world: &World, name: &StackName, defaults: Defaults, now: Timestamp) -> Result<Vec<Change>, Error> {
     let stack = world.stack(name).ok_or_else(|| Error::NoSuchStack(name.clone()))?;
-    let after = Stack { removing: true, live: None, staged: None, previous: None, applied: None, ..stack.clone() };
+    let members = stack.chains().flat_map(|chain| chain.members.values()).map(|member| member.image);
+    let former = stack.former.iter().filter_map(|id| Some(world.unikernel(id)?.spec.image));
+    let leaving = stack.leaving.iter().copied().chain(members).chain(former).collect();
+    let (live, staged, previous, applied) = Default::default();
+    let after = Stack { removing: true, leaving, live, staged, previous, applied, ..stack.clone() };
     placing::place(world, after, defaults, now)
 }
 
