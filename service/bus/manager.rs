@@ -238,7 +238,7 @@ impl Manager {
         // One with many patterns takes a second to read.
         let read = spawn_blocking(move || arguments::manifest(&manifest)).await;
         let manifest = read.map_err(|_| orchestrator::Error::Defect)??;
-        let request = ApplyRequest { manifest, caller, activate, unless: None };
+        let request = ApplyRequest { manifest, caller, activate, watched: None };
         let applied = self.entrance.after_events(self.entrance.orchestrator.apply(request).await).await?;
         Ok(path::stack(&applied))
     }

@@ -94,8 +94,11 @@ pub struct Stack {
     pub previous: Option<Arc<Chain>>,
     /// Unikernels that were of one of its chains and are of none any more: Collect removes them.
     pub former: BTreeSet<UnikernelId>,
-    pub applied: Option<Applied>,
+    pub applied: Option<Arc<Applied>>,
     pub attempt: Attempt,
+    /// What was live and has ended, where the chain before was put live again without being asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fell_back_from: Option<UnikernelId>,
     /// When the images that are watched were looked at last.
     pub last_check: Option<Timestamp>,
     /// What came of the last Apply, in words.
@@ -118,6 +121,7 @@ impl Stack {
             former: BTreeSet::new(),
             applied: None,
             attempt: Attempt::Working,
+            fell_back_from: None,
             last_check: None,
             last_result: String::new(),
             removing: false,

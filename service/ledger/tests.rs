@@ -128,12 +128,12 @@ fn stack(name: &str) -> Stack {
         staged: chain.clone(),
         previous: chain,
         former: [unikernel].into(),
-        applied: Some(Applied {
+        applied: Some(Arc::new(Applied {
             manifest: Manifest { stack: name.clone(), members: [(service.clone(), plan)].into() },
             caller: Caller { uid: 0, gid: 0, groups: vec![1, 2] },
             activate: true,
             images: [(service, ImageDigest([1; 32]))].into(),
-        }),
+        })),
         last_check: Some(Timestamp(7)),
         last_result: "staged".into(),
         ..Stack::new(name)

@@ -22,6 +22,7 @@ struct Inner {
     touched: BTreeSet<UnikernelId>,
     stacks: BTreeSet<StackName>,
     images: BTreeMap<ImageDigest, usize>,
+    held: BTreeMap<UnikernelId, usize>,
     late: BTreeSet<UnikernelId>,
 }
 
@@ -48,6 +49,13 @@ pub struct StackClaim {
 pub struct Pin {
     claims: Arc<Claims>,
     digest: ImageDigest,
+}
+
+/// A unikernel that stays as it is until this is dropped: a stack is about to be made of it.
+#[derive(Debug)]
+pub struct Hold {
+    claims: Arc<Claims>,
+    id: UnikernelId,
 }
 
 impl Claims {
@@ -101,6 +109,11 @@ impl Claims {
         Pin { claims: Arc::clone(self), digest }
     }
 
+    pub fn hold(self: &Arc<Self>, id: &UnikernelId) -> Hold {
+        *self.lock().held.entry(id.clone()).or_default() += 1;
+        Hold { claims: Arc::clone(self), id: id.clone() }
+    }
+
     /// Albatross was asked to create it and was silent: it can do so after the call has been undone.
     pub fn may_come_late(&self, id: &UnikernelId) {
         let mut inner = self.lock();
@@ -145,6 +158,10 @@ impl Claims {
         self.lock().touched.clone()
     }
 
+    pub fn held(&self) -> BTreeSet<UnikernelId> {
+        self.lock().held.keys().cloned().collect()
+    }
+
     pub fn busy_stacks(&self) -> BTreeSet<StackName> {
         self.lock().stacks.clone()
     }
@@ -175,12 +192,22 @@ impl Drop for StackClaim {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        let mut inner = self.claims.lock();
-        if let Some(count) = inner.images.get_mut(&self.digest) {
-            *count -= 1;
-            if *count == 0 {
-                inner.images.remove(&self.digest);
-            }
+        let_go(&mut self.claims.lock().images, &self.digest);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let_go(&mut self.claims.lock().held, &self.id);
+    }
+}
+
+/// One less that holds `key`.
+fn let_go<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
         }
     }
 }

@@ -40,7 +40,7 @@ impl Collect {
             .look(move |state| {
                 let removals = collecting::collect(&state.world, &state.facts, &keep);
                 match drains {
-                    Drains::Stay => collecting::drained_alone(removals, &state.world),
+                    Drains::Stay => collecting::drained_alone(removals, &state.world, &keep),
                     Drains::Wait | Drains::Go => removals,
                 }
             })
@@ -94,9 +94,9 @@ impl Collect {
 
     async fn wait_for_drain(&self, context: &Context, id: &UnikernelId, job: &Job) -> Result<(), Error> {
         job.step("draining").await;
-        let draining = id.clone();
+        let (draining, keep) = (id.clone(), self.keep.clone());
         let drained = context.owner.until(move |state| {
-            let mut with = collecting::drain_with(&state.world, &draining).into_iter();
+            let mut with = collecting::drain_with(&state.world, &keep, &draining).into_iter();
             (!with.any(|id| collecting::drains(&state.world, &id))).then_some(())
         });
         tokio::select! {

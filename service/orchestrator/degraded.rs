@@ -30,10 +30,12 @@ pub fn strangers(state: &State) -> Option<String> {
 
 /// Services that went back to the unikernel before.
 pub fn fell_back(state: &State) -> Option<String> {
-    let fallen = state.world.services().filter_map(|service| service.fell_back_from.as_ref());
-    let names = named(fallen)?;
+    let services = state.world.services().filter_map(|service| service.fell_back_from.as_ref());
+    let stacks = state.world.stacks().filter_map(|stack| stack.fell_back_from.as_ref());
+    let names = named(services.chain(stacks))?;
     Some(format!(
-        "{names}: was live and has ended, so its service went back to the one before. Deploy and publish one that stays up"
+        "{names}: was live and has ended, so its service or stack went back to the one before. Deploy and publish, or Apply, \
+         one that stays up"
     ))
 }
 

@@ -70,6 +70,22 @@ impl Error {
         Self::Member { member: member.clone(), stack: stack.clone(), source: Box::new(self) }
     }
 
+    /// The words for everybody: without what guests have printed.
+    pub fn public(&self) -> String {
+        match self {
+            Self::NotReady { id, reason, .. } => format!("{id} is not ready: {reason}; ReadConsole shows what it said"),
+            Self::Member { member, stack, source } => format!("member {member} of stack {stack}: {}", source.public()),
+            other => other.to_string(),
+        }
+    }
+
+    /// Whether the same call may well succeed later, with nothing changed by its caller.
+    pub fn is_passing(&self) -> bool {
+        use ErrorKind as Kind;
+        let passing = [Kind::AlbatrossUnavailable, Kind::AddressPoolExhausted, Kind::KernelRefused, Kind::Internal];
+        passing.contains(&self.kind()) || matches!(self.kind(), Kind::PortConflict | Kind::InUse | Kind::Cancelled)
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Refused(error) => refused_kind(error),

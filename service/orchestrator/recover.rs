@@ -14,7 +14,7 @@ use super::error::Error;
 use super::remove::{REMOVE, Remove};
 use super::stacks;
 use super::workflow;
-use crate::domain::{Change, Inventory, JobKind, Timestamp, UnikernelId};
+use crate::domain::{Change, Inventory, JobKind, Timestamp, Unikernel, UnikernelId};
 use crate::planning::reconcile::{self, HalfDone};
 
 /// Between two attempts at what could not be finished: from the first to the second, and at once after a look at Albatross.
@@ -59,7 +59,6 @@ async fn finish(context: &Arc<Context>, half_done: HalfDone) -> bool {
     let outcome = match &half_done {
         HalfDone::Deploy(id) => undo_deploy(context, id).await,
         HalfDone::Removal(id) => finish_removal(context, id).await,
-        HalfDone::Member(id, stack) => stacks::unmake(context, id, stack).await,
         HalfDone::Apply(stack) => stacks::give_up_lost(context, stack).await,
         HalfDone::StackRemoval(stack) => stacks::finish_removal(context, stack).await,
     };
@@ -122,7 +121,9 @@ async fn finish_removal(context: &Arc<Context>, id: &UnikernelId) -> Result<(), 
     let wanted = id.clone();
     let brought = context.owner.look(move |state| {
         // One that became ready is being destroyed; the image of one that did not goes as its deployment does.
-        let undone = state.world.unikernel(&wanted).filter(|unikernel| reconcile::is_half_made(unikernel))?;
+        let made_for_nothing =
+            |unikernel: &&Unikernel| reconcile::is_half_made(unikernel) || unikernel.provisional.is_some();
+        let undone = state.world.unikernel(&wanted).filter(made_for_nothing)?;
         undone.brought_image.then_some(undone.spec.image)
     });
     let brought = brought.await?;

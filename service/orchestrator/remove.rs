@@ -85,7 +85,7 @@ impl Remove {
                 .context
                 .owner
                 .decide(move |state| {
-                    let changes = removal::intend(&state.world, &id, force, Timestamp::now())?;
+                    let changes = removal::intend(&state.world, &state.facts, &id, force, Timestamp::now())?;
                     let unpublished = Switched::by(&changes, &state.world);
                     Ok((changes, unpublished))
                 })

@@ -1,15 +1,16 @@
 //! What callers ask for, after the bus has parsed it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::domain::{
-    Caller, Configuration, ImageDigest, ImageRecord, Manifest, PortMapping, ServiceName, StackName, Unikernel,
+    Applied, Caller, Configuration, ImageDigest, ImageRecord, Manifest, PortMapping, ServiceName, StackName, Unikernel,
     UnikernelId,
 };
 
@@ -90,6 +91,7 @@ pub struct ApplyRequest {
     pub caller: Caller,
     /// Make it live as soon as all is ready.
     pub activate: bool,
-    /// Do nothing where the images are still these: of a stack that is applied again because they are watched.
-    pub unless: Option<BTreeMap<ServiceName, ImageDigest>>,
+    /// What is watched, where that is the cause: nothing is done where this is not what was applied last, or where its
+    /// watched images are what they were.
+    pub watched: Option<Arc<Applied>>,
 }

@@ -71,6 +71,7 @@ pub fn collect(world: &World, facts: &Facts, keep: &Keep) -> Vec<Removal> {
         .collect::<Vec<_>>();
     let left = world.stacks().flat_map(left_by);
     let left = left.filter_map(|id| world.unikernel(id)).filter(|unikernel| is_free(unikernel, facts));
+    let left = left.filter(|unikernel| !world.is_live(&unikernel.id));
     let mut removed =
         left.map(|unikernel| unikernel.id.clone()).filter(|id| !needed.contains(id)).collect::<BTreeSet<_>>();
     for name in world.service_names() {
@@ -111,10 +112,13 @@ fn left_by(stack: &Stack) -> impl Iterator<Item = &UnikernelId> {
 
 /// Those that have to have drained before `id` is taken away: a chain goes when all of it has, for its members talk to
 /// each other for the clients of one.
-pub fn drain_with(world: &World, id: &UnikernelId) -> Vec<UnikernelId> {
-    let with = |stack: &&Stack| left_by(stack).any(|left| left == id);
-    let chain = world.stacks().filter(with).flat_map(left_by).cloned();
-    chain.chain([id.clone()]).collect()
+pub fn drain_with(world: &World, keep: &Keep, id: &UnikernelId) -> Vec<UnikernelId> {
+    let goes = |stack: &'_ Stack| {
+        let goes = left_by(stack).filter(|left| keep.previous == 0 || stack.former.contains(*left));
+        goes.cloned().collect::<Vec<_>>()
+    };
+    let chains = world.stacks().map(goes).filter(|chain| chain.contains(id));
+    chains.flatten().chain([id.clone()]).collect()
 }
 
 /// Whether `id` still has connections that it may finish.
@@ -128,12 +132,12 @@ pub fn drains(world: &World, id: &UnikernelId) -> bool {
 /// What of `removals` goes without anybody having asked for it: what was live, has drained, and has been replaced. What has
 /// ended stays, for Albatross may be about to start it again and somebody may want to know why it has; so does what no
 /// other has replaced.
-pub fn drained_alone(mut removals: Vec<Removal>, world: &World) -> Vec<Removal> {
+pub fn drained_alone(mut removals: Vec<Removal>, world: &World, keep: &Keep) -> Vec<Removal> {
     let has_drained = |unikernel: &Unikernel| {
         let service = world.service(&unikernel.id.service());
         let replaced = service.is_some_and(|service| service.publication.is_some());
-        let of_a_chain = world.stacks().any(|stack| stack.former.contains(&unikernel.id));
-        let drains = drain_with(world, &unikernel.id).iter().any(|id| drains(world, id));
+        let of_a_chain = world.stacks().any(|stack| left_by(stack).any(|id| *id == unikernel.id));
+        let drains = drain_with(world, keep, &unikernel.id).iter().any(|id| drains(world, id));
         let was_live = unikernel.last_live.is_some() && replaced;
         unikernel.removing || ((was_live || of_a_chain) && !unikernel.has_ended() && !drains)
     };
@@ -154,7 +158,7 @@ pub fn drained_alone(mut removals: Vec<Removal>, world: &World) -> Vec<Removal> 
 /// Whether no call is working on it, but to destroy it: that is waited for, and what hangs on it goes too.
 fn is_free(unikernel: &Unikernel, facts: &Facts) -> bool {
     let at_rest = unikernel.phase != Phase::Creating && unikernel.provisional.is_none();
-    unikernel.removing || (at_rest && !facts.busy.contains(&unikernel.id))
+    unikernel.removing || (at_rest && !facts.busy.contains(&unikernel.id) && !facts.held.contains(&unikernel.id))
 }
 
 fn unused<'a>(world: &World, name: &ServiceName, members: Vec<&'a Unikernel>, previous: u32) -> Vec<&'a Unikernel> {

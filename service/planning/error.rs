@@ -19,10 +19,10 @@ pub enum Error {
     NoSuchStack(StackName),
     #[error("service {0} has no earlier unikernel to go back to: deploy and publish the one that is wanted")]
     NothingBefore(ServiceName),
-    #[error("stack {0} has no earlier chain to go back to")]
+    #[error("stack {0} has no earlier chain to go back to: Apply stages another one, and Activate makes it live")]
     NoChainBefore(StackName),
-    #[error("{} is published by service {other} already: unpublish that one, or choose another host port", port_text(.port))]
-    PortConflict { port: HostPort, other: ServiceName },
+    #[error("{} {} choose another host port", port_text(.port), taken_text(.other, .stack.as_ref()))]
+    PortConflict { port: HostPort, other: ServiceName, stack: Option<StackName> },
     #[error("{0}")]
     ImageInvalid(String),
     #[error(transparent)]
@@ -38,6 +38,15 @@ pub enum Error {
 }
 
 /// A host port as a person reads it.
+fn taken_text(other: &ServiceName, stack: Option<&StackName>) -> String {
+    match stack {
+        None => format!("is published by service {other} already: unpublish that one, or"),
+        Some(stack) => {
+            format!("is one of service {other} in stack {stack} already: change the manifest of that stack, or")
+        }
+    }
+}
+
 pub(super) fn port_text(port: &HostPort) -> String {
     match port.address {
         Some(address) => format!("{} port {} on {address}", port.transport, port.port),

@@ -39,6 +39,8 @@ pub struct Facts {
     pub starts: Starts,
     /// Unikernels that a call is working on: reconciliation leaves them alone.
     pub busy: BTreeSet<UnikernelId>,
+    /// Unikernels that a call is about to make members of a stack.
+    pub held: BTreeSet<UnikernelId>,
     /// Stacks that a call is working on.
     pub busy_stacks: BTreeSet<StackName>,
     /// Images that a call is about to use: not collected.

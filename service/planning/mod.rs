@@ -8,6 +8,7 @@ pub mod admission;
 pub mod collecting;
 pub mod error;
 pub mod facts;
+pub mod ports;
 pub mod publishing;
 pub mod reconcile;
 pub mod redaction;

@@ -11,7 +11,7 @@ use super::error::Error;
 use super::facts::Facts;
 use super::world::World;
 use crate::domain::{
-    Change, Phase, PortMapping, Publication, Service, ServiceName, StaleFlows, Timestamp, Transport, Unikernel,
+    Change, Phase, PortMapping, Publication, Service, ServiceName, Stack, StaleFlows, Timestamp, Transport, Unikernel,
     UnikernelId,
 };
 
@@ -24,6 +24,20 @@ pub struct Wanted {
     pub addresses: BTreeSet<IpAddr>,
     pub sources: Vec<IpNet>,
     pub drain: Duration,
+}
+
+impl Wanted {
+    /// The publication of `unikernel` in this way.
+    pub fn of(self, unikernel: &Unikernel) -> Publication {
+        Publication {
+            unikernel: unikernel.id.clone(),
+            target: unikernel.address,
+            ports: self.ports,
+            addresses: self.addresses,
+            sources: self.sources,
+            drain: u64::try_from(self.drain.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
 }
 
 /// What a switch comes down to.
@@ -55,17 +69,10 @@ pub fn publish(world: &World, service: &ServiceName, wanted: &Wanted, now: Times
     if unikernel.phase != Phase::Ready {
         return Ok(Decision::After(Obstacle::NotReadyYet(Box::new(unikernel.clone()))));
     }
-    let publication = Publication {
-        unikernel: unikernel.id.clone(),
-        target: unikernel.address,
-        ports: wanted.ports.clone(),
-        addresses: wanted.addresses.clone(),
-        sources: wanted.sources.clone(),
-        drain: u64::try_from(wanted.drain.as_millis()).unwrap_or(u64::MAX),
-    };
+    let publication = wanted.clone().of(unikernel);
     for (port, _) in publication.host_ports() {
         if let Some(other) = world.port_taken(&port, service) {
-            return Err(Error::PortConflict { port, other: other.clone() });
+            return Err(world.port_conflict(port, other));
         }
     }
     Ok(switch(world, service, Some(publication), now).into())
@@ -87,9 +94,7 @@ pub fn rollback(world: &World, service: &ServiceName, now: Timestamp) -> Result<
     // One that is not published has no ports to go back on: Publish says which.
     let publication = record.publication.as_ref().ok_or_else(nothing)?;
     let previous = record.previous.as_ref().and_then(|previous| world.unikernel(previous)).ok_or_else(nothing)?;
-    if previous.removing {
-        return Err(being_destroyed(previous));
-    }
+    settled(previous)?;
     let decision = match previous.phase {
         Phase::Ready => switch(world, service, Some(moved_to(publication, previous)), now).into(),
         Phase::Exited | Phase::Failed => Decision::After(Obstacle::Ended(Box::new(previous.clone()))),
@@ -101,7 +106,7 @@ pub fn rollback(world: &World, service: &ServiceName, now: Timestamp) -> Result<
 /// Goes back to the unikernel before, in every service whose live one has ended while that one runs and is ready.
 pub fn fall_back(world: &World, facts: &Facts, now: Timestamp) -> Vec<Change> {
     let free = |unikernel: &&Unikernel| !unikernel.removing && !facts.busy.contains(&unikernel.id);
-    let alone = world.services().filter(|service| world.stack_of(&service.name).is_none());
+    let alone = world.services().filter(|service| not_of_a_stack(world, &service.name).is_ok());
     let fallen = alone.filter_map(|service| {
         let publication = service.publication.as_ref()?;
         let live = world.unikernel(&publication.unikernel).filter(free)?;
@@ -126,9 +131,14 @@ fn moved_to(publication: &Publication, unikernel: &Unikernel) -> Publication {
     Publication { unikernel: unikernel.id.clone(), target: unikernel.address, ..publication.clone() }
 }
 
-/// The members of a stack move together.
+/// The members of a stack move together. What was published by hand before stays in hand until the stack goes live.
 fn not_of_a_stack(world: &World, service: &ServiceName) -> Result<(), Error> {
-    match world.stack_of(service) {
+    let by_hand = world.service(service).is_some_and(|service| service.publication.is_some());
+    let moves = |stack: &&Stack| {
+        let mut moved = stack.live.iter().chain(&stack.previous);
+        stack.removing || !by_hand || moved.any(|chain| chain.members.contains_key(service))
+    };
+    match world.stack_of(service).filter(moves) {
         None => Ok(()),
         Some(stack) => Err(Error::InUse(format!(
             "service {service} is a member of stack {}: change its manifest and Apply it, or call Activate, RollbackStack \
@@ -163,9 +173,7 @@ fn chosen<'a>(world: &'a World, service: &ServiceName, id: Option<&UnikernelId>)
 }
 
 fn runs(unikernel: &Unikernel) -> Result<&Unikernel, Error> {
-    if unikernel.removing {
-        return Err(being_destroyed(unikernel));
-    }
+    settled(unikernel)?;
     match unikernel.phase {
         Phase::Exited | Phase::Failed => Err(Error::NotReady(format!(
             "{} does not run: {}; Restart starts it again",
@@ -175,8 +183,16 @@ fn runs(unikernel: &Unikernel) -> Result<&Unikernel, Error> {
     }
 }
 
-fn being_destroyed(unikernel: &Unikernel) -> Error {
-    Error::NotReady(format!("{} is being destroyed: deploy it again after that", unikernel.id))
+/// Whether it is here to stay.
+fn settled(unikernel: &Unikernel) -> Result<(), Error> {
+    let id = &unikernel.id;
+    if unikernel.removing {
+        return Err(Error::NotReady(format!("{id} is being destroyed: deploy it again after that")));
+    }
+    match &unikernel.provisional {
+        None => Ok(()),
+        Some(made) => Err(Error::InUse(format!("{id} is made for stack {}, whose Apply still works", made.stack))),
+    }
 }
 
 /// The changes from what `service` publishes now to `publication`, with all that hangs on them: what was live becomes
@@ -259,13 +275,19 @@ impl Switched {
         })
     }
 
+    pub fn service(&self) -> &ServiceName {
+        &self.after.name
+    }
+
     /// Back to what was published before; nothing where somebody has switched since, or has taken one of the ports.
     pub fn take_back(&self, world: &World) -> Vec<Change> {
         let name = &self.after.name;
-        let same = world.service(name).is_some_and(|now| now.publication == self.after.publication);
+        let same = world
+            .service(name)
+            .is_some_and(|now| now.publication == self.after.publication && now.staged == self.after.staged);
         let before = self.before.as_ref().and_then(|service| service.publication.as_deref());
-        let taken =
-            before.is_some_and(|back| back.host_ports().any(|(port, _)| world.port_taken(&port, name).is_some()));
+        let mut back = self.before.iter().flat_map(Service::publications).flat_map(|back| back.host_ports());
+        let taken = back.any(|(port, _)| world.port_taken(&port, name).is_some());
         if !same || taken {
             return Vec::new();
         }

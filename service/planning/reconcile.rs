@@ -203,9 +203,7 @@ pub enum HalfDone {
     Deploy(UnikernelId),
     /// A removal that has begun: to be finished.
     Removal(UnikernelId),
-    /// Made for a stack's Apply that did not come to its end: to be taken away.
-    Member(UnikernelId, StackName),
-    /// An Apply of which nothing is left: to be given up.
+    /// An Apply that did not come to its end: what was made for it is to be taken away.
     Apply(StackName),
     /// A removal of a stack that has begun: to be finished.
     StackRemoval(StackName),
@@ -220,20 +218,17 @@ pub fn half_done(world: &World, facts: &Facts) -> Vec<HalfDone> {
         }
         is_half_made(unikernel).then(|| HalfDone::Deploy(unikernel.id.clone()))
     });
-    let members = staging::left_behind(world, facts);
-    let members = members.map(|(unikernel, made)| HalfDone::Member(unikernel.id.clone(), made.stack.clone()));
-    found.chain(members).chain(half_done_stacks(world, facts)).collect()
+    found.chain(half_done_stacks(world, facts)).collect()
 }
 
 fn half_done_stacks(world: &World, facts: &Facts) -> impl Iterator<Item = HalfDone> {
     let free = world.stacks().filter(|stack| !facts.busy_stacks.contains(&stack.name));
     free.filter_map(|stack| {
-        let made_for = |unikernel: &Unikernel| unikernel.provisional.as_ref().is_some_and(|it| it.stack == stack.name);
         if stack.removing {
             return Some(HalfDone::StackRemoval(stack.name.clone()));
         }
-        let over = stack.attempt == Attempt::Working && !world.unikernels().any(made_for);
-        over.then(|| HalfDone::Apply(stack.name.clone()))
+        let left = stack.attempt == Attempt::Working || !staging::left_behind(world, &stack.name).0.is_empty();
+        left.then(|| HalfDone::Apply(stack.name.clone()))
     })
 }
 

@@ -1,43 +1,55 @@
 //! Taking a unikernel away: the intent first, and what is left to write once Albatross has destroyed it.
 
+use std::sync::Arc;
+
 use super::error::Error;
+use super::facts::Facts;
 use super::publishing::{self, Switched};
 use super::world::World;
-use crate::domain::{Change, Phase, Service, Stack, StackName, Timestamp, Unikernel, UnikernelId};
+use crate::domain::{Change, Phase, Publication, Service, Timestamp, Unikernel, UnikernelId};
 
 /// Marks `id` as to be removed. One that is live is refused, unless `force` takes its ports away with it.
-pub fn intend(world: &World, id: &UnikernelId, force: bool, now: Timestamp) -> Result<Vec<Change>, Error> {
+pub fn intend(
+    world: &World,
+    facts: &Facts,
+    id: &UnikernelId,
+    force: bool,
+    now: Timestamp,
+) -> Result<Vec<Change>, Error> {
     let unikernel = world.unikernel(id).ok_or_else(|| Error::NoSuchUnikernel(id.clone()))?;
     if unikernel.phase == Phase::Creating {
         return Err(Error::InUse(format!("{id} is being deployed: cancel that job, or wait for it")));
     }
     if let Some(provisional) = &unikernel.provisional {
-        return Err(Error::InUse(format!(
-            "{id} is made for stack {}: cancel that job, or wait for it",
-            provisional.stack
-        )));
+        let stack = &provisional.stack;
+        return Err(Error::InUse(format!("{id} is made for stack {stack}: cancel that job, or wait for it")));
     }
-    if let Some(stack) = needing(world, id).filter(|_| !force) {
+    if facts.held.contains(id) {
+        return Err(Error::InUse(format!("{id} is about to be a member of a stack: cancel that job, or wait for it")));
+    }
+    if let Some(stack) = world.stack_needing(id).filter(|_| !force) {
+        let stack = &stack.name;
         return Err(Error::InUse(format!("{id} is a member of stack {stack}: change its manifest, or use force")));
     }
-    let mut changes = Vec::new();
-    if world.is_live(id) {
-        if !force {
-            return Err(Error::InUse(format!(
-                "{id} is live: publish another unikernel of its service first, unpublish it, or use force"
-            )));
-        }
-        changes = publishing::switch(world, &id.service(), None, now);
-        changes.retain(|change| !matches!(change, Change::PutUnikernel(changed) if changed.id == *id));
+    if !force && world.is_live(id) {
+        return Err(Error::InUse(format!(
+            "{id} is live: publish another unikernel of its service first, unpublish it, or use force"
+        )));
     }
+    let mut changes = off_its_ports(world, id, now);
     changes.push(Change::PutUnikernel(Box::new(Unikernel { removing: true, ..unikernel.clone() })));
     Ok(changes)
 }
 
-/// The stack whose live or staged chain has `id`.
-fn needing<'a>(world: &'a World, id: &UnikernelId) -> Option<&'a StackName> {
-    let needs = |stack: &&Stack| stack.live.iter().chain(&stack.staged).any(|chain| chain.has(id));
-    world.stacks().find(needs).map(|stack| &stack.name)
+/// Takes away what leads to `id`, live or staged.
+fn off_its_ports(world: &World, id: &UnikernelId, now: Timestamp) -> Vec<Change> {
+    let Some(service) = world.service(&id.service()) else { return Vec::new() };
+    let kept =
+        |publication: &Option<Arc<Publication>>| publication.as_deref().filter(|one| one.unikernel != *id).cloned();
+    let (publication, staged) = (kept(&service.publication), kept(&service.staged));
+    let mut changes = publishing::move_to(world, &service.name, publication, staged, now);
+    changes.retain(|change| !matches!(change, Change::PutUnikernel(changed) if changed.id == *id));
+    changes
 }
 
 /// Takes the intent back: `id` is as it was, and live again where it was `unpublished`.

@@ -5,15 +5,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::address_pool::AddressPool;
+use super::error::Error;
+use super::ports::Ports;
 use super::states::{stack_state, state};
 use crate::domain::{
     Chain, Change, ConsoleLine, Event, HostPort, ImageDigest, ImageRecord, Lease, Phase, Publication, Service,
-    ServiceName, ServiceView, Stack, StackName, StackView, StaleFlows, Timestamp, Transport, Unikernel, UnikernelId,
+    ServiceName, ServiceView, Stack, StackName, StackView, StaleFlows, Timestamp, Unikernel, UnikernelId,
     UnikernelView,
 };
-
-/// Ordered so that all addresses of one port stand together.
-type PortKey = (Transport, u16, Option<IpAddr>);
 
 /// The ledger's contents with the indices that decisions need.
 #[derive(Debug)]
@@ -21,7 +20,7 @@ pub struct World {
     unikernels: BTreeMap<UnikernelId, Unikernel>,
     members: BTreeMap<ServiceName, BTreeSet<UnikernelId>>,
     services: BTreeMap<ServiceName, Service>,
-    ports: BTreeMap<PortKey, ServiceName>,
+    ports: Ports<ServiceName>,
     pool: AddressPool,
     images: BTreeMap<ImageDigest, ImageRecord>,
     stale_flows: BTreeSet<StaleFlows>,
@@ -38,7 +37,7 @@ impl World {
             unikernels: BTreeMap::new(),
             members: BTreeMap::new(),
             services: BTreeMap::new(),
-            ports: BTreeMap::new(),
+            ports: Ports::default(),
             pool: AddressPool::new(leases, released),
             images: BTreeMap::new(),
             stale_flows: BTreeSet::new(),
@@ -87,9 +86,23 @@ impl World {
         self.stacks.values()
     }
 
-    /// The stack that has `service` in one of its chains.
+    /// The stack that has `service` in one of its chains, or is about to take away what was of it.
     pub fn stack_of(&self, service: &ServiceName) -> Option<&Stack> {
-        self.stacks.values().find(|stack| stack.chains().any(|chain| chain.members.contains_key(service)))
+        let member = |stack: &Stack| stack.chains().any(|chain| chain.members.contains_key(service));
+        let leaving = |stack: &Stack| stack.removing && stack.former.iter().any(|id| id.service() == *service);
+        self.stacks.values().find(|stack| member(stack) || leaving(stack))
+    }
+
+    /// The stack whose live or staged chain is made of a unikernel.
+    pub fn stack_needing(&self, id: &UnikernelId) -> Option<&Stack> {
+        let needs = |stack: &&Stack| stack.live.iter().chain(&stack.staged).any(|chain| chain.has(id));
+        self.stacks.values().find(needs)
+    }
+
+    /// That `port` is taken by `other`, with what to do about it.
+    pub fn port_conflict(&self, port: HostPort, other: &ServiceName) -> Error {
+        let stack = self.stack_of(other).map(|stack| stack.name.clone());
+        Error::PortConflict { port, other: other.clone(), stack }
     }
 
     /// What a unikernel is made of, or may be once more for a stack.
@@ -154,10 +167,7 @@ impl World {
 
     /// The services whose ports clash with `port`.
     pub fn port_takers(&self, port: &HostPort) -> impl Iterator<Item = &ServiceName> {
-        let all_addresses = (port.transport, port.port, None)..=(port.transport, port.port, Some(LAST_ADDRESS));
-        let clashes =
-            |&(transport, number, address): &PortKey| port.clashes(&HostPort { address, transport, port: number });
-        self.ports.range(all_addresses).filter(move |(key, _)| clashes(key)).map(|(_, service)| service)
+        self.ports.takers(port)
     }
 
     pub fn unikernel_view(&self, id: &UnikernelId) -> Option<UnikernelView> {
@@ -287,8 +297,9 @@ impl World {
             }
             Change::PutService(service) => {
                 self.forget_ports(&service.name);
-                let keys = service.publications().flat_map(|publication| port_keys(publication));
-                self.ports.extend(keys.map(|key| (key, service.name.clone())));
+                for (port, _) in service.publications().flat_map(|publication| publication.host_ports()) {
+                    self.ports.insert(port, service.name.clone());
+                }
                 self.services.insert(service.name.clone(), *service);
             }
             Change::RemoveService(name) => {
@@ -328,10 +339,10 @@ impl World {
 
     fn forget_ports(&mut self, name: &ServiceName) {
         let Some(service) = self.services.get(name) else { return };
-        for key in service.publications().flat_map(|publication| port_keys(publication)) {
+        for (port, _) in service.publications().flat_map(|publication| publication.host_ports()) {
             // In one list of changes a port can have gone to another service before it is taken from this one.
-            if self.ports.get(&key) == Some(name) {
-                self.ports.remove(&key);
+            if self.ports.get(&port) == Some(name) {
+                self.ports.remove(&port);
             }
         }
     }
@@ -364,13 +375,6 @@ impl World {
         let stacks = stacks.iter().filter_map(|name| Some((name.clone(), Arc::new(self.stack_view(name)?)))).collect();
         Views { unikernels, services, stacks }
     }
-}
-
-/// Above every other address in the order of `IpAddr`.
-const LAST_ADDRESS: IpAddr = IpAddr::V6(std::net::Ipv6Addr::from_bits(u128::MAX));
-
-fn port_keys(publication: &Publication) -> impl Iterator<Item = PortKey> + '_ {
-    publication.host_ports().map(|(port, _)| (port.transport, port.port, port.address))
 }
 
 fn touched_service(change: &Change) -> Option<ServiceName> {

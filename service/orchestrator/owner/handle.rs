@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::error::Error;
 use super::State;
-use crate::domain::{Change, ConsoleLine, Inventory, Policy, Unikernel, UnikernelId};
+use crate::domain::{Change, ConsoleLine, Inventory, Policy, StackName, Timestamp, Unikernel, UnikernelId};
 use crate::planning::facts::Facts;
 
 /// Why something does not work now; one note a subject.
@@ -49,6 +49,11 @@ pub(super) enum Message {
     Show {
         unikernel: Box<Unikernel>,
         done: oneshot::Sender<()>,
+    },
+    /// The watched images of a stack were looked at. Not worth the disk's time: it is written with the next change.
+    Looked {
+        stack: StackName,
+        at: Timestamp,
     },
     Observe(Observe),
     Seen(Seen),
@@ -120,6 +125,11 @@ impl OwnerHandle {
         let (done, shown) = oneshot::channel();
         self.send(Message::Show { unikernel: Box::new(unikernel), done }).await?;
         shown.await.map_err(|_| Error::Stopping)
+    }
+
+    /// Shows when the watched images of a stack were looked at last.
+    pub async fn looked(&self, stack: StackName, at: Timestamp) -> Result<(), Error> {
+        self.send(Message::Looked { stack, at }).await
     }
 
     /// Takes in what was observed of the host.

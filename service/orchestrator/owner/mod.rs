@@ -27,6 +27,7 @@ use crate::planning::reconcile;
 use crate::planning::ruleset::{self, Elements, Ruleset};
 use crate::planning::stacks::moves;
 use crate::planning::stacks::placing::Defaults;
+use crate::planning::stacks::watching;
 use crate::planning::world::World;
 
 pub use self::handle::{OwnerHandle, Seen, Trouble};
@@ -140,6 +141,7 @@ impl Owner {
                 self.apply(vec![Change::PutUnikernel(Box::new(Unikernel { last_live, ..*unikernel }))]).await;
                 let _ = done.send(());
             }
+            Message::Looked { stack, at } => self.apply(watching::looked(&self.state.world, &stack, at)).await,
             Message::Observe(observe) => self.observe(observe).await,
             Message::Seen(seen) => self.take_in(seen).await,
             Message::Trouble { subject, note } => self.note(subject, note),
@@ -301,6 +303,7 @@ impl Owner {
 
     fn refresh_claims(&mut self) {
         self.state.facts.busy = self.claims.busy();
+        self.state.facts.held = self.claims.held();
         self.state.facts.busy_stacks = self.claims.busy_stacks();
         self.state.facts.pinned = self.claims.pinned();
     }

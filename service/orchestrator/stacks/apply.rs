@@ -17,9 +17,12 @@ use super::super::owner::State;
 use super::super::request::{ApplyRequest, ImageSource};
 use super::super::workflow::{self, Flow, Step, nothing};
 use super::making::Making;
-use super::placed::Placed;
-use crate::domain::{Applied, Caller, Chain, ImageDigest, ImageReference, Manifest, ServiceName, StackName, Timestamp};
+use crate::domain::{
+    Applied, Attempt, Caller, Chain, ImageDigest, ImageReference, Manifest, ServiceName, StackName, Timestamp,
+};
+use crate::planning;
 use crate::planning::stacks::moves::Goal;
+use crate::planning::stacks::placed::Placed;
 use crate::planning::stacks::staging::{self, Begun, Ended};
 use crate::planning::stacks::watching;
 
@@ -38,10 +41,13 @@ pub const APPLY: &[Step<Apply>] = &[
 #[derive(Debug)]
 enum Cause {
     /// Somebody, or the watch, applies a manifest.
-    Manifest { caller: Caller, activate: bool, unless: Option<BTreeMap<ServiceName, ImageDigest>> },
+    Manifest { caller: Caller, activate: bool, watched: Option<Arc<Applied>> },
     /// One that has been made before is to go live, and not all of it is there any more.
     Move { images: BTreeMap<ServiceName, ImageDigest>, goal: Goal },
 }
+
+/// How often something may come between a chain's being ready and its being put where it is to be.
+const OBSTACLES: usize = 3;
 
 #[derive(Debug)]
 pub struct Apply {
@@ -50,8 +56,12 @@ pub struct Apply {
     cause: Cause,
     claim: Option<StackClaim>,
     images: BTreeMap<ImageReference, Imported>,
+    /// Which of them each member is made of.
+    references: BTreeMap<ServiceName, ImageReference>,
     /// What the stack remembers of this, once the images of a manifest are known.
-    applied: Option<Applied>,
+    applied: Option<Arc<Applied>>,
+    /// What had come of the Apply before this one.
+    before: Option<Attempt>,
     /// What has led to this, where nobody has called.
     because: String,
     making: Option<Making>,
@@ -60,7 +70,7 @@ pub struct Apply {
 
 impl Apply {
     pub fn new(context: Arc<Context>, request: ApplyRequest) -> Self {
-        let cause = Cause::Manifest { caller: request.caller, activate: request.activate, unless: request.unless };
+        let cause = Cause::Manifest { caller: request.caller, activate: request.activate, watched: request.watched };
         Self::of(context, request.manifest, cause)
     }
 
@@ -71,8 +81,8 @@ impl Apply {
     }
 
     fn of(context: Arc<Context>, manifest: Manifest, cause: Cause) -> Self {
-        let (claim, images, applied, because, making, placed) = Default::default();
-        Self { context, manifest, cause, claim, images, applied, because, making, placed }
+        let (claim, images, references, applied, before, because, making, placed) = Default::default();
+        Self { context, manifest, cause, claim, images, references, applied, before, because, making, placed }
     }
 
     /// Goes through the table; where that fails, the stack says why.
@@ -94,16 +104,12 @@ impl Apply {
         }
     }
 
-    fn what_is_applied(&self) -> Option<Applied> {
+    fn what_is_applied(&self) -> Option<Arc<Applied>> {
         let Cause::Manifest { caller, activate, .. } = &self.cause else { return None };
-        let digest = |image: &ImageReference| self.images.get(image).map(|imported| imported.record.digest);
-        let images = self.manifest.members.iter().map(|(name, plan)| Some((name.clone(), digest(&plan.image)?)));
-        Some(Applied {
-            manifest: self.manifest.clone(),
-            caller: caller.clone(),
-            activate: *activate,
-            images: images.collect::<Option<_>>()?,
-        })
+        let images = self.manifest.members.keys().map(|name| Some((name.clone(), self.image_of(name)?.record.digest)));
+        let images = images.collect::<Option<_>>()?;
+        let (manifest, caller, activate) = (self.manifest.clone(), caller.clone(), *activate);
+        Some(Arc::new(Applied { manifest, caller, activate, images }))
     }
 
     /// Of two calls for one stack the second waits, and then finds what the first has made.
@@ -119,16 +125,33 @@ impl Apply {
                 }
                 Cause::Move { .. } => Some(claims.claim_stack(name).ok_or_else(|| super::in_use(name))?),
             };
-            Ok(Flow::Next)
+            self.before_it().await
         }
         .boxed()
+    }
+
+    /// Remembers how the stack was before; where a watch is the cause, whether that still is what is watched.
+    async fn before_it(&mut self) -> Result<Flow, Error> {
+        let watched = match &self.cause {
+            Cause::Manifest { watched, .. } => watched.clone(),
+            Cause::Move { .. } => None,
+        };
+        let name = self.manifest.stack.clone();
+        let look = move |state: &State| {
+            let still = watched.is_none_or(|watched| watching::still_applied(&state.world, &watched));
+            (state.world.stack(&name).map(|stack| stack.attempt), still)
+        };
+        let (before, still) = self.context.owner.look(look).await?;
+        self.before = before;
+        Ok(if still { Flow::Next } else { Flow::Done })
     }
 
     /// Each image once, however many members are made of it.
     fn import<'a>(&'a mut self, job: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
-            for (name, plan) in &self.manifest.members {
-                let reference = self.reference(name, &plan.image);
+            for name in self.manifest.members.keys() {
+                let reference = self.wanted(name).await?;
+                self.references.insert(name.clone(), reference.clone());
                 if !self.images.contains_key(&reference) {
                     let imported = import(&self.context, self.source(&reference), job).await;
                     let imported = imported.map_err(|error| error.of_member(name, &self.manifest.stack))?;
@@ -147,21 +170,34 @@ impl Apply {
 
     /// Of what is watched, whether any image is another than it was. What moved it is told with what comes of it.
     fn has_moved(&mut self) -> bool {
-        let Cause::Manifest { unless: Some(before), .. } = &self.cause else { return true };
+        let Cause::Manifest { watched: Some(before), .. } = &self.cause else { return true };
         let Some(applied) = &self.applied else { return true };
         let moved = watching::moved(applied, before);
         self.because = moved.iter().map(|member| format!("the image of {member} has changed: ")).collect();
         !moved.is_empty()
     }
 
-    /// A chain that is made once more is made of what its images were then.
-    fn reference(&self, member: &ServiceName, image: &ImageReference) -> ImageReference {
-        match &self.cause {
-            Cause::Manifest { .. } => image.clone(),
+    /// A chain that is made once more is made of what its images were then; and so are, where a watch is the cause, the
+    /// members that are not watched.
+    async fn wanted(&self, member: &ServiceName) -> Result<ImageReference, Error> {
+        let plan = self.manifest.members.get(member).ok_or(Error::Defect)?;
+        let digest = match &self.cause {
             Cause::Move { images, .. } => {
-                images.get(member).map_or_else(|| image.clone(), |digest| ImageReference::Stored(*digest))
+                return images.get(member).map(|d| ImageReference::Stored(*d)).ok_or(Error::Defect);
             }
-        }
+            Cause::Manifest { watched: Some(watched), .. } if plan.watch.is_none() => {
+                watched.images.get(member).copied()
+            }
+            Cause::Manifest { .. } => None,
+        };
+        let Some(digest) = digest else { return Ok(plan.image.clone()) };
+        // Where nothing has come of it then, it is not there any more.
+        let stored = self.context.owner.look(move |state| state.world.image(digest).is_some()).await?;
+        Ok(if stored { ImageReference::Stored(digest) } else { plan.image.clone() })
+    }
+
+    fn image_of(&self, member: &ServiceName) -> Option<&Imported> {
+        self.images.get(self.references.get(member)?)
     }
 
     fn source(&self, reference: &ImageReference) -> ImageSource {
@@ -178,7 +214,9 @@ impl Apply {
     fn drop_images(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
             for (_, imported) in std::mem::take(&mut self.images) {
-                imported.drop_unused(&self.context).await?;
+                if let Err(error) = imported.drop_unused(&self.context).await {
+                    warn!(%error, stack = %self.manifest.stack, "an image of it that nothing uses stays in the store");
+                }
             }
             Ok(())
         }
@@ -213,7 +251,7 @@ impl Apply {
         async move {
             let members = self.manifest.members.iter();
             let parts = members.map(|(name, plan)| {
-                let imported = self.images.get(&self.reference(name, &plan.image)).ok_or(Error::Defect)?;
+                let imported = self.image_of(name).ok_or(Error::Defect)?;
                 Ok((name.clone(), (plan.clone(), imported.record.clone())))
             });
             let parts = parts.collect::<Result<_, Error>>()?;
@@ -234,33 +272,44 @@ impl Apply {
         .boxed()
     }
 
-    fn place<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+    /// What has ended, or runs again, between its being ready and this, is waited for once more.
+    fn place<'a>(&'a mut self, job: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
-            let (name, goal, applied) = (self.manifest.stack.clone(), self.goal(), self.applied.clone());
-            let chain = self.making.as_ref().ok_or(Error::Defect)?.chain();
-            let (defaults, because) = (self.context.limits.defaults(), self.because.clone());
-            let (placed, result) = self
-                .context
-                .owner
-                .decide(move |state| {
-                    let (world, now) = (&state.world, Timestamp::now());
-                    let done = staging::Done { chain, goal, applied: applied.as_ref(), because };
-                    let (changes, result) = staging::finish(world, &name, done, defaults, now)?;
-                    let placed = Placed::by(&changes, world);
-                    Ok((changes, (placed, result)))
-                })
-                .await?;
-            self.placed = placed;
-            info!(stack = %self.manifest.stack, result, "applied");
-            Ok(Flow::Next)
+            for _ in 0..OBSTACLES {
+                match self.try_to_place().await {
+                    Err(Error::Refused(planning::Error::NotReady(why))) => {
+                        info!(stack = %self.manifest.stack, why, "once more");
+                        self.making.as_mut().ok_or(Error::Defect)?.make(job).await?;
+                    }
+                    outcome => return outcome.map(|()| Flow::Next),
+                }
+            }
+            self.try_to_place().await.map(|()| Flow::Next)
         }
         .boxed()
+    }
+
+    async fn try_to_place(&mut self) -> Result<(), Error> {
+        let (name, goal, applied) = (self.manifest.stack.clone(), self.goal(), self.applied.clone());
+        let chain = self.making.as_ref().ok_or(Error::Defect)?.chain();
+        let (defaults, because) = (self.context.limits.defaults(), self.because.clone());
+        let placing = self.context.owner.decide(move |state| {
+            let (world, now) = (&state.world, Timestamp::now());
+            let done = staging::Done { chain, goal, applied: applied.as_ref(), because };
+            let (changes, result) = staging::finish(world, &name, done, defaults, now)?;
+            let placed = Placed::by(&changes, world);
+            Ok((changes, (placed, result)))
+        });
+        let (placed, result) = placing.await?;
+        self.placed = placed;
+        info!(stack = %self.manifest.stack, result, "applied");
+        Ok(())
     }
 
     fn take_back(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
             match self.placed.take() {
-                Some(placed) => placed.take_back(&self.context).await,
+                Some(placed) => super::take_back(&self.context, placed).await,
                 None => Ok(()),
             }
         }
@@ -276,15 +325,15 @@ impl Apply {
     }
 
     async fn give_up(&mut self, error: &Error) {
-        let (name, applied) = (self.manifest.stack.clone(), self.applied.take());
-        let ended = match error.kind() {
-            ErrorKind::Cancelled => Ended::Cancelled,
-            _ => Ended::Failed(format!("{}{error}", self.because)),
+        let (name, before, applied) = (self.manifest.stack.clone(), self.before, self.applied.take());
+        let is_a_move = matches!(self.cause, Cause::Move { .. });
+        let ended = if is_a_move || error.kind() == ErrorKind::Cancelled {
+            Ended::AsBefore { before }
+        } else {
+            let why = format!("{}{}", self.because, error.public());
+            Ended::Failed { why, applied: applied.filter(|_| !error.is_passing()) }
         };
-        let given_up = self
-            .context
-            .owner
-            .decide(move |state| Ok((staging::give_up(&state.world, &name, applied.as_ref(), ended), ())));
+        let given_up = self.context.owner.decide(move |state| Ok((staging::give_up(&state.world, &name, ended), ())));
         if let Err(error) = given_up.await {
             warn!(%error, stack = %self.manifest.stack, "that an Apply failed could not be written down yet");
         }

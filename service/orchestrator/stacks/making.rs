@@ -9,12 +9,13 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 
+use super::super::claims::Hold;
 use super::super::context::Context;
 use super::super::deploy::{Outcome, deploy};
 use super::super::error::Error;
 use super::super::jobs::Job;
 use super::super::request::{DeployRequest, ImageSource};
-use super::unmake;
+use super::{Asking, unmake};
 use crate::domain::{Chain, ImageRecord, Member, MemberPlan, ServiceName, StackName, UnikernelId};
 use crate::planning::stacks::graph::{self, Order};
 
@@ -28,6 +29,8 @@ pub struct Making {
     addresses: BTreeMap<ServiceName, IpAddr>,
     /// What was not there before, or not running.
     started: Vec<UnikernelId>,
+    /// Nobody takes away meanwhile what was there.
+    holds: Vec<Hold>,
 }
 
 /// A member that is being deployed.
@@ -40,7 +43,8 @@ impl Making {
         stack: StackName,
         parts: BTreeMap<ServiceName, (MemberPlan, ImageRecord)>,
     ) -> Self {
-        Self { context, stack, parts, members: BTreeMap::new(), addresses: BTreeMap::new(), started: Vec::new() }
+        let (members, addresses, started, holds) = Default::default();
+        Self { context, stack, parts, members, addresses, started, holds }
     }
 
     /// Returns when all members are ready. At the first that fails the others are cancelled, and undo themselves.
@@ -88,6 +92,7 @@ impl Making {
     fn has_become(&mut self, name: &ServiceName, outcome: Outcome) -> Result<(), Error> {
         let (plan, record) = self.parts.get(name).ok_or(Error::Defect)?;
         let member = Member { plan: plan.clone(), image: record.digest, unikernel: outcome.id.clone() };
+        self.holds.push(self.context.claims.hold(&outcome.id));
         self.members.insert(name.clone(), member);
         self.addresses.insert(name.clone(), outcome.address);
         if outcome.started {
@@ -103,11 +108,13 @@ impl Making {
 
     /// Takes away what was started, those first that use the others.
     pub async fn unmake(self) -> Result<(), Error> {
-        let mut outcome = Ok(());
+        let (mut outcome, mut asking) = (Ok(()), Asking::AtOnce);
         for name in graph::dependents_first(self.parts.iter().map(|(name, (plan, _))| (name, plan))) {
             let member = self.members.get(&name).filter(|member| self.started.contains(&member.unikernel));
             if let Some(member) = member {
-                let unmade = unmake(&self.context, &member.unikernel, &self.stack).await;
+                let unmade = unmake(&self.context, &member.unikernel, &self.stack, asking).await;
+                // Each would wait for the same deadline.
+                asking = if unmade.is_err() { Asking::Later } else { asking };
                 outcome = outcome.and(unmade);
             }
         }

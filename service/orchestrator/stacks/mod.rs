@@ -3,7 +3,6 @@
 mod apply;
 mod making;
 mod moving;
-mod placed;
 mod removal;
 pub mod watching;
 
@@ -18,7 +17,8 @@ use super::publish;
 use crate::domain::{StackName, Timestamp, UnikernelId};
 use crate::planning;
 use crate::planning::removal as removing;
-use crate::planning::stacks::staging::{self, Ended, Undone};
+use crate::planning::stacks::placed::Placed;
+use crate::planning::stacks::staging::{self, Undone};
 
 #[cfg(feature = "fault-injection")]
 pub use apply::APPLY;
@@ -32,12 +32,20 @@ fn in_use(name: &StackName) -> Error {
         .into()
 }
 
+/// Whether Albatross is asked at once for what has to be taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    AtOnce,
+    /// It does not answer: the intent is written, and it is asked when it does.
+    Later,
+}
+
 /// Takes a unikernel away that was made for an Apply which came to nothing.
-pub async fn unmake(context: &Context, id: &UnikernelId, stack: &StackName) -> Result<(), Error> {
+async fn unmake(context: &Context, id: &UnikernelId, stack: &StackName, asking: Asking) -> Result<(), Error> {
     let _claim = context.claims.claim_in_turn(id).await;
     let (wanted, stack) = (id.clone(), stack.clone());
     let undone = context.owner.decide(move |state| Ok(staging::unmake(&state.world, &wanted, &stack))).await?;
-    if undone == Undone::Stays {
+    if undone == Undone::Stays || asking == Asking::Later {
         return Ok(());
     }
     context.albatross.destroy(id).await?;
@@ -50,11 +58,28 @@ pub async fn unmake(context: &Context, id: &UnikernelId, stack: &StackName) -> R
     Ok(())
 }
 
-/// Writes down that an Apply was not finished before the service ended.
+/// Takes away what an Apply has left that was not finished before the service ended, and writes down that it failed.
 pub async fn give_up_lost(context: &Context, name: &StackName) -> Result<(), Error> {
     let Some(_claim) = context.claims.claim_stack(name) else { return Ok(()) };
-    let (name, ended) = (name.clone(), Ended::Failed("the service ended before all was ready: Apply it again".into()));
-    context.owner.decide(move |state| Ok((staging::give_up(&state.world, &name, None, ended), ()))).await
+    let stack = name.clone();
+    let (made, brought) = context.owner.look(move |state| staging::left_behind(&state.world, &stack)).await?;
+    for id in made {
+        unmake(context, &id, name, Asking::AtOnce).await?;
+    }
+    // Of several that were made of one image, the one that had brought it may have gone first.
+    for digest in brought {
+        collect::drop_unused_image(context, digest).await?;
+    }
+    let stack = name.clone();
+    context.owner.decide(move |state| Ok((staging::give_up_lost(&state.world, &stack), ()))).await
+}
+
+/// All is as it was before a move.
+async fn take_back(context: &Context, placed: Placed) -> Result<(), Error> {
+    let defaults = context.limits.defaults();
+    let back = context.owner.decide(move |state| Ok((placed.take_back(&state.world, defaults, Timestamp::now())?, ())));
+    back.await?;
+    publish::delete_stale_flows(context).await
 }
 
 /// What follows a move: none of it can fail it.

@@ -11,9 +11,9 @@ use super::super::error::Error;
 use super::super::jobs::Job;
 use super::super::workflow::{Flow, Step, nothing};
 use super::apply::Apply;
-use super::placed::Placed;
 use crate::domain::{Chain, StackName, Timestamp};
 use crate::planning::stacks::moves::{self, Goal, Move};
+use crate::planning::stacks::placed::Placed;
 
 /// The way of a move.
 pub const MOVE: &[Step<MoveStack>] = &[
@@ -92,7 +92,7 @@ impl MoveStack {
     fn take_back(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
             match self.placed.take() {
-                Some(placed) => placed.take_back(&self.context).await,
+                Some(placed) => super::take_back(&self.context, placed).await,
                 None => Ok(()),
             }
         }

@@ -13,10 +13,11 @@ use super::super::error::Error;
 use super::super::jobs::Job;
 use super::super::remove::{REMOVE, Remove};
 use super::super::workflow::{self, Flow, Step, nothing};
-use super::placed::Placed;
 use crate::domain::{Change, ImageDigest, JobKind, StackName, Timestamp, UnikernelId};
 use crate::planning::collecting;
 use crate::planning::stacks::moves;
+use crate::planning::stacks::placed::Placed;
+use crate::planning::stacks::placing;
 
 /// The way of a removal. Once the first of its unikernels is gone there is no way back: the intent is in the ledger, and
 /// the next start finishes it.
@@ -64,7 +65,7 @@ impl RemoveStack {
     fn take_back(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
             if let Some(placed) = self.placed.take() {
-                placed.take_back(&self.context).await?;
+                super::take_back(&self.context, placed).await?;
                 super::after_a_move(&self.context, &self.name).await;
             }
             Ok(())
@@ -72,10 +73,14 @@ impl RemoveStack {
         .boxed()
     }
 
+    /// What nobody else uses meanwhile.
     async fn members(&self) -> Result<Vec<UnikernelId>, Error> {
         let name = self.name.clone();
-        let former = self.context.owner.look(move |state| state.world.stack(&name).map(|stack| stack.former.clone()));
-        Ok(former.await?.into_iter().flatten().collect())
+        let members = self.context.owner.look(move |state| {
+            let former = state.world.stack(&name).map(|stack| stack.former.clone()).unwrap_or_default();
+            former.into_iter().filter(|id| !placing::is_used_otherwise(&state.world, &name, id)).collect()
+        });
+        members.await
     }
 
     /// Of what they were made.

@@ -95,7 +95,7 @@ fn due(looks: &mut Looks, stack: &StackName, watched: &[Watched], now: Instant) 
 async fn check(
     orchestrator: Orchestrator,
     stack: StackName,
-    applied: Applied,
+    applied: Arc<Applied>,
     due: Vec<(Watched, Option<Look>)>,
 ) -> (StackName, Vec<(ServiceName, Look)>) {
     let context = &orchestrator.context;
@@ -118,20 +118,19 @@ async fn check(
     if let Err(error) = looked(context, &stack, said).await {
         warn!(%error, %stack, "that its images were looked at could not be written down");
     }
-    if changed {
-        apply(&orchestrator, &stack, applied).await;
+    if changed && !apply(&orchestrator, &stack, applied).await {
+        // Tried again at the next look, as if it had not been seen.
+        seen.clear();
     }
     (stack, seen)
 }
 
 async fn looked(context: &Context, stack: &StackName, said: Option<String>) -> Result<(), Error> {
-    if let Some(said) = &said {
-        warn!(%stack, said, "watched images");
-    }
+    context.owner.looked(stack.clone(), Timestamp::now()).await?;
+    let Some(said) = said else { return Ok(()) };
+    warn!(%stack, said, "watched images");
     let stack = stack.clone();
-    let looked =
-        context.owner.decide(move |state| Ok((watching::looked(&state.world, &stack, said, Timestamp::now()), ())));
-    looked.await
+    context.owner.decide(move |state| Ok((watching::said(&state.world, &stack, said), ()))).await
 }
 
 async fn look(image: &ImageReference, caller: &Caller) -> Look {
@@ -149,11 +148,18 @@ async fn look(image: &ImageReference, caller: &Caller) -> Look {
     }
 }
 
-async fn apply(orchestrator: &Orchestrator, stack: &StackName, applied: Applied) {
-    let Applied { manifest, caller, activate, images } = applied;
-    let request = ApplyRequest { manifest, caller, activate, unless: Some(images) };
+/// Whether this has come to an end, for better or worse.
+async fn apply(orchestrator: &Orchestrator, stack: &StackName, applied: Arc<Applied>) -> bool {
+    let (manifest, caller, activate) = (applied.manifest.clone(), applied.caller.clone(), applied.activate);
+    let request = ApplyRequest { manifest, caller, activate, watched: Some(applied) };
     match orchestrator.apply(request).await {
-        Ok(_) => info!(%stack, "its watched images were looked at"),
-        Err(error) => warn!(%stack, %error, "an image of it has changed, and applying it again failed"),
+        Ok(_) => {
+            info!(%stack, "its watched images were looked at");
+            true
+        }
+        Err(error) => {
+            warn!(%stack, %error, "an image of it has changed, and applying it again failed");
+            !error.is_passing()
+        }
     }
 }

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::domain::{
-    Configuration, HostPort, Manifest, MemberPlan, PortMapping, ServiceName, StackName, Transport, host_ports,
-};
+use crate::domain::{Configuration, HostPort, Manifest, MemberPlan, ServiceName, StackName, host_ports};
 use crate::planning::error::{Error, port_text};
+use crate::planning::ports::Ports;
 use crate::planning::template;
 
 /// Refuses a manifest that cannot become a chain, before anything starts: `InvalidArgument` with the members' names.
@@ -140,9 +139,6 @@ fn cycle(members: &BTreeMap<ServiceName, MemberPlan>) -> Option<Vec<ServiceName>
     }
 }
 
-/// Host ports by who has them; kept by address, since one on all addresses and one on some conflict as well.
-type Claims<'a> = BTreeMap<(Transport, u16), BTreeMap<Option<IpAddr>, Claim<'a>>>;
-
 #[derive(Clone, Copy)]
 struct Claim<'a> {
     member: &'a ServiceName,
@@ -151,32 +147,16 @@ struct Claim<'a> {
 
 /// Every host port once: while a chain is staged, what is live keeps its own.
 fn check_ports(manifest: &Manifest) -> Result<(), Error> {
-    let mut claims = Claims::new();
+    let mut claims = Ports::<Claim<'_>>::default();
     let live = manifest.members.iter().map(|(member, plan)| (Claim { member, key: "ports" }, plan, &plan.ports));
     let staged = manifest.members.iter().map(|(member, plan)| (Claim { member, key: "staged" }, plan, &plan.staged));
     for (claim, plan, ports) in live.chain(staged) {
-        take_ports(&mut claims, claim, plan, ports)
-            .map_err(|(port, other)| taken(&manifest.stack, &port, other, claim))?;
-    }
-    Ok(())
-}
-
-fn take_ports<'a>(
-    claims: &mut Claims<'a>,
-    claim: Claim<'a>,
-    plan: &MemberPlan,
-    ports: &[PortMapping],
-) -> Result<(), (HostPort, Claim<'a>)> {
-    for (port, _) in host_ports(ports, &plan.addresses) {
-        let there = claims.entry((port.transport, port.port)).or_default();
-        let conflict = match port.address {
-            Some(_) => there.get(&port.address).or_else(|| there.get(&None)),
-            None => there.values().next(),
-        };
-        if let Some(&other) = conflict {
-            return Err((port, other));
+        for (port, _) in host_ports(ports, &plan.addresses) {
+            if let Some(&other) = claims.takers(&port).next() {
+                return Err(taken(&manifest.stack, &port, other, claim));
+            }
+            claims.insert(port, claim);
         }
-        there.insert(port.address, claim);
     }
     Ok(())
 }

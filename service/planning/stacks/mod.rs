@@ -3,6 +3,7 @@
 pub mod dot;
 pub mod graph;
 pub mod moves;
+pub mod placed;
 pub mod placing;
 pub mod staging;
 pub mod watching;

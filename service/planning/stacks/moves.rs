@@ -35,7 +35,9 @@ pub fn activate(world: &World, name: &StackName, defaults: Defaults, now: Timest
     match &stack.staged {
         Some(chain) => go(world, stack, chain, Goal::Activate, defaults, now),
         None if stack.live.is_some() => Ok(Move::Now(Vec::new())),
-        None => Err(Error::NotReady(format!("nothing of stack {name} is staged: {}", stack.last_result))),
+        None => Err(Error::NotReady(format!(
+            "nothing of stack {name} is staged: Apply its manifest first, and look at LastResult where that has failed"
+        ))),
     }
 }
 
@@ -50,7 +52,8 @@ pub fn roll_back(world: &World, name: &StackName, defaults: Defaults, now: Times
 pub fn fall_back(world: &World, facts: &Facts, defaults: Defaults, now: Timestamp) -> Vec<(StackName, Vec<Change>)> {
     let runs = |id: &UnikernelId| facts.inventory.unikernels.iter().any(|running| running.id == *id);
     let free = |id: &UnikernelId| !facts.busy.contains(id);
-    let fallen = world.stacks().filter_map(|stack| {
+    let free_stacks = world.stacks().filter(|stack| !facts.busy_stacks.contains(&stack.name));
+    let fallen = free_stacks.filter_map(|stack| {
         let (live, previous) = (stack.live.as_ref()?, stack.previous.as_ref()?);
         let mut members = live.members.values().filter_map(|member| world.unikernel(&member.unikernel));
         let ended = members.find(|unikernel| unikernel.has_ended() && !unikernel.removing && free(&unikernel.id))?;
@@ -60,6 +63,7 @@ pub fn fall_back(world: &World, facts: &Facts, defaults: Defaults, now: Timestam
             if let Change::PutStack(after) = change {
                 after.attempt = Attempt::Failed;
                 after.last_result = format!("{} has ended: the chain before is live again", ended.id);
+                after.fell_back_from = Some(ended.id.clone());
             }
         }
         ready.then(|| (stack.name.clone(), changes))
@@ -98,7 +102,8 @@ fn go(
     let after = moved(stack, chain.as_ref().clone(), goal);
     // An Apply that works meanwhile goes on, and puts its chain beside this one.
     let attempt = if stack.attempt == Attempt::Working { Attempt::Working } else { Attempt::Done };
-    let after = Stack { attempt, last_result: words(world, chain, goal), ..after };
+    let fell_back_from = None;
+    let after = Stack { attempt, last_result: words(world, Some(chain), goal), fell_back_from, ..after };
     Ok(Move::Now(placing::place(world, after, defaults, now)?))
 }
 
@@ -146,14 +151,15 @@ fn shows_the_same(one: &Chain, other: &Chain) -> bool {
 }
 
 /// What has come of a move, for the person who looks later.
-pub fn words(world: &World, chain: &Chain, goal: Goal) -> String {
+pub fn words(world: &World, chain: Option<&Chain>, goal: Goal) -> String {
     let what = match goal {
         Goal::Stage => "staged",
         Goal::Activate => "live",
         Goal::RollBack => "rolled back",
     };
     let made = |id: &UnikernelId| world.unikernel(id).is_some_and(|unikernel| unikernel.provisional.is_some());
-    let new = chain.members.iter().filter(|(_, member)| made(&member.unikernel)).map(|(name, _)| name.as_str());
+    let members = chain.iter().flat_map(|chain| &chain.members);
+    let new = members.filter(|(_, member)| made(&member.unikernel)).map(|(name, _)| name.as_str());
     let new = new.collect::<Vec<_>>();
     if new.is_empty() { what.into() } else { format!("{what}; new: {}", new.join(", ")) }
 }

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::super::error::Error;
+use super::super::ports::Ports;
 use super::super::publishing;
 use super::super::world::World;
 use crate::domain::{
-    Chain, Change, HostPort, Manifest, Member, MemberPlan, PortMapping, Publication, ServiceName, Stack, Timestamp,
-    Transport, Unikernel, UnikernelId, host_ports,
+    Chain, Change, HostPort, Manifest, Member, MemberPlan, PortMapping, Publication, ServiceName, Stack, StackName,
+    Timestamp, Unikernel, UnikernelId, host_ports,
 };
 
 /// What a publication is made with where the manifest is silent.
@@ -49,11 +50,9 @@ pub fn check(world: &World, manifest: &Manifest) -> Result<(), Error> {
     let promised = promised(world, manifest);
     for plan in manifest.members.values() {
         for (port, is_staged) in ports(plan) {
-            let others = promised.get(&(port.transport, port.port)).into_iter().flatten();
-            let promised = others.filter(|(other, _)| port.clashes(other)).map(|(_, taker)| *taker).next();
             let taken = world.port_takers(&port).find(|taker| !own(taker) || (is_staged && live(taker, &port)));
-            if let Some(other) = taken.or(promised) {
-                return Err(Error::PortConflict { port, other: other.clone() });
+            if let Some(other) = taken.or_else(|| promised.takers(&port).copied().next()) {
+                return Err(world.port_conflict(port, other));
             }
         }
     }
@@ -67,20 +66,15 @@ fn ports(plan: &MemberPlan) -> impl Iterator<Item = (HostPort, bool)> {
 }
 
 /// Ports that other stacks have, or get when they are activated.
-fn promised<'a>(world: &'a World, manifest: &Manifest) -> ByNumber<'a> {
+fn promised<'a>(world: &'a World, manifest: &Manifest) -> Ports<&'a ServiceName> {
     let others = world.stacks().filter(|stack| stack.name != manifest.stack);
     let chains = others.flat_map(|stack| stack.live.iter().chain(&stack.staged));
-    let mut all = ByNumber::new();
+    let mut all = Ports::default();
     for (name, member) in chains.flat_map(|chain| &chain.members) {
-        for (port, _) in ports(&member.plan) {
-            all.entry((port.transport, port.port)).or_default().push((port, name));
-        }
+        ports(&member.plan).for_each(|(port, _)| all.insert(port, name));
     }
     all
 }
-
-/// Ports and who has them, by what can clash.
-type ByNumber<'a> = BTreeMap<(Transport, u16), Vec<(HostPort, &'a ServiceName)>>;
 
 /// What one service of the stack publishes.
 struct Wanted {
@@ -118,39 +112,45 @@ fn wanted(world: &World, before: &Stack, after: &Stack, defaults: Defaults) -> B
 /// A member on its ports; `None` without any, or where its unikernel is gone.
 fn on_ports(world: &World, member: &Member, ports: &[PortMapping], defaults: Defaults) -> Option<Publication> {
     let unikernel = world.unikernel(&member.unikernel).filter(|_| !ports.is_empty())?;
-    let drain = member.plan.drain.unwrap_or(defaults.drain);
-    Some(Publication {
-        unikernel: unikernel.id.clone(),
-        target: unikernel.address,
+    let wanted = publishing::Wanted {
         ports: ports.to_vec(),
+        unikernel: None,
         addresses: member.plan.addresses.clone(),
         sources: member.plan.sources.clone(),
-        drain: u64::try_from(drain.as_millis()).unwrap_or(u64::MAX),
-    })
+        drain: member.plan.drain.unwrap_or(defaults.drain),
+    };
+    Some(wanted.of(unikernel))
 }
 
 /// No port is anybody's besides the stack's, and none is two members'.
 fn check_ports(world: &World, all: &BTreeMap<ServiceName, Wanted>) -> Result<(), Error> {
-    let mut ours = ByNumber::new();
+    let mut ours = Ports::<&ServiceName>::default();
     for (name, wanted) in all {
         for (port, _) in wanted.publications().flat_map(Publication::host_ports) {
-            let same_number = ours.entry((port.transport, port.port)).or_default();
             let taken = world.port_takers(&port).find(|taker| !all.contains_key(*taker));
-            let twice = same_number.iter().find(|(other, _)| port.clashes(other)).map(|(_, taker)| *taker);
-            if let Some(other) = taken.or(twice) {
-                return Err(Error::PortConflict { port, other: other.clone() });
+            if let Some(other) = taken.or_else(|| ours.takers(&port).copied().next()) {
+                return Err(world.port_conflict(port, other));
             }
-            same_number.push((port, name));
+            ours.insert(port, name);
         }
     }
     Ok(())
+}
+
+/// Whether somebody besides stack `name` uses a unikernel: another stack, or who has published it by hand.
+pub fn is_used_otherwise(world: &World, name: &StackName, id: &UnikernelId) -> bool {
+    let elsewhere = world.stacks().any(|stack| stack.name != *name && stack.has(id));
+    // What the stack itself has live is taken off its ports before it leaves.
+    let own = world.stack(name).and_then(|stack| stack.live.as_ref()).is_some_and(|chain| chain.has(id));
+    elsewhere || (world.is_live(id) && !own)
 }
 
 /// What was of one of its chains and is of none any more, and is still there.
 fn former(world: &World, before: &Stack, after: &Stack) -> BTreeSet<UnikernelId> {
     let members = before.chains().flat_map(|chain| chain.members.values()).map(|member| &member.unikernel);
     let all = members.chain(&before.former).chain(&after.former);
-    all.filter(|id| !after.has(id) && world.unikernel(id).is_some()).cloned().collect()
+    let there = |id: &UnikernelId| world.unikernel(id).is_some() && !is_used_otherwise(world, &after.name, id);
+    all.filter(|id| !after.has(id) && there(id)).cloned().collect()
 }
 
 /// Those that were made for the chains of `after` belong to them from now on.

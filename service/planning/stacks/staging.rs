@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::super::admission;
 use super::super::error::Error;
@@ -12,8 +13,8 @@ use super::graph;
 use super::moves::{self, Goal};
 use super::placing::{self, Defaults};
 use crate::domain::{
-    Applied, Attempt, Chain, Change, ImageDigest, Manifest, Member, MemberPlan, Phase, Provisional, ServiceName, Stack,
-    StackName, Timestamp, Unikernel, UnikernelId,
+    Applied, Attempt, Chain, Change, ImageDigest, Manifest, Member, MemberPlan, Phase, ServiceName, Stack, StackName,
+    Timestamp, Unikernel, UnikernelId,
 };
 
 /// What an Apply comes down to, once its images are known.
@@ -50,7 +51,7 @@ pub fn being_removed(stack: &StackName) -> Error {
 pub fn begin(
     world: &World,
     facts: &Facts,
-    applied: &Applied,
+    applied: &Arc<Applied>,
     goal: Goal,
     defaults: Defaults,
     now: Timestamp,
@@ -62,7 +63,9 @@ pub fn begin(
     if let Some(chain) = standing(world, facts, manifest, &applied.images)
         && let Some(after) = moves::unmoved(&stack, chain, goal)
     {
-        let after = Stack { applied: Some(applied.clone()), ..after };
+        let failed = stack.attempt == Attempt::Failed;
+        let last_result = if failed { moves::words(world, None, goal) } else { stack.last_result.clone() };
+        let after = Stack { applied: Some(Arc::clone(applied)), last_result, ..after };
         return Ok((placing::place(world, after, defaults, now)?, Begun::Nothing));
     }
     Ok((working(stack), Begun::Staging))
@@ -109,7 +112,7 @@ pub struct Done<'a> {
     pub chain: Chain,
     pub goal: Goal,
     /// The Apply that has made it.
-    pub applied: Option<&'a Applied>,
+    pub applied: Option<&'a Arc<Applied>>,
     /// In words, where nobody has called.
     pub because: String,
 }
@@ -124,40 +127,56 @@ pub fn finish(
 ) -> Result<(Vec<Change>, String), Error> {
     let stack = moves::known(world, name)?;
     let Done { chain, goal, applied, .. } = done;
-    if let Some((name, member)) = moves::first_not_whole(world, &chain) {
-        let id = &member.unikernel;
-        return Err(Error::NotReady(format!("member {name}: {id} did not stay ready: ReadConsole may say why")));
+    if let Some((member, made)) = moves::first_not_whole(world, &chain) {
+        let id = &made.unikernel;
+        return Err(Error::NotReady(format!(
+            "member {member} of stack {name}: {id} did not stay ready: ReadConsole may say why"
+        )));
     }
-    let result = done.because + &moves::words(world, &chain, goal);
+    if goal != Goal::RollBack {
+        // Another stack may have come meanwhile.
+        admit(world, &again(name, &chain).0)?;
+    }
+    let result = done.because + &moves::words(world, Some(&chain), goal);
     let after = moves::moved(stack, chain, goal);
     let applied = applied.cloned().or(after.applied);
-    let after = Stack { applied, attempt: Attempt::Done, last_result: result.clone(), ..after };
+    let fell_back_from = None;
+    let after = Stack { applied, attempt: Attempt::Done, last_result: result.clone(), fell_back_from, ..after };
     Ok((placing::place(world, after, defaults, now)?, result))
 }
 
 /// How an Apply ended that changed nothing.
 #[derive(Debug, Clone)]
 pub enum Ended {
-    Cancelled,
-    Failed(String),
+    /// Nothing is to be remembered of it: it was cancelled, or was part of a call that has its own answer. `before`: the
+    /// attempt before it, where there was one.
+    AsBefore { before: Option<Attempt> },
+    /// `applied`: what is not to be tried again by itself.
+    Failed { why: String, applied: Option<Arc<Applied>> },
 }
 
-/// Writes down that an Apply came to nothing. `applied`: what it was about, where its images could be had.
-pub fn give_up(world: &World, name: &StackName, applied: Option<&Applied>, ended: Ended) -> Vec<Change> {
+/// Writes down that an Apply came to nothing.
+pub fn give_up(world: &World, name: &StackName, ended: Ended) -> Vec<Change> {
     let known = world.stack(name);
     let mut stack = known.cloned().unwrap_or_else(|| Stack::new(name.clone()));
     match ended {
-        Ended::Failed(reason) => {
-            (stack.attempt, stack.last_result) = (Attempt::Failed, reason);
-            stack.applied = applied.cloned().or(stack.applied);
+        Ended::Failed { why, applied } => {
+            (stack.attempt, stack.last_result) = (Attempt::Failed, why);
+            stack.applied = applied.or(stack.applied);
         }
-        Ended::Cancelled if stack.chains().next().is_none() && stack.last_result.is_empty() => {
+        Ended::AsBefore { before: Some(before) } => stack.attempt = before,
+        Ended::AsBefore { before: None } => {
             return known.map(|_| Change::RemoveStack(name.clone())).into_iter().collect();
         }
-        Ended::Cancelled if stack.chains().next().is_none() => stack.attempt = Attempt::Failed,
-        Ended::Cancelled => stack.attempt = Attempt::Done,
     }
     if known == Some(&stack) { Vec::new() } else { vec![Change::PutStack(Box::new(stack))] }
+}
+
+/// Writes down that an Apply was not finished before the service ended.
+pub fn give_up_lost(world: &World, name: &StackName) -> Vec<Change> {
+    let lost = world.stack(name).is_some_and(|stack| stack.attempt == Attempt::Working);
+    let why = "the service ended before all of a chain was ready: apply or move it again".to_string();
+    if lost { give_up(world, name, Ended::Failed { why, applied: None }) } else { Vec::new() }
 }
 
 /// What becomes of a unikernel that was made for an Apply which came to nothing.
@@ -178,6 +197,11 @@ pub fn unmake(world: &World, id: &UnikernelId, stack: &StackName) -> (Vec<Change
         Some((unikernel, provisional))
     });
     let Some((unikernel, provisional)) = made else { return (Vec::new(), Undone::Stays) };
+    // Of use to somebody: a member of what is live that had ended, and runs again.
+    if world.is_live(id) || world.stack_needing(id).is_some() {
+        let kept = Unikernel { provisional: None, ..unikernel.clone() };
+        return (vec![Change::PutUnikernel(Box::new(kept))], Undone::Stays);
+    }
     let after = match &provisional.ended {
         None => Unikernel { removing: true, ..unikernel.clone() },
         Some(reason) => Unikernel {
@@ -195,13 +219,15 @@ pub fn unmake(world: &World, id: &UnikernelId, stack: &StackName) -> (Vec<Change
     (vec![Change::PutUnikernel(Box::new(after))], undone)
 }
 
-/// The unikernels that an Apply has left which nobody works on any more.
-pub fn left_behind<'a>(world: &'a World, facts: &'a Facts) -> impl Iterator<Item = (&'a Unikernel, &'a Provisional)> {
-    world.unikernels().filter_map(|unikernel| {
-        let provisional = unikernel.provisional.as_ref().filter(|it| !facts.busy_stacks.contains(&it.stack))?;
-        let free = !unikernel.removing && !reconcile::is_half_made(unikernel) && !facts.busy.contains(&unikernel.id);
-        free.then_some((unikernel, provisional))
-    })
+/// The unikernels that an Apply of stack `name` has left, and that are to be taken away; images that came with them.
+pub fn left_behind(world: &World, name: &StackName) -> (Vec<UnikernelId>, Vec<ImageDigest>) {
+    let made = world.unikernels().filter(|unikernel| {
+        let made = unikernel.provisional.as_ref().is_some_and(|made| made.stack == *name);
+        made && !unikernel.removing && !reconcile::is_half_made(unikernel)
+    });
+    let made = made.collect::<Vec<_>>();
+    let brought = made.iter().filter(|unikernel| unikernel.brought_image).map(|unikernel| unikernel.spec.image);
+    (made.iter().map(|unikernel| unikernel.id.clone()).collect(), brought.collect())
 }
 
 /// The plans of a chain, to make it once more, and what their images were.

@@ -1,10 +1,10 @@
 //! Which images of stacks are looked at again, and how often.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::world::World;
-use crate::domain::{Applied, Change, ImageDigest, ImageReference, ServiceName, Stack, StackName, Timestamp};
+use crate::domain::{Applied, Change, ImageReference, ServiceName, Stack, StackName, Timestamp};
 
 /// An image that may move.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct Watched {
 }
 
 /// The stacks with images that are watched.
-pub fn watched(world: &World) -> Vec<(StackName, Applied, Vec<Watched>)> {
+pub fn watched(world: &World) -> Vec<(StackName, Arc<Applied>, Vec<Watched>)> {
     let stacks = world.stacks().filter(|stack| !stack.removing);
     let watching = stacks.filter_map(|stack| {
         let applied = stack.applied.clone()?;
@@ -33,15 +33,26 @@ fn images(applied: &Applied) -> Vec<Watched> {
     watched.collect()
 }
 
-/// Writes down that the images of a stack were looked at, and what is to be said of it.
-pub fn looked(world: &World, name: &StackName, said: Option<String>, now: Timestamp) -> Vec<Change> {
-    let Some(stack) = world.stack(name).cloned() else { return Vec::new() };
-    let last_result = said.unwrap_or_else(|| stack.last_result.clone());
-    vec![Change::PutStack(Box::new(Stack { last_check: Some(now), last_result, ..stack }))]
+/// The images of a stack were looked at.
+pub fn looked(world: &World, name: &StackName, now: Timestamp) -> Vec<Change> {
+    let looked = world.stack(name).map(|stack| Stack { last_check: Some(now), ..stack.clone() });
+    looked.map(|stack| Change::PutStack(Box::new(stack))).into_iter().collect()
 }
 
-/// The members whose images are others than they were.
-pub fn moved(applied: &Applied, before: &BTreeMap<ServiceName, ImageDigest>) -> Vec<ServiceName> {
-    let moved = applied.images.iter().filter(|(name, digest)| before.get(*name) != Some(digest));
-    moved.map(|(name, _)| name.clone()).collect()
+/// What is to be said of a look at the images of a stack.
+pub fn said(world: &World, name: &StackName, what: String) -> Vec<Change> {
+    let said = world.stack(name).map(|stack| Stack { last_result: what, ..stack.clone() });
+    said.map(|stack| Change::PutStack(Box::new(stack))).into_iter().collect()
+}
+
+/// Whether what is watched is still what was applied last.
+pub fn still_applied(world: &World, watched: &Arc<Applied>) -> bool {
+    let stack = world.stack(&watched.manifest.stack).filter(|stack| !stack.removing);
+    stack.is_some_and(|stack| stack.applied.as_ref() == Some(watched))
+}
+
+/// The watched members whose images are others than they were.
+pub fn moved(applied: &Applied, before: &Applied) -> Vec<ServiceName> {
+    let watched = applied.manifest.members.iter().filter(|(_, plan)| plan.watch.is_some()).map(|(name, _)| name);
+    watched.filter(|name| applied.images.get(*name) != before.images.get(*name)).cloned().collect()
 }
