@@ -226,7 +226,7 @@ impl Model {
             }
             Act::Intend { which, force } => {
                 if let Some(unikernel) = self.which(*which)
-                    && let Ok(changes) = removal::intend(&self.world, &unikernel.id, *force, now)
+                    && let Ok(changes) = removal::intend(&self.world, &self.facts, &unikernel.id, *force, now)
                 {
                     assert!(*force || !self.world.is_live(&unikernel.id), "live and not forced");
                     self.write(changes);
@@ -235,7 +235,7 @@ impl Model {
             }
             Act::TakenBackIntend(which) => {
                 if let Some(unikernel) = self.which(*which).filter(|unikernel| !unikernel.removing)
-                    && let Ok(changes) = removal::intend(&self.world, &unikernel.id, true, now)
+                    && let Ok(changes) = removal::intend(&self.world, &self.facts, &unikernel.id, true, now)
                 {
                     let was_live = self.world.is_live(&unikernel.id);
                     let unpublished = Switched::by(&changes, &self.world);
@@ -344,7 +344,7 @@ impl Model {
                 }
                 Removal::Unikernel(id) => {
                     assert!(still.contains(removal), "{removal:?} of {list:?} is not in {still:?}");
-                    self.write(removal::intend(&self.world, id, false, self.now).unwrap());
+                    self.write(removal::intend(&self.world, &self.facts, id, false, self.now).unwrap());
                     self.write(removal::forget(&self.world, id, self.now));
                 }
                 Removal::Lease(tag) => assert!(self.world.pool().lease(tag).is_none()),

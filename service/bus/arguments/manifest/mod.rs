@@ -89,6 +89,14 @@ fn read(mut entries: DeTable<'_>) -> Result<Manifest, Fault> {
     members.sort_by_key(|(key, _)| key.span().start);
     let members = members.into_iter().map(|(key, value)| member(&key, value, &defaults));
     let members = members.collect::<Result<BTreeMap<_, _>, _>>()?;
+    let bytes = members.values().flat_map(|plan| &plan.configuration.arguments.0).map(String::len).sum::<usize>();
+    if bytes > MAX_TEXT {
+        // What stands once for all members is kept for each.
+        return Err(Fault::new(
+            0,
+            format!("the args of all members are {bytes} bytes together: at most {MAX_TEXT} can be"),
+        ));
+    }
     Ok(Manifest { stack, members })
 }
 

@@ -1,7 +1,7 @@
 //! What a manifest is refused for, in words, and the order of an example.
 
 use super::*;
-use crate::domain::PortProtocol;
+use crate::domain::{PortMapping, PortProtocol};
 use crate::planning::stacks::samples::{mail, manifest, name, plan, tcp};
 
 fn refused(members: impl IntoIterator<Item = (&'static str, MemberPlan)>) -> String {
