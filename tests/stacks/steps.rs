@@ -49,7 +49,7 @@ every_step! {
     apply_and_activate: ApplyLive ["apply", "owner"];
     activate: Activate ["move", "owner"];
     rollback_stack: Rollback ["move", "owner"];
-    rollback_stack_to_what_is_gone: RollbackToGone ["apply", "deploy", "owner"];
+    rollback_stack_to_what_is_gone: RollbackToGone ["apply", "owner"];
     remove_stack: Remove ["remove-stack", "owner"];
 }
 
