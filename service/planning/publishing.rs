@@ -275,22 +275,31 @@ impl Switched {
         })
     }
 
-    pub fn service(&self) -> &ServiceName {
-        &self.after.name
-    }
-
     /// Back to what was published before; nothing where somebody has switched since, or has taken one of the ports.
     pub fn take_back(&self, world: &World) -> Vec<Change> {
-        let name = &self.after.name;
-        let same = world
-            .service(name)
-            .is_some_and(|now| now.publication == self.after.publication && now.staged == self.after.staged);
-        let before = self.before.as_ref().and_then(|service| service.publication.as_deref());
-        let mut back = self.before.iter().flat_map(Service::publications).flat_map(|back| back.host_ports());
-        let taken = back.any(|(port, _)| world.port_taken(&port, name).is_some());
-        if !same || taken {
-            return Vec::new();
+        Self::take_all_back(std::slice::from_ref(self), world)
+    }
+
+    /// [`Switched::take_back`] of several: all or none.
+    pub fn take_all_back(all: &[Self], world: &World) -> Vec<Change> {
+        let names = all.iter().map(|switched| &switched.after.name).collect::<BTreeSet<_>>();
+        if all.iter().all(|switched| switched.can_be_taken_back(world, &names)) {
+            all.iter().flat_map(|switched| switched.back(world)).collect()
+        } else {
+            Vec::new()
         }
+    }
+
+    fn can_be_taken_back(&self, world: &World, with: &BTreeSet<&ServiceName>) -> bool {
+        let now = world.service(&self.after.name);
+        let same = now.is_some_and(|now| now.publication == self.after.publication && now.staged == self.after.staged);
+        let mut back = self.before.iter().flat_map(Service::publications).flat_map(|back| back.host_ports());
+        same && !back.any(|(port, _)| world.port_takers(&port).any(|taker| !with.contains(taker)))
+    }
+
+    fn back(&self, world: &World) -> Vec<Change> {
+        let name = &self.after.name;
+        let before = self.before.as_ref().and_then(|service| service.publication.as_deref());
         let mut changes = world
             .stale_flows()
             .filter(|flows| flows.service == *name && before.is_some_and(|back| back.target == flows.target))

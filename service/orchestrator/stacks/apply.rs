@@ -28,8 +28,9 @@ use crate::planning::stacks::watching;
 
 /// The way of a chain from its plan to its place, and back.
 pub const APPLY: &[Step<Apply>] = &[
-    Step { name: "taking-turn", perform: Apply::take_turn, undo: nothing, cancellable: true },
+    Step { name: "admitting", perform: Apply::admit, undo: nothing, cancellable: true },
     Step { name: "importing-images", perform: Apply::import, undo: Apply::drop_images, cancellable: true },
+    Step { name: "taking-turn", perform: Apply::take_turn, undo: nothing, cancellable: true },
     Step { name: "beginning", perform: Apply::begin, undo: nothing, cancellable: false },
     // Cancelled, it undoes by itself what is half-made.
     Step { name: "staging", perform: Apply::stage, undo: Apply::unmake, cancellable: false },
@@ -54,6 +55,8 @@ pub struct Apply {
     context: Arc<Context>,
     manifest: Manifest,
     cause: Cause,
+    /// Nothing speaks against it: if it fails all the same, the stack says why.
+    is_admitted: bool,
     claim: Option<StackClaim>,
     images: BTreeMap<ImageReference, Imported>,
     /// Which of them each member is made of.
@@ -81,17 +84,37 @@ impl Apply {
     }
 
     fn of(context: Arc<Context>, manifest: Manifest, cause: Cause) -> Self {
-        let (claim, images, references, applied, before, because, making, placed) = Default::default();
-        Self { context, manifest, cause, claim, images, references, applied, before, because, making, placed }
+        let (is_admitted, claim, images, references, applied, before, because, making, placed) = Default::default();
+        Self {
+            context,
+            manifest,
+            cause,
+            is_admitted,
+            claim,
+            images,
+            references,
+            applied,
+            before,
+            because,
+            making,
+            placed,
+        }
     }
 
     /// Goes through the table; where that fails, the stack says why.
     pub async fn run(mut self, job: &Job) -> Result<(), Error> {
         let outcome = workflow::run(APPLY, &mut self, job).await;
         if let Err(error) = &outcome
-            && self.claim.is_some()
+            && self.is_admitted
         {
-            self.give_up(error).await;
+            if self.claim.is_none() {
+                // Where another call works on the stack, what comes of that one counts.
+                self.claim = self.context.claims.claim_stack(&self.manifest.stack);
+                self.remember_before().await?;
+            }
+            if self.claim.is_some() {
+                self.give_up(error).await;
+            }
         }
         outcome
     }
@@ -112,26 +135,38 @@ impl Apply {
         Some(Arc::new(Applied { manifest, caller, activate, images }))
     }
 
-    /// Of two calls for one stack the second waits, and then finds what the first has made.
-    fn take_turn<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+    fn admit<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
-            let (claims, name) = (&self.context.claims, &self.manifest.stack);
-            self.claim = match &self.cause {
-                Cause::Manifest { .. } => {
-                    let manifest = self.manifest.clone();
-                    let admit = move |state: &State| staging::admit(&state.world, &manifest);
-                    self.context.owner.look(admit).await??;
-                    Some(claims.claim_stack_in_turn(name).await)
-                }
-                Cause::Move { .. } => Some(claims.claim_stack(name).ok_or_else(|| super::in_use(name))?),
-            };
-            self.before_it().await
+            if let Cause::Manifest { .. } = &self.cause {
+                let manifest = self.manifest.clone();
+                self.context.owner.look(move |state| staging::admit(&state.world, &manifest)).await??;
+            }
+            self.remember_before().await?;
+            self.is_admitted = true;
+            Ok(Flow::Next)
         }
         .boxed()
     }
 
-    /// Remembers how the stack was before; where a watch is the cause, whether that still is what is watched.
-    async fn before_it(&mut self) -> Result<Flow, Error> {
+    /// Of two calls for one stack the second waits, and then finds what the first has made.
+    fn take_turn<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
+        async move {
+            let (claims, name) = (&self.context.claims, &self.manifest.stack);
+            self.claim = Some(match &self.cause {
+                Cause::Manifest { .. } => claims.claim_stack_in_turn(name).await,
+                Cause::Move { .. } => claims.claim_stack(name).ok_or_else(|| super::in_use(name))?,
+            });
+            if self.remember_before().await? {
+                return Ok(Flow::Next);
+            }
+            self.drop_images().await?;
+            Ok(Flow::Done)
+        }
+        .boxed()
+    }
+
+    /// Remembers how the stack was before. Where a watch is the cause: whether what is watched still is what counts.
+    async fn remember_before(&mut self) -> Result<bool, Error> {
         let watched = match &self.cause {
             Cause::Manifest { watched, .. } => watched.clone(),
             Cause::Move { .. } => None,
@@ -143,7 +178,7 @@ impl Apply {
         };
         let (before, still) = self.context.owner.look(look).await?;
         self.before = before;
-        Ok(if still { Flow::Next } else { Flow::Done })
+        Ok(still)
     }
 
     /// Each image once, however many members are made of it.

@@ -76,9 +76,7 @@ pub async fn give_up_lost(context: &Context, name: &StackName) -> Result<(), Err
 
 /// All is as it was before a move.
 async fn take_back(context: &Context, placed: Placed) -> Result<(), Error> {
-    let defaults = context.limits.defaults();
-    let back = context.owner.decide(move |state| Ok((placed.take_back(&state.world, defaults, Timestamp::now())?, ())));
-    back.await?;
+    context.owner.decide(move |state| Ok((placed.take_back(&state.world), ()))).await?;
     publish::delete_stale_flows(context).await
 }
 

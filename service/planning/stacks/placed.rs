@@ -1,17 +1,14 @@
 //! A move of a stack that was made, for who has to take it back.
 
-use super::super::error::Error;
 use super::super::publishing::Switched;
 use super::super::world::World;
-use super::placing::{self, Defaults};
-use crate::domain::{Change, Provisional, Service, Stack, Timestamp, Unikernel, UnikernelId};
+use crate::domain::{Change, Provisional, Stack, Unikernel, UnikernelId};
 
 #[derive(Debug)]
 pub struct Placed {
     before: Option<Stack>,
     after: Stack,
-    /// Services that had been published by hand.
-    by_hand: Vec<Switched>,
+    services: Vec<Switched>,
     /// Unikernels that were made for it.
     made: Vec<(UnikernelId, Provisional)>,
 }
@@ -23,49 +20,44 @@ impl Placed {
             Change::PutStack(stack) => Some(stack.as_ref().clone()),
             _ => None,
         })?;
-        let before = world.stack(&after.name).cloned();
-        let had_live = |service: &Service| {
-            let live = before.as_ref().and_then(|stack| stack.live.as_ref());
-            live.is_some_and(|chain| chain.members.contains_key(&service.name))
-        };
-        let by_hand = changes.iter().filter_map(|change| match change {
-            Change::PutService(service) if !had_live(service) => Switched::by(std::slice::from_ref(change), world),
-            _ => None,
-        });
+        let services = changes.iter().filter_map(|change| Switched::by(std::slice::from_ref(change), world));
         let made = changes.iter().filter_map(|change| match change {
             Change::PutUnikernel(unikernel) => {
                 Some((unikernel.id.clone(), world.unikernel(&unikernel.id)?.provisional.clone()?))
             }
             _ => None,
         });
-        Some(Self { by_hand: by_hand.collect(), made: made.collect(), before, after })
+        Some(Self {
+            before: world.stack(&after.name).cloned(),
+            services: services.collect(),
+            made: made.collect(),
+            after,
+        })
     }
 
-    /// All is as it was before, but for what has happened to the unikernels since; nothing where somebody has moved the
-    /// stack.
-    pub fn take_back(&self, world: &World, defaults: Defaults, now: Timestamp) -> Result<Vec<Change>, Error> {
+    /// All is as it was before, but for what has happened to the unikernels since. Nothing where somebody has moved the
+    /// stack or one of its services, or has taken one of the ports.
+    pub fn take_back(&self, world: &World) -> Vec<Change> {
         let name = &self.after.name;
         let Some(stack) = world.stack(name).filter(|stack| is_the_same_move(stack, &self.after)) else {
-            return Ok(Vec::new());
+            return Vec::new();
         };
-        let before = self.before.clone().unwrap_or_else(|| Stack::new(name.clone()));
-        let back = Stack { former: stack.former.clone(), last_check: stack.last_check, ..before };
-        let mut changes = placing::place(world, back, defaults, now)?;
-        for switched in &self.by_hand {
-            changes
-                .retain(|change| !matches!(change, Change::PutService(service) if service.name == *switched.service()));
-            changes.extend(switched.take_back(world));
+        let mut changes = Switched::take_all_back(&self.services, world);
+        if changes.is_empty() && !self.services.is_empty() {
+            return Vec::new();
         }
-        for (id, made) in &self.made {
-            let there = world.unikernel(id).cloned();
-            let marked = there.map(|unikernel| Unikernel { provisional: Some(made.clone()), ..unikernel });
-            changes.extend(marked.map(|unikernel| Change::PutUnikernel(Box::new(unikernel))));
-        }
-        if self.before.is_none() {
-            changes.retain(|change| !matches!(change, Change::PutStack(_)));
-            changes.push(Change::RemoveStack(name.clone()));
-        }
-        Ok(changes)
+        changes.push(match &self.before {
+            Some(before) => {
+                let former = stack.former.iter().filter(|id| !before.has(id)).cloned().collect();
+                Change::PutStack(Box::new(Stack { former, last_check: stack.last_check, ..before.clone() }))
+            }
+            None => Change::RemoveStack(name.clone()),
+        });
+        changes.extend(self.made.iter().filter_map(|(id, made)| {
+            let marked = Unikernel { provisional: Some(made.clone()), ..world.unikernel(id)?.clone() };
+            Some(Change::PutUnikernel(Box::new(marked)))
+        }));
+        changes
     }
 }
 
