@@ -206,10 +206,8 @@ impl Drains {
         let due = |progress: &Progress| progress.count_at.min(progress.until) <= begin;
         let due = self.following.iter().filter(|(_, progress)| due(progress)).map(|(drain, _)| drain.clone());
         let due = due.collect::<Vec<_>>();
-        for drain in &due {
-            self.count(drain).await;
-        }
         if !due.is_empty() {
+            self.count(&due).await;
             debug!(drains = due.len(), took = ?begin.elapsed(), "counted");
             self.not_before = begin + PACE.max(begin.elapsed() * (1 + RELIEF));
         }
@@ -220,29 +218,46 @@ impl Drains {
         }
     }
 
-    async fn count(&mut self, drain: &Drain) {
-        let counted = self.context.flows.alive(drain.address).await;
-        let Some(progress) = self.following.get_mut(drain) else { return };
-        progress.count_at = Instant::now() + LOOK_AGAIN;
+    async fn count(&mut self, due: &[Drain]) {
+        let counted = self.context.flows.alive_of(&due.iter().map(|drain| drain.address).collect()).await;
         if let Err(error) = &counted {
-            debug!(id = %drain.id, %error, "its connections cannot be counted: it drains until its time is up");
+            debug!(%error, "connections cannot be counted: what drains does so until its time is up");
         }
-        progress.open = counted.ok();
-        let open = progress.open.as_ref().map(BTreeSet::len);
-        if open != Some(0) && Instant::now() < progress.until {
+        let (counted, now) = (counted.ok(), Instant::now());
+        let mut ended = Vec::new();
+        for drain in due {
+            let Some(progress) = self.following.get_mut(drain) else { continue };
+            progress.count_at = now + LOOK_AGAIN;
+            progress.open = counted.as_ref().and_then(|all| all.get(&drain.address).cloned());
+            if progress.open.as_ref().is_some_and(BTreeSet::is_empty) || now >= progress.until {
+                ended.push(drain.clone());
+            }
+        }
+        self.end(ended).await;
+    }
+
+    /// All in one decision: the members of a stack end together.
+    async fn end(&mut self, ended: Vec<Drain>) {
+        if ended.is_empty() {
             return;
         }
-        match end(&self.context, drain).await {
-            Ok(()) => {
-                info!(id = %drain.id, connections = open, "drained");
-                self.context.collects.notify_one();
-                self.following.remove(drain);
+        let written = end(&self.context, ended.clone()).await;
+        for drain in ended {
+            match &written {
+                Ok(()) => {
+                    let open = self.following.remove(&drain).and_then(|progress| progress.open);
+                    info!(id = %drain.id, connections = open.as_ref().map(BTreeSet::len), "drained");
+                }
+                Err(error) => {
+                    debug!(id = %drain.id, %error, "drained, but that could not be written yet");
+                    let Some(progress) = self.following.get_mut(&drain) else { continue };
+                    progress.count_at = Instant::now() + TRY_AGAIN;
+                    progress.until = progress.until.max(progress.count_at);
+                }
             }
-            Err(error) => {
-                debug!(id = %drain.id, %error, "drained, but that could not be written yet");
-                progress.count_at = Instant::now() + TRY_AGAIN;
-                progress.until = progress.until.max(progress.count_at);
-            }
+        }
+        if written.is_ok() {
+            self.context.collects.notify_one();
         }
     }
 
@@ -278,17 +293,20 @@ async fn draining(context: &Context) -> Result<BTreeSet<Drain>, Error> {
         .await
 }
 
-async fn end(context: &Context, drain: &Drain) -> Result<(), Error> {
-    let (id, until) = (drain.id.clone(), drain.until);
+async fn end(context: &Context, ended: Vec<Drain>) -> Result<(), Error> {
     context
         .owner
         .decide(move |state| {
-            let Some(service) = state.world.service(&id.service()) else { return Ok((Vec::new(), ())) };
-            let mut after: Service = service.clone();
-            // A drain of the same unikernel that began later has another time, and is waited for anew.
-            after.draining.retain(|entry| *entry != (id.clone(), until));
-            let changed = after != *service;
-            Ok((if changed { vec![Change::PutService(Box::new(after))] } else { Vec::new() }, ()))
+            let mut after = BTreeMap::<_, Service>::new();
+            for Drain { id, until, .. } in ended {
+                let Some(service) = state.world.service(&id.service()) else { continue };
+                // A drain of the same unikernel that began later has another time, and is waited for anew.
+                if service.draining.contains(&(id.clone(), until)) {
+                    let after = after.entry(service.name.clone()).or_insert_with(|| service.clone());
+                    after.draining.retain(|entry| *entry != (id.clone(), until));
+                }
+            }
+            Ok((after.into_values().map(|service| Change::PutService(Box::new(service))).collect(), ()))
         })
         .await
 }

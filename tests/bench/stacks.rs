@@ -18,7 +18,7 @@ const PORTS: u16 = 4;
 const FIRST_PORT: u16 = 10_000;
 const ROUNDS: usize = 50;
 /// Between two calls, so that what the one before leaves to do (its drain ends) is not part of the next.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(150);
 
 pub fn run() {
     isolated("stacks", |_| measure());

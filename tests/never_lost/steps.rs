@@ -46,7 +46,9 @@ every_step! {
 #[test]
 fn no_workflow_is_forgotten() {
     use albatross_deployer::orchestrator::fault_points;
-    assert_eq!(covered(), fault_points().into_keys().collect());
+    // tests/stacks/steps.rs has those of stacks.
+    let stacks = ["apply", "move", "remove-stack"];
+    assert_eq!(covered(), fault_points().into_keys().filter(|workflow| !stacks.contains(workflow)).collect());
 }
 
 /// How often a point is reached at most in one deed: the owner writes more than once.

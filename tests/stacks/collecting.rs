@@ -6,8 +6,8 @@ use std::net::TcpStream;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::host::{HOST, Options, error_of, eventually};
-use crate::manifest::{FIRST, LIVE, SECOND, STAGED, THIRD, mail, mail_with};
+use crate::host::{HOST, Options, ROOT, error_of, eventually};
+use crate::manifest::{FIRST, LIVE, SECOND, STAGED, THIRD, mail, mail_with, manifest, members};
 use crate::netns::isolated;
 use crate::scene::{Chain, Scene};
 use crate::told::Told;
@@ -93,6 +93,36 @@ fn a_chain_goes_when_its_last_connection_has() {
         let kept = ids(&[&seen.live, &seen.previous]);
         assert_eq!(scene.host.running().into_iter().collect::<BTreeSet<_>>(), kept);
         scene.settled().await;
+    });
+}
+
+/// Of many that drain at once the one with a connection is told from the others.
+#[test]
+fn one_of_many_that_drain_has_a_connection() {
+    isolated("collecting::one_of_many_that_drain_has_a_connection", |_| async {
+        let Some(scene) = Scene::new().await else { return };
+        let with_ports = |versions| {
+            let [entry, signer, forward] = members(&scene.host, versions);
+            let (signer, forward) = (signer.more("ports = [\"8081:80\"]"), forward.more("ports = [\"8082:80\"]"));
+            manifest("mail", &[entry, signer, forward])
+        };
+        scene.apply_and_activate(&with_ports(FIRST)).await.unwrap();
+        let first = scene.seen().await.live;
+        let download = download(&scene, 8081, 1_500);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        scene.apply_and_activate(&with_ports(SECOND)).await.unwrap();
+        let state = async |member: &str| {
+            let path = format!("{ROOT}/unikernel/{}", first[member].replace('.', "_2e"));
+            scene.manager.property::<String>(&path, "org.albatross.Deployer1.Unikernel", "State").await.unwrap()
+        };
+        eventually("those without have ended", async || {
+            state("entry").await == "retired" && state("forward").await == "retired"
+        })
+        .await;
+        assert_eq!(state("signer").await, "draining");
+        let download = tokio::task::spawn_blocking(move || download.join().unwrap()).await.unwrap();
+        eventually("so has it", async || state("signer").await == "retired").await;
+        assert!(download > 1_500_000, "{download}");
     });
 }
 

@@ -3,7 +3,7 @@
 mod events;
 mod flow;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, Nla};
@@ -24,6 +24,9 @@ use super::netlink::{Channel, Mute, Sending};
 const QUIET_GROUP: u32 = 6;
 
 const OBJECT: &str = "the host's connections";
+
+/// How many targets are asked for one by one: each time the kernel goes through all of its table.
+const FEW: usize = 2;
 
 #[derive(Debug)]
 pub struct Flows {
@@ -79,6 +82,28 @@ impl Flows {
         Ok(flows.into_iter().filter(|flow| flow.alive).filter_map(|flow| flow.id).collect())
     }
 
+    /// [`Flows::alive`] of each. The kernel goes through all connections once for a few of them, and not for each: of
+    /// more than that it lists all connections, and those of others are left out here.
+    pub async fn alive_of(&self, targets: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, BTreeSet<FlowId>>, Error> {
+        let mut alive = targets.iter().map(|target| (*target, BTreeSet::new())).collect::<BTreeMap<_, _>>();
+        if targets.len() <= FEW {
+            for (target, flows) in &mut alive {
+                *flows = self.alive(*target).await?;
+            }
+            return Ok(alive);
+        }
+        let mut channel = self.counting.lock().await;
+        for is_ipv4 in [true, false] {
+            let Some(one) = targets.iter().find(|target| target.is_ipv4() == is_ipv4) else { continue };
+            let wanted = |flow: &Flow| flow.redirected && flow.alive && targets.contains(&flow.target);
+            for flow in dump(&mut channel, *one, Vec::new(), wanted).await? {
+                let of_it = alive.entry(flow.target).or_default();
+                of_it.extend(flow.id);
+            }
+        }
+        Ok(alive)
+    }
+
     /// How many they are.
     pub async fn count(&self, target: IpAddr) -> Result<u32, Error> {
         Ok(u32::try_from(self.alive(target).await?.len()).unwrap_or(u32::MAX))
@@ -87,14 +112,23 @@ impl Flows {
 
 /// The flows to `target` whose destination was translated.
 async fn redirected(channel: &mut Channel, target: IpAddr, protocol: Option<Protocol>) -> Result<Vec<Flow>, Error> {
-    const GET: u8 = 1; // IPCTNL_MSG_CT_GET
-    let attributes = filter(target, protocol);
-    let request = message(target, ConntrackMessage::Other { message_type: GET, attributes });
     // The kernel filters since 5.8; what an older one lists besides is left out here.
     let wanted = |flow: &Flow| {
         flow.target == target && flow.redirected && protocol.is_none_or(|protocol| flow.protocol == Some(protocol))
     };
-    channel.dump(Sending::Apart, OBJECT, request, |frame| Ok(Flow::parse(frame).filter(wanted))).await
+    dump(channel, target, filter(target, protocol), wanted).await
+}
+
+/// The flows of `of`'s family that the kernel lists and that are wanted.
+async fn dump(
+    channel: &mut Channel,
+    of: IpAddr,
+    attributes: Vec<DefaultNla>,
+    wanted: impl Fn(&Flow) -> bool,
+) -> Result<Vec<Flow>, Error> {
+    const GET: u8 = 1; // IPCTNL_MSG_CT_GET
+    let request = message(of, ConntrackMessage::Other { message_type: GET, attributes });
+    channel.dump(Sending::Apart, OBJECT, request, |frame| Ok(Flow::parse(frame).filter(&wanted))).await
 }
 
 fn message(target: IpAddr, message: ConntrackMessage) -> NetfilterMessage {
