@@ -54,6 +54,9 @@ enum Untold {
 /// on the bus. That many turns are left to them before signals go out.
 const HOPS: usize = 6;
 
+/// Events that are taken in before any of them is told: a stack of hundreds of members that moves.
+const AT_ONCE: usize = 4096;
+
 impl Publisher {
     pub fn new(connection: &Connection, entrance: &Entrance) -> Self {
         Self {
@@ -95,13 +98,24 @@ impl Publisher {
                 },
                 Some(barrier) = barriers.recv() => self.reach(barrier, &mut events).await,
             }
-            for _ in 0..HOPS {
-                tokio::task::yield_now().await;
-                while let Ok(barrier) = barriers.try_recv() {
-                    self.reach(barrier, &mut events).await;
-                }
-            }
+            self.settle(&mut events, &mut barriers).await;
             self.tell().await;
+        }
+    }
+
+    /// Takes in what follows at once, until the calls that wait for it had their turn to answer.
+    async fn settle(&mut self, events: &mut mpsc::Receiver<Event>, barriers: &mut mpsc::Receiver<Barrier>) {
+        let (mut hops, mut taken) = (0, 0);
+        while hops < HOPS && taken < AT_ONCE {
+            tokio::task::yield_now().await;
+            hops += 1;
+            while let Ok(event) = events.try_recv() {
+                self.take_in(event).await;
+                (hops, taken) = (0, taken + 1);
+            }
+            while let Ok(barrier) = barriers.try_recv() {
+                self.reach(barrier, events).await;
+            }
         }
     }
 

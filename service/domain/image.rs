@@ -14,7 +14,9 @@ pub struct ImageDigest(pub [u8; 32]);
 impl ImageDigest {
     /// 64 hexadecimal digits, without the `sha256:` in front.
     pub fn hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digit = |number: u8| char::from(DIGITS[usize::from(number)]);
+        self.0.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
     }
 }
 
