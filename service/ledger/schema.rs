@@ -3,17 +3,19 @@
 //! Values are JSON of the domain types: it names its fields, so that a later version can add some without a new schema.
 //! The schema's number grows when an older version could no longer read what is written.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use redb::{
     Database, Error, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, TableHandle,
     WriteTransaction,
 };
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::Contents;
-use crate::domain::{Change, Lease, LeaseTag, Timestamp, UnikernelId};
+use crate::domain::{Change, ImageDigest, Lease, LeaseTag, Stack, StackName, Timestamp, UnikernelId};
 
 /// The schema that this version writes, and the newest that it reads. It reads all before it; a file gets this number
 /// with its next change.
@@ -38,7 +40,11 @@ const IMAGES: Table = TableDefinition::new("images");
 const STALE_FLOWS: Table = TableDefinition::new("stale_flows");
 /// By the unikernel's id.
 const LAST_WORDS: Table = TableDefinition::new("last_words");
+/// Without what stands in [`STACK_PARTS`].
 const STACKS: Table = TableDefinition::new("stacks");
+/// Chains and manifests of stacks, by the stack's name and the digest of the part: they are large, and to move one from
+/// staged to live does not write it again.
+const STACK_PARTS: Table = TableDefinition::new("stack_parts");
 
 const SCHEMA: &str = "schema";
 /// Counts transactions, so that it can be told whether one whose commit failed is there after all.
@@ -58,7 +64,7 @@ pub(super) fn initialize(database: &Database) -> Result<(), Error> {
         let mut meta = transaction.open_table(META)?;
         meta.insert(SCHEMA, VERSION)?;
         meta.insert(SEQUENCE, 0)?;
-        for table in [UNIKERNELS, SERVICES, LEASES, RELEASED, IMAGES, STALE_FLOWS, LAST_WORDS, STACKS] {
+        for table in [UNIKERNELS, SERVICES, LEASES, RELEASED, IMAGES, STALE_FLOWS, LAST_WORDS, STACKS, STACK_PARTS] {
             transaction.open_table(table)?;
         }
     }
@@ -84,7 +90,7 @@ pub(super) fn read(database: &Database) -> Result<Contents, Error> {
         images: entries(&transaction, IMAGES, |_, value| decode(IMAGES, value))?,
         stale_flows: entries(&transaction, STALE_FLOWS, |key, _| decode(STALE_FLOWS, key))?,
         last_words: later(&transaction, LAST_WORDS, |key, value| Ok((unikernel_id(key)?, decode(LAST_WORDS, value)?)))?,
-        stacks: later(&transaction, STACKS, |_, value| decode(STACKS, value))?,
+        stacks: stacks(&transaction)?,
     })
 }
 
@@ -144,9 +150,37 @@ impl Edit<'_> {
             Change::RemoveStaleFlows(flows) => self.set(STALE_FLOWS, encode(flows)?, None),
             Change::PutLastWords { id, lines } => self.put(LAST_WORDS, id.as_str(), lines),
             Change::RemoveLastWords(id) => self.set(LAST_WORDS, id.as_str(), None),
-            Change::PutStack(stack) => self.put(STACKS, stack.name.as_str(), stack),
-            Change::RemoveStack(name) => self.set(STACKS, name.as_str(), None),
+            Change::PutStack(stack) => self.put_stack(stack),
+            Change::RemoveStack(name) => {
+                self.drop_parts(name, &BTreeSet::new())?;
+                self.set(STACKS, name.as_str(), None)
+            }
         }
+    }
+
+    fn put_stack(&mut self, stack: &Stack) -> Result<(), Error> {
+        let mut parts = BTreeMap::new();
+        let record = StackRecord::of(stack, &mut parts)?;
+        self.drop_parts(&stack.name, &parts.keys().copied().collect())?;
+        for (digest, part) in parts {
+            let key = part_key(&stack.name, digest);
+            let there = self.transaction.open_table(STACK_PARTS)?.get(key.as_slice())?.is_some();
+            if !there {
+                self.set(STACK_PARTS, key, Some(&part))?;
+            }
+        }
+        self.put(STACKS, stack.name.as_str(), &record)
+    }
+
+    /// Removes what the record of a stack refers to, besides `kept`.
+    fn drop_parts(&mut self, name: &StackName, kept: &BTreeSet<ImageDigest>) -> Result<(), Error> {
+        let stacks = self.transaction.open_table(STACKS)?;
+        let former = stacks.get(name.as_str().as_bytes())?.map(|value| decode::<StackRecord>(STACKS, value.value()));
+        drop(stacks);
+        for part in former.transpose()?.iter().flat_map(StackRecord::parts).filter(|part| !kept.contains(part)) {
+            self.set(STACK_PARTS, part_key(name, part), None)?;
+        }
+        Ok(())
     }
 
     /// As `AddressPool::insert` does: an address that the tag had before is released at the new lease's time.
@@ -189,6 +223,71 @@ impl Edit<'_> {
         self.before.push(Before { table, key: key.to_vec(), value: former });
         Ok(())
     }
+}
+
+/// A stack as it is written: its parts by their digests.
+#[derive(Serialize, Deserialize)]
+struct StackRecord {
+    stack: Stack,
+    live: Option<ImageDigest>,
+    staged: Option<ImageDigest>,
+    previous: Option<ImageDigest>,
+    applied: Option<ImageDigest>,
+}
+
+type Parts = BTreeMap<ImageDigest, Vec<u8>>;
+
+impl StackRecord {
+    fn of(stack: &Stack, parts: &mut Parts) -> Result<Self, Error> {
+        Ok(Self {
+            live: part(stack.live.as_ref(), parts)?,
+            staged: part(stack.staged.as_ref(), parts)?,
+            previous: part(stack.previous.as_ref(), parts)?,
+            applied: part(stack.applied.as_ref(), parts)?,
+            stack: Stack { live: None, staged: None, previous: None, applied: None, ..stack.clone() },
+        })
+    }
+
+    fn parts(&self) -> impl Iterator<Item = ImageDigest> {
+        [self.live, self.staged, self.previous, self.applied].into_iter().flatten()
+    }
+
+    fn whole(self, parts: &Parts) -> Result<Stack, Error> {
+        Ok(Stack {
+            live: whole(self.live, parts)?,
+            staged: whole(self.staged, parts)?,
+            previous: whole(self.previous, parts)?,
+            applied: whole(self.applied, parts)?,
+            ..self.stack
+        })
+    }
+}
+
+fn part(value: Option<&impl Serialize>, parts: &mut Parts) -> Result<Option<ImageDigest>, Error> {
+    let Some(value) = value else { return Ok(None) };
+    let bytes = encode(value)?;
+    let digest = ImageDigest(Sha256::digest(&bytes).into());
+    parts.insert(digest, bytes);
+    Ok(Some(digest))
+}
+
+fn whole<T: DeserializeOwned>(digest: Option<ImageDigest>, parts: &Parts) -> Result<Option<T>, Error> {
+    let Some(digest) = digest else { return Ok(None) };
+    let missing = || Error::Corrupted(format!("{digest} is missing in stack_parts"));
+    decode(STACK_PARTS, parts.get(&digest).ok_or_else(missing)?).map(Some)
+}
+
+/// The name, which holds no NUL, a NUL, and the digest.
+fn part_key(name: &StackName, part: ImageDigest) -> Vec<u8> {
+    [name.as_str().as_bytes(), &[0], &part.0].concat()
+}
+
+fn stacks(transaction: &ReadTransaction) -> Result<Vec<Stack>, Error> {
+    let digest = |key: &[u8]| key.last_chunk().map(|digest| ImageDigest(*digest));
+    let nameless = || Error::Corrupted("an entry of stack_parts has no digest".into());
+    let parts = later(transaction, STACK_PARTS, |key, value| Ok((digest(key).ok_or_else(nameless)?, value.to_vec())))?;
+    let parts = parts.into_iter().collect::<Parts>();
+    later(transaction, STACKS, |_, value| decode::<StackRecord>(STACKS, value)?.whole(&parts))
 }
 
 /// The entries of a table that the first schema did not have.
@@ -289,6 +388,7 @@ pub(super) fn make_first(database: &Database) -> Result<(), Error> {
     let transaction = database.begin_write()?;
     transaction.delete_table(LAST_WORDS)?;
     transaction.delete_table(STACKS)?;
+    transaction.delete_table(STACK_PARTS)?;
     transaction.open_table(META)?.insert(SCHEMA, 1)?;
     Ok(transaction.commit()?)
 }

@@ -1,6 +1,7 @@
 //! What Degraded says of unikernels: what does not work now, and what to do about it.
 
 use super::owner::State;
+use crate::domain::UnikernelId;
 use crate::planning::reconcile;
 
 /// At most so many are named in one note.
@@ -26,6 +27,19 @@ pub fn strangers(state: &State) -> Option<String> {
         "{names}: Albatross runs it and this service has no record of it, so its address is leased to nobody. \
          Albatross's own client destroys it"
     ))
+}
+
+/// Members of what is live of a stack that nobody can reach.
+pub fn broken_stacks(state: &State) -> Option<String> {
+    let members = state.world.stacks().flat_map(|stack| {
+        let members = stack.live.iter().flat_map(|chain| &chain.members);
+        let ended = |id: &UnikernelId| state.world.unikernel(id).is_none_or(|unikernel| unikernel.has_ended());
+        let busy = |id: &UnikernelId| state.facts.busy.contains(id);
+        let broken = members.filter(move |(_, member)| ended(&member.unikernel) && !busy(&member.unikernel));
+        broken.map(|(name, _)| format!("{name} of stack {}", stack.name)).collect::<Vec<_>>()
+    });
+    let names = named(members)?;
+    Some(format!("{names}: has ended or is gone. Apply the stack's manifest again, Restart it, or RollbackStack"))
 }
 
 /// Services that went back to the unikernel before.

@@ -48,6 +48,8 @@ pub enum Error {
     NotReady { id: UnikernelId, reason: String, console: Vec<String> },
     #[error("member {member} of stack {stack}: {source}")]
     Member { member: ServiceName, stack: StackName, source: Box<Error> },
+    #[error("stack {stack} is off its ports, and goes as soon as this has passed: {source}")]
+    Leaving { stack: StackName, source: Box<Error> },
     #[error("image {0} was collected meanwhile: give it again")]
     ImageGone(ImageDigest),
     #[error("no job {0}: it has ended")]
@@ -67,13 +69,17 @@ fn console_text(lines: &[String]) -> String {
 impl Error {
     /// It kept a member of a stack from being made.
     pub fn of_member(self, member: &ServiceName, stack: &StackName) -> Self {
+        // That somebody cancels is no member's doing.
+        if self.kind() == ErrorKind::Cancelled {
+            return self;
+        }
         Self::Member { member: member.clone(), stack: stack.clone(), source: Box::new(self) }
     }
 
     /// The words for everybody: without what guests have printed.
     pub fn public(&self) -> String {
         match self {
-            Self::NotReady { id, reason, .. } => format!("{id} is not ready: {reason}; ReadConsole shows what it said"),
+            Self::NotReady { id, reason, .. } => format!("{id} is not ready: {reason}; the journal has what it said"),
             Self::Member { member, stack, source } => format!("member {member} of stack {stack}: {}", source.public()),
             other => other.to_string(),
         }
@@ -94,7 +100,7 @@ impl Error {
             Self::Kernel(_) => ErrorKind::KernelRefused,
             Self::Console(consoles::Error::TooManyReaders) => ErrorKind::InUse,
             Self::NotReady { .. } => ErrorKind::NotReady,
-            Self::Member { source, .. } => source.kind(),
+            Self::Member { source, .. } | Self::Leaving { source, .. } => source.kind(),
             Self::ImageGone(_) => ErrorKind::ImageUnavailable,
             Self::NoSuchJob(_) => ErrorKind::NoSuchJob,
             Self::Cancelled => ErrorKind::Cancelled,

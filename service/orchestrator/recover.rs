@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::collect;
 use super::context::Context;
 use super::error::Error;
+use super::owner::State;
 use super::remove::{REMOVE, Remove};
 use super::stacks;
 use super::workflow;
@@ -93,8 +94,12 @@ async fn undo_deploy(context: &Arc<Context>, id: &UnikernelId) -> Result<(), Err
     let Some(_claim) = context.claims.claim(id) else { return Ok(()) };
     // Only now nobody else works on it: a call may have made it whole since it was found.
     let wanted = id.clone();
-    let still = context.owner.look(move |state| state.world.unikernel(&wanted).is_some_and(reconcile::is_half_made));
-    if !still.await? {
+    let look = move |state: &State| {
+        let half_made = state.world.unikernel(&wanted).is_some_and(reconcile::is_half_made);
+        (half_made, reconcile::is_needed(&state.world, &wanted))
+    };
+    let (half_made, needed) = context.owner.look(look).await?;
+    if !half_made || (needed && takes_up_again(context, id).await?) {
         return Ok(());
     }
     context.albatross.destroy(id).await?;
@@ -115,6 +120,25 @@ async fn undo_deploy(context: &Arc<Context>, id: &UnikernelId) -> Result<(), Err
         collect::drop_unused_image(context, digest).await?;
     }
     Ok(())
+}
+
+/// Whether Albatross runs one that is live, and so is to go on: it starts its unikernels by itself when it comes back.
+async fn takes_up_again(context: &Context, id: &UnikernelId) -> Result<bool, Error> {
+    let Some(running) = context.albatross.unikernel(id).await?.and_then(|running| running.seen()) else {
+        return Ok(false);
+    };
+    context.claims.not_late(id);
+    let returned = move |state: &State| {
+        let changes = reconcile::taken_up_again(&state.world, &running);
+        let returned = !changes.is_empty();
+        Ok((changes, returned))
+    };
+    let returned = context.owner.decide(returned).await?;
+    if returned {
+        info!(%id, "runs, although the call that was to start it failed");
+        context.returns.notify_one();
+    }
+    Ok(returned)
 }
 
 async fn finish_removal(context: &Arc<Context>, id: &UnikernelId) -> Result<(), Error> {

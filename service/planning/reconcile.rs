@@ -196,6 +196,27 @@ pub fn undo_deploy(world: &World, id: &UnikernelId, reason: &str, now: Timestamp
     removal::forget(world, id, now)
 }
 
+/// Whether `id` is live, or of a stack's live or staged chain: where it runs it is not to be ended.
+pub fn is_needed(world: &World, id: &UnikernelId) -> bool {
+    world.is_live(id) || world.stack_needing(id).is_some()
+}
+
+/// One that was to be started again, by a call that failed, runs all the same: its readiness rule is waited for.
+pub fn taken_up_again(world: &World, running: &Running) -> Vec<Change> {
+    let half_made = world.unikernel(&running.id).filter(|unikernel| is_half_made(unikernel));
+    let same = half_made.filter(|unikernel| unikernel.spec.image == running.digest);
+    let returned = same.map(|unikernel| Unikernel {
+        phase: Phase::Returned,
+        started_at: running.started,
+        mac: running.mac.or(unikernel.mac),
+        exit_reason: String::new(),
+        brought_image: false,
+        provisional: None,
+        ..unikernel.clone()
+    });
+    returned.map(|unikernel| Change::PutUnikernel(Box::new(unikernel))).into_iter().collect()
+}
+
 /// What a start finds half-done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HalfDone {

@@ -23,6 +23,7 @@ pub enum Trouble {
     Loops,
     Strangers,
     FellBack,
+    Stacks,
 }
 
 /// What a look at Albatross brought.

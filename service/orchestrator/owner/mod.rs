@@ -181,6 +181,7 @@ impl Owner {
         if self.troubles.contains_key(&Trouble::FellBack) {
             self.note(Trouble::FellBack, degraded::fell_back(&self.state));
         }
+        self.note_stacks();
         Ok(())
     }
 
@@ -276,6 +277,7 @@ impl Owner {
         if self.settings.fall_back {
             self.fall_back().await;
         }
+        self.note_stacks();
         self.note(Trouble::Loops, degraded::loops(&self.state));
         self.note(Trouble::Strangers, degraded::strangers(&self.state));
         self.note(Trouble::FellBack, degraded::fell_back(&self.state));
@@ -306,6 +308,12 @@ impl Owner {
         self.state.facts.held = self.claims.held();
         self.state.facts.busy_stacks = self.claims.busy_stacks();
         self.state.facts.pinned = self.claims.pinned();
+    }
+
+    fn note_stacks(&mut self) {
+        if self.state.world.stacks().next().is_some() || self.troubles.contains_key(&Trouble::Stacks) {
+            self.note(Trouble::Stacks, degraded::broken_stacks(&self.state));
+        }
     }
 
     fn note(&mut self, subject: Trouble, note: Option<String>) {

@@ -110,7 +110,8 @@ impl RemoveStack {
                 // From here on there is no way back.
                 self.placed = None;
                 let mut remove = Remove::new(Arc::clone(&self.context), id, false);
-                workflow::run(REMOVE, &mut remove, &job).await?;
+                let removed = workflow::run(REMOVE, &mut remove, &job).await;
+                removed.map_err(|error| Error::Leaving { stack: self.name.clone(), source: Box::new(error) })?;
             }
             Ok(Flow::Next)
         }

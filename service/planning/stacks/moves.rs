@@ -1,10 +1,12 @@
 //! Which chain of a stack is live: Activate, RollbackStack, RemoveStack, and where a new chain goes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::error::Error;
 use super::super::facts::Facts;
 use super::super::world::World;
+use super::graph;
 use super::placing::{self, Defaults};
 use super::staging::{being_removed, is_whole};
 use crate::domain::{
@@ -96,28 +98,37 @@ fn go(
     defaults: Defaults,
     now: Timestamp,
 ) -> Result<Move, Error> {
-    if first_not_whole(world, chain).is_some() {
+    if first_unfit(world, chain).is_some() {
         return Ok(Move::Raise(Arc::clone(chain)));
     }
-    let after = moved(stack, chain.as_ref().clone(), goal);
+    let after = moved(stack, chain, goal);
     // An Apply that works meanwhile goes on, and puts its chain beside this one.
     let attempt = if stack.attempt == Attempt::Working { Attempt::Working } else { Attempt::Done };
     let fell_back_from = None;
-    let after = Stack { attempt, last_result: words(world, Some(chain), goal), fell_back_from, ..after };
+    let after = Stack { attempt, last_result: words(world, Some(chain), goal, false), fell_back_from, ..after };
     Ok(Move::Now(placing::place(world, after, defaults, now)?))
 }
 
-/// The member that keeps a chain from being put live.
-pub fn first_not_whole<'a>(world: &World, chain: &'a Chain) -> Option<(&'a ServiceName, &'a Member)> {
-    chain.members.iter().find(|(_, member)| !world.unikernel(&member.unikernel).is_some_and(is_whole))
+/// The member that keeps a chain from being put live: it is not ready, or it was made for another address of one that it
+/// names. One that is deployed again after it was destroyed is the same unikernel on another address.
+pub fn first_unfit<'a>(world: &World, chain: &'a Chain) -> Option<(&'a ServiceName, &'a Member)> {
+    let unikernel = |member: &Member| world.unikernel(&member.unikernel);
+    let address = |(name, member): (&ServiceName, &Member)| Some((name.clone(), unikernel(member)?.address));
+    let addresses = chain.members.iter().filter_map(address).collect::<BTreeMap<_, _>>();
+    let fits = |member: &Member| {
+        let wanted = graph::configuration(&member.plan, &addresses);
+        let made = unikernel(member).filter(|made| is_whole(made));
+        made.is_some_and(|made| wanted.is_ok_and(|wanted| wanted.arguments == made.spec.arguments))
+    };
+    chain.members.iter().find(|(_, member)| !fits(member))
 }
 
 /// `stack` with `chain` where it is to be.
-pub fn moved(stack: &Stack, chain: Chain, goal: Goal) -> Stack {
-    if let Some(after) = unmoved(stack, chain.clone(), goal) {
+pub fn moved(stack: &Stack, chain: &Arc<Chain>, goal: Goal) -> Stack {
+    if let Some(after) = unmoved(stack, chain, goal) {
         return after;
     }
-    let chain = Arc::new(chain);
+    let chain = Arc::clone(chain);
     let previous = stack.live.clone().or_else(|| stack.previous.clone());
     match goal {
         Goal::Stage => Stack { staged: Some(chain), ..stack.clone() },
@@ -128,22 +139,22 @@ pub fn moved(stack: &Stack, chain: Chain, goal: Goal) -> Stack {
 
 /// `stack` where `chain` is already where it is to be. What does not show outside is taken over, such as how often an
 /// image is looked at; what is live needs no stage.
-pub fn unmoved(stack: &Stack, chain: Chain, goal: Goal) -> Option<Stack> {
-    let is = |there: &Option<Arc<Chain>>| there.as_ref().is_some_and(|there| shows_the_same(there, &chain));
+pub fn unmoved(stack: &Stack, chain: &Arc<Chain>, goal: Goal) -> Option<Stack> {
+    let is = |there: &Option<Arc<Chain>>| there.as_ref().is_some_and(|there| shows_the_same(there, chain));
     let attempt = Attempt::Done;
     if is(&stack.live) {
         let staged = stack.staged.clone().filter(|_| goal == Goal::RollBack);
-        return Some(Stack { live: Some(Arc::new(chain)), staged, attempt, ..stack.clone() });
+        return Some(Stack { live: Some(Arc::clone(chain)), staged, attempt, ..stack.clone() });
     }
     let staged = goal == Goal::Stage && is(&stack.staged);
-    staged.then(|| Stack { staged: Some(Arc::new(chain)), attempt, ..stack.clone() })
+    staged.then(|| Stack { staged: Some(Arc::clone(chain)), attempt, ..stack.clone() })
 }
 
 /// The same unikernels, reachable in the same way.
 fn shows_the_same(one: &Chain, other: &Chain) -> bool {
-    let reachable = |plan: &MemberPlan| {
-        (plan.ports.clone(), plan.staged.clone(), plan.addresses.clone(), plan.sources.clone(), plan.drain)
-    };
+    fn reachable(plan: &MemberPlan) -> impl PartialEq + '_ {
+        (&plan.ports, &plan.staged, &plan.addresses, &plan.sources, plan.drain)
+    }
     one.members.len() == other.members.len()
         && one.members.iter().zip(&other.members).all(|((name, one), (other_name, other))| {
             name == other_name && one.unikernel == other.unikernel && reachable(&one.plan) == reachable(&other.plan)
@@ -151,8 +162,9 @@ fn shows_the_same(one: &Chain, other: &Chain) -> bool {
 }
 
 /// What has come of a move, for the person who looks later.
-pub fn words(world: &World, chain: Option<&Chain>, goal: Goal) -> String {
+pub fn words(world: &World, chain: Option<&Chain>, goal: Goal, is_live: bool) -> String {
     let what = match goal {
+        Goal::Stage if is_live => "live, as it was",
         Goal::Stage => "staged",
         Goal::Activate => "live",
         Goal::RollBack => "rolled back",

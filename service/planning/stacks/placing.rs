@@ -1,9 +1,10 @@
 //! Where the members of a stack are reachable: a function of its chains, and so one list of changes whatever moves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::error::Error;
+use super::super::error::{Error, port_text};
 use super::super::ports::Ports;
 use super::super::publishing;
 use super::super::world::World;
@@ -47,6 +48,7 @@ pub fn check(world: &World, manifest: &Manifest) -> Result<(), Error> {
         let publication = world.service(taker).and_then(|service| service.publication.as_ref());
         publication.is_some_and(|publication| publication.host_ports().any(|(other, _)| other.clashes(port)))
     };
+    check_adopted(world, manifest)?;
     let promised = promised(world, manifest);
     for plan in manifest.members.values() {
         for (port, is_staged) in ports(plan) {
@@ -54,6 +56,23 @@ pub fn check(world: &World, manifest: &Manifest) -> Result<(), Error> {
             if let Some(other) = taken.or_else(|| promised.takers(&port).copied().next()) {
                 return Err(world.port_conflict(port, other));
             }
+        }
+    }
+    Ok(())
+}
+
+/// A service that is published by hand may become a member where it keeps its ports: nobody else would give them back.
+fn check_adopted(world: &World, manifest: &Manifest) -> Result<(), Error> {
+    for (name, plan) in manifest.members.iter().filter(|(name, _)| world.stack_of(name).is_none()) {
+        let published = world.service(name).and_then(|service| service.publication.as_deref());
+        let mut ports = published.into_iter().flat_map(Publication::host_ports).map(|(port, _)| port);
+        let kept = |port: &HostPort| host_ports(&plan.ports, &plan.addresses).any(|(own, _)| own == *port);
+        if let Some(port) = ports.find(|port| !kept(port)) {
+            let port = port_text(&port);
+            return Err(Error::InUse(format!(
+                "service {name} is published by hand on {port}, which member {name} does not have: unpublish it first, add \
+                 the port, or give the member another name"
+            )));
         }
     }
     Ok(())
@@ -90,20 +109,26 @@ impl Wanted {
 
 fn wanted(world: &World, before: &Stack, after: &Stack, defaults: Defaults) -> BTreeMap<ServiceName, Wanted> {
     let names = before.chains().chain(after.chains()).flat_map(|chain| chain.members.keys()).collect::<BTreeSet<_>>();
-    let member = |chain: Option<&Chain>, name: &ServiceName| chain.and_then(|chain| chain.members.get(name).cloned());
+    fn member<'a>(chain: Option<&'a Chain>, name: &ServiceName) -> Option<&'a Member> {
+        chain.and_then(|chain| chain.members.get(name))
+    }
     let is_live =
         |stack: &Stack, name: &ServiceName| stack.live.as_ref().is_some_and(|chain| chain.members.contains_key(name));
+    // To stage another chain does nothing to the live one, whatever has become of that.
+    let same_live = matches!((&before.live, &after.live), (Some(before), Some(after)) if Arc::ptr_eq(before, after));
     let wanted = names.into_iter().map(|name| {
         let live = member(after.live.as_deref(), name);
         let staged = member(after.staged.as_deref(), name);
         // What was published by hand before the stack had the service stays so until the stack goes live.
         let by_hand = !is_live(before, name) && !is_live(after, name);
         let publication = match live {
-            _ if by_hand => world.service(name).and_then(|service| service.publication.as_deref()).cloned(),
-            Some(live) => on_ports(world, &live, &live.plan.ports, defaults),
+            _ if by_hand || same_live => {
+                world.service(name).and_then(|service| service.publication.as_deref()).cloned()
+            }
+            Some(live) => on_ports(world, live, &live.plan.ports, defaults),
             None => None,
         };
-        let staged = staged.and_then(|staged| on_ports(world, &staged, &staged.plan.staged, defaults));
+        let staged = staged.and_then(|staged| on_ports(world, staged, &staged.plan.staged, defaults));
         (name.clone(), Wanted { publication, staged })
     });
     wanted.collect()

@@ -61,10 +61,11 @@ pub fn begin(
     let known = world.stack(&manifest.stack);
     let stack = known.cloned().unwrap_or_else(|| Stack::new(manifest.stack.clone()));
     if let Some(chain) = standing(world, facts, manifest, &applied.images)
-        && let Some(after) = moves::unmoved(&stack, chain, goal)
+        && let Some(after) = moves::unmoved(&stack, &Arc::new(chain), goal)
     {
         let failed = stack.attempt == Attempt::Failed;
-        let last_result = if failed { moves::words(world, None, goal) } else { stack.last_result.clone() };
+        let last_result =
+            if failed { moves::words(world, None, goal, after.staged.is_none()) } else { stack.last_result.clone() };
         let after = Stack { applied: Some(Arc::clone(applied)), last_result, ..after };
         return Ok((placing::place(world, after, defaults, now)?, Begun::Nothing));
     }
@@ -127,7 +128,7 @@ pub fn finish(
 ) -> Result<(Vec<Change>, String), Error> {
     let stack = moves::known(world, name)?;
     let Done { chain, goal, applied, .. } = done;
-    if let Some((member, made)) = moves::first_not_whole(world, &chain) {
+    if let Some((member, made)) = moves::first_unfit(world, &chain) {
         let id = &made.unikernel;
         return Err(Error::NotReady(format!(
             "member {member} of stack {name}: {id} did not stay ready: ReadConsole may say why"
@@ -137,8 +138,8 @@ pub fn finish(
         // Another stack may have come meanwhile.
         admit(world, &again(name, &chain).0)?;
     }
-    let result = done.because + &moves::words(world, Some(&chain), goal);
-    let after = moves::moved(stack, chain, goal);
+    let after = moves::moved(stack, &Arc::new(chain.clone()), goal);
+    let result = done.because + &moves::words(world, Some(&chain), goal, after.staged.is_none());
     let applied = applied.cloned().or(after.applied);
     let fell_back_from = None;
     let after = Stack { applied, attempt: Attempt::Done, last_result: result.clone(), fell_back_from, ..after };
@@ -198,7 +199,7 @@ pub fn unmake(world: &World, id: &UnikernelId, stack: &StackName) -> (Vec<Change
     });
     let Some((unikernel, provisional)) = made else { return (Vec::new(), Undone::Stays) };
     // Of use to somebody: a member of what is live that had ended, and runs again.
-    if world.is_live(id) || world.stack_needing(id).is_some() {
+    if reconcile::is_needed(world, id) {
         let kept = Unikernel { provisional: None, ..unikernel.clone() };
         return (vec![Change::PutUnikernel(Box::new(kept))], Undone::Stays);
     }
