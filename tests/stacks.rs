@@ -22,6 +22,8 @@ mod host;
 mod load;
 #[path = "stacks/manifest.rs"]
 mod manifest;
+#[path = "stacks/mended.rs"]
+mod mended;
 #[path = "support/netns.rs"]
 mod netns;
 #[path = "load/open_loop.rs"]

@@ -164,7 +164,6 @@ impl Owner {
             return Ok(());
         }
         let (before, after) = self.elements_around(&changes);
-        let back = self.state.world.inverse(&changes);
         let written = self.ledger.commit(self.owed.iter().chain(&changes).cloned().collect()).await;
         self.note(Trouble::Ledger, written.as_ref().err().map(|error| error.to_string()));
         written?;
@@ -174,7 +173,7 @@ impl Owner {
             Err(error) => Err(error),
         };
         if let Err(error) = followed.and_then(|()| fault::at(fault::IN_KERNEL)) {
-            self.take_back(back, &before, &after).await;
+            self.take_back(self.state.world.inverse(&changes), &before, &after).await;
             return Err(error);
         }
         self.apply(changes).await;
