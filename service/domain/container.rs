@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::build::Target;
 use super::names::{InvalidName, checked_name};
 
 /// The host of a registry, and its port where it is said, e.g. `ghcr.io` or `localhost:5000`.
@@ -198,6 +199,11 @@ checked_name!(
 );
 
 impl ImagePath {
+    /// Where a unikernel for `target` stands when nobody says otherwise.
+    pub fn default_of(target: Target) -> Self {
+        Self(format!("/unikernel.{}", target.as_str()))
+    }
+
     pub fn as_path(&self) -> &Path {
         Path::new(&self.0)
     }

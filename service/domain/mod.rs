@@ -2,6 +2,7 @@
 //!
 //! A name or an address is parsed once, at the door where it comes in; from then on its type says that it is valid.
 
+mod build;
 mod change;
 mod console;
 mod container;
@@ -18,6 +19,10 @@ mod stack;
 mod time;
 mod unikernel;
 
+pub use build::{
+    BuildKey, BuildOptions, BuildRequest, Instruction, InvalidBuild, InvalidText, MirageArgument, MirageRecipe,
+    MirageVersion, Recipe, Target,
+};
 pub use change::Change;
 pub use console::{ConsoleLine, ConsolePattern, InvalidPattern};
 pub use container::{

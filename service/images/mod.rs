@@ -8,6 +8,7 @@
 
 mod import;
 mod open_as;
+pub mod recipe;
 pub mod solo5;
 mod source;
 mod store;
