@@ -6,6 +6,7 @@
 //! descriptor ───────┘
 //! ```
 
+pub mod git;
 mod import;
 mod open_as;
 pub mod recipe;
