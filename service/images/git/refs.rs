@@ -71,7 +71,7 @@ mod tests {
         assert!(choose(&both, "v1").unwrap_err().to_string().contains("refs/tags/v1"));
         assert_eq!(choose(&both, "refs/heads/v1").unwrap(), A);
         for answer in
-            ["x\trefs/heads/main\n".into(), format!("{A}{A}\trefs/heads/main\n"), format!("--x\trefs/heads/main")]
+            ["x\trefs/heads/main\n".into(), format!("{A}{A}\trefs/heads/main\n"), "--x\trefs/heads/main".into()]
         {
             assert!(matches!(choose(&answer, "main"), Err(Error::Answer { .. })));
         }

@@ -1,3 +1,6 @@
+//! Against real repositories: over file://, and over HTTPS where there is a server.
+#![allow(clippy::print_stderr)] // Whoever runs the tests is to see what was skipped.
+
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -329,11 +332,18 @@ fn silent() -> (TcpListener, String) {
     (server, url)
 }
 
+/// What was killed takes a moment to be gone.
 fn assert_nothing_runs(of: &str) {
-    for process in fs::read_dir("/proc").unwrap() {
-        let command = fs::read(process.unwrap().path().join("cmdline")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command).into_owned();
-        assert!(!command.contains("git") || !command.contains(of), "{command} still runs");
+    let running = || {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let commands = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+        let mut commands = commands.map(|command| String::from_utf8_lossy(&command).into_owned());
+        commands.find(|command| command.contains("git") && command.contains(of))
+    };
+    let until = Instant::now() + Duration::from_secs(5);
+    while let Some(command) = running() {
+        assert!(Instant::now() < until, "{command} still runs");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
