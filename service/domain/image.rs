@@ -6,6 +6,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::container::{EngineImage, ImageName, LayoutName, SavedImage};
+use super::names::InvalidName;
+use super::repository::{GitSource, InvalidRepository};
+
 /// SHA-256 of an image file: its name in the store, and what Albatross reports of what it runs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -82,6 +86,28 @@ pub enum ImageReference {
     Path(PathBuf),
     /// An image that the store has already.
     Stored(ImageDigest),
+    /// Of the local engine.
+    Engine(EngineImage),
+    DockerArchive(SavedImage<ImageName>),
+    OciArchive(SavedImage<LayoutName>),
+    /// A folder.
+    OciLayout(SavedImage<LayoutName>),
+    /// Of a registry, which the name says.
+    Registry(ImageName),
+    /// Built from a repository.
+    Git(GitSource),
+}
+
+impl ImageReference {
+    /// Whether it names one image for ever.
+    pub fn is_fixed(&self) -> bool {
+        match self {
+            Self::Stored(_) | Self::Engine(EngineImage::Id(_)) => true,
+            Self::Engine(EngineImage::Named(name)) | Self::Registry(name) => name.digest.is_some(),
+            Self::Git(source) => source.reference.as_ref().is_some_and(|reference| reference.commit().is_some()),
+            Self::Path(_) | Self::DockerArchive(_) | Self::OciArchive(_) | Self::OciLayout(_) => false,
+        }
+    }
 }
 
 /// Why an `image` was refused.
@@ -90,10 +116,17 @@ pub enum InvalidImageReference {
     #[error("{0:?} is not a digest: write sha256: and 64 hexadecimal digits")]
     Digest(String),
     #[error(
-        "image {0:?} is of a form that this version cannot read: give an absolute path, sha256:HEX of a stored image, or \
-         hand the file over with DeployImage"
+        "image {0:?} is of a form that is not known: give an absolute path, sha256:HEX of a stored image, docker-daemon:, \
+         docker-archive:, oci-archive:, oci:, docker://, git+https://, git+ssh:// or git+file:///, or hand the file over \
+         with DeployImage"
     )]
     Form(String),
+    #[error("{0:?} names no registry: write docker://REGISTRY/NAME, such as docker://docker.io/library/NAME")]
+    NoRegistry(String),
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    #[error(transparent)]
+    Repository(#[from] InvalidRepository),
 }
 
 fn shortened(text: &str) -> String {
@@ -110,8 +143,29 @@ impl FromStr for ImageReference {
         if text.starts_with('/') && !text.contains('\0') {
             return Ok(Self::Path(text.into()));
         }
-        Err(InvalidImageReference::Form(shortened(text)))
+        if text.starts_with("git+") {
+            return Ok(Self::Git(text.parse()?));
+        }
+        let (transport, rest) = text.split_once(':').unwrap_or(("", text));
+        Ok(match transport {
+            "docker-daemon" => Self::Engine(rest.parse()?),
+            "docker-archive" => Self::DockerArchive(rest.parse()?),
+            "oci-archive" => Self::OciArchive(rest.parse()?),
+            "oci" => Self::OciLayout(rest.parse()?),
+            "docker" if rest.starts_with("//") => Self::Registry(registry_image(rest)?),
+            _ => return Err(InvalidImageReference::Form(shortened(text))),
+        })
     }
+}
+
+/// `//REGISTRY/NAME[:TAG][@DIGEST]`. Without a registry it is not taken for one of Docker's: nobody should get a
+/// stranger's image for want of a word.
+fn registry_image(text: &str) -> Result<ImageName, InvalidImageReference> {
+    let name: ImageName = text.strip_prefix("//").unwrap_or(text).parse()?;
+    if name.registry.is_none() {
+        return Err(InvalidImageReference::NoRegistry(shortened(&name.to_string())));
+    }
+    Ok(name)
 }
 
 impl TryFrom<String> for ImageReference {
@@ -133,6 +187,12 @@ impl fmt::Display for ImageReference {
             // What comes over the bus or out of a manifest is UTF-8, and so is a path that was parsed from it.
             Self::Path(path) => path.display().fmt(f),
             Self::Stored(digest) => digest.fmt(f),
+            Self::Engine(image) => write!(f, "docker-daemon:{image}"),
+            Self::DockerArchive(image) => write!(f, "docker-archive:{image}"),
+            Self::OciArchive(image) => write!(f, "oci-archive:{image}"),
+            Self::OciLayout(image) => write!(f, "oci:{image}"),
+            Self::Registry(name) => write!(f, "docker://{name}"),
+            Self::Git(source) => source.fmt(f),
         }
     }
 }
@@ -155,19 +215,4 @@ pub struct ImageRecord {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn digests_and_paths_are_read_and_other_forms_are_named() {
-        let digest = format!("sha256:{}", "0f".repeat(32));
-        assert_eq!(digest.parse::<ImageReference>().unwrap(), ImageReference::Stored(ImageDigest([0x0f; 32])));
-        assert_eq!(ImageDigest([0x0f; 32]).to_string(), digest);
-        assert_eq!("/a/b".parse::<ImageReference>().unwrap(), ImageReference::Path("/a/b".into()));
-        for bad in ["", "a/b", "sha256:12", "docker-daemon:x:latest", "docker://x/y", "git+https://x", "/a\0b"] {
-            assert!(bad.parse::<ImageReference>().is_err(), "{bad}");
-        }
-        let message = "oci:/x".parse::<ImageReference>().unwrap_err().to_string();
-        assert!(message.contains("absolute path") && message.contains("DeployImage"), "{message}");
-    }
-}
+mod tests;

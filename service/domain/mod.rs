@@ -2,8 +2,10 @@
 //!
 //! A name or an address is parsed once, at the door where it comes in; from then on its type says that it is valid.
 
+mod build;
 mod change;
 mod console;
+mod container;
 mod event;
 mod image;
 mod inventory;
@@ -12,12 +14,20 @@ mod lease;
 mod names;
 mod network;
 mod publication;
+mod repository;
 mod stack;
 mod time;
 mod unikernel;
 
+pub use build::{
+    BuildKey, BuildOptions, BuildRequest, Instruction, InvalidBuild, InvalidText, MirageArgument, MirageRecipe,
+    MirageVersion, Recipe, Target,
+};
 pub use change::Change;
 pub use console::{ConsoleLine, ConsolePattern, InvalidPattern};
+pub use container::{
+    ContentDigest, EngineImage, ImageName, ImagePath, ImageRepository, LayoutName, Registry, SavedImage, Tag,
+};
 pub use event::{ChainView, Event, ManagerView, ServiceView, StackView, UnikernelView};
 pub use image::{Caller, ImageDigest, ImageRecord, ImageReference, InvalidImageReference, NetworkDevice};
 pub use inventory::{Inventory, Policy, Running};
@@ -26,6 +36,7 @@ pub use lease::Lease;
 pub use names::{InvalidName, LeaseTag, NetworkName, ServiceName, StackName, UnikernelId};
 pub use network::{AddressRange, Exclusion, InvalidExclusion, Network};
 pub use publication::{HostPort, PortMapping, PortProtocol, Publication, Service, StaleFlows, Transport, host_ports};
+pub use repository::{CommitId, GitRef, GitSource, GitTransport, GitUrl, InvalidRepository, RepositoryPath};
 pub use stack::{Applied, Attempt, Chain, Manifest, Member, MemberPlan, Stack, StackState};
 pub use time::Timestamp;
 pub use unikernel::{

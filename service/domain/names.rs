@@ -15,7 +15,7 @@ pub struct InvalidName {
 }
 
 impl InvalidName {
-    fn new(what: &'static str, text: &str, rule: &'static str) -> Self {
+    pub(super) fn new(what: &'static str, text: &str, rule: &'static str) -> Self {
         // A caller's name can be as long as a bus message; an error is to be read by a person.
         Self { what, text: text.chars().take(80).collect(), rule }
     }
@@ -54,6 +54,8 @@ macro_rules! checked_name {
         }
     };
 }
+
+pub(super) use checked_name;
 
 /// The name under which something is published, e.g. `website`.
 ///

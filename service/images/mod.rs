@@ -6,8 +6,10 @@
 //! descriptor ───────┘
 //! ```
 
+pub mod git;
 mod import;
 mod open_as;
+pub mod recipe;
 pub mod solo5;
 mod source;
 mod store;

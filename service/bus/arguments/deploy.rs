@@ -1,7 +1,7 @@
 //! Deploy and DeployImage.
 
 use super::configuration::{DeployOptions, KNOWN, OTHER_FORMS, refuse_other_form};
-use super::{InvalidArgument, Options, RawOptions, own_words, service};
+use super::{InvalidArgument, Options, RawOptions, own_words, service, shortened};
 use crate::domain::{Caller, ImageReference};
 use crate::orchestrator::{DeployRequest, ImageSource};
 
@@ -13,6 +13,7 @@ pub fn image(text: &str, caller: Caller) -> Result<ImageSource, InvalidArgument>
     Ok(match image_reference(text)? {
         ImageReference::Stored(digest) => ImageSource::Stored(digest),
         ImageReference::Path(path) => ImageSource::Path { path, caller },
+        other => return Err(not_yet(&other)),
     })
 }
 
@@ -20,7 +21,18 @@ pub(super) fn image_reference(text: &str) -> Result<ImageReference, InvalidArgum
     if text.len() > MAX_PATH {
         return Err(InvalidArgument(format!("image is {} bytes long: at most {MAX_PATH} can be a path", text.len())));
     }
-    own_words(text)
+    match own_words(text)? {
+        readable @ (ImageReference::Path(_) | ImageReference::Stored(_)) => Ok(readable),
+        other => Err(not_yet(&other)),
+    }
+}
+
+fn not_yet(image: &ImageReference) -> InvalidArgument {
+    let text = shortened(&image.to_string());
+    InvalidArgument(format!(
+        "image {text:?} is of a form that this version cannot read: give an absolute path, sha256:HEX of a stored image, or \
+         hand the file over with DeployImage"
+    ))
 }
 
 /// A deployment, with the defaults of the contract where the caller did not choose.

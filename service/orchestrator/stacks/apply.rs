@@ -241,8 +241,8 @@ impl Apply {
                 ImageSource::Path { path: path.clone(), caller: caller.clone() }
             }
             (ImageReference::Stored(digest), _) => ImageSource::Stored(*digest),
-            // Every member of a chain has its digest.
-            (ImageReference::Path(_), Cause::Move { .. }) => ImageSource::Stored(ImageDigest([0; 32])),
+            // Every member of a chain has its digest; and other forms are refused where they come in.
+            (_, _) => ImageSource::Stored(ImageDigest([0; 32])),
         }
     }
 

@@ -210,11 +210,12 @@ fn ports(option: &'static str, texts: &[String]) -> Result<Vec<PortMapping>, Ref
 }
 
 fn watch(text: &str, image: &ImageReference) -> Result<Duration, Refusal> {
-    let interval = match image {
-        ImageReference::Path(_) => written::watch(text),
-        ImageReference::Stored(_) => {
-            Err(InvalidArgument::new("watch goes with an image that can change: sha256:HEX is the same one for ever"))
-        }
+    let interval = if image.is_fixed() {
+        Err(InvalidArgument::new(
+            "watch goes with an image that can change: a digest or a commit is the same one for ever",
+        ))
+    } else {
+        written::watch(text)
     };
     about("watch", interval)
 }

@@ -1,0 +1,211 @@
+//! One commit of a repository as a tar stream, by the `git` program.
+//!
+//! ```text
+//! reference ── git ls-remote ──► commit ── git fetch --depth 1 ──► a bare repository ── git archive ──► tar
+//!               (refs)                     (program: deadline, disk)       (tree: what is in it)
+//! ```
+//!
+//! There is never a work tree, so that nothing of the repository is ever run or followed: no hook, no filter, no LFS, no
+//! symbolic link. What git may do is said in a configuration of this module's own ([`environment`]), and in no other.
+//! Blocking: this is for the worker process.
+
+mod environment;
+mod program;
+mod refs;
+mod tree;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use crate::domain::{CommitId, GitRef, GitUrl};
+
+pub use environment::Access;
+use environment::Environment;
+use program::{Patience, Program};
+
+/// How much one repository may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes in the private folder.
+    pub disk: u64,
+    /// Bytes of the tar stream: a small pack can hold a large tree.
+    pub tree: u64,
+    /// Files and folders of the commit.
+    pub entries: u64,
+}
+
+/// What is heard meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report<'a> {
+    /// What is done next.
+    Step(&'static str),
+    /// A line of git's, without control characters.
+    Line(&'a str),
+    /// How much of the commit has come, of 100.
+    Received { percent: u8 },
+}
+
+/// Why there is no tree. The text is for the person who named the repository.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the git program cannot be run, install it: {0}")]
+    NoProgram(#[source] io::Error),
+    #[error("the repository has no branch and no tag {0}, and a commit is told by all its 40 digits")]
+    NoReference(GitRef),
+    #[error("the repository is empty: it has no HEAD")]
+    Empty,
+    #[error("the repository has a branch and a tag {0}: write refs/heads/{0} or refs/tags/{0}")]
+    Ambiguous(GitRef),
+    #[error(
+        "{0:?} of the repository is a submodule, and these are not fetched: build from a repository that has the files itself"
+    )]
+    Submodule(String),
+    #[error("the repository takes more than {limit} bytes, the limit for {what}")]
+    TooLarge { what: &'static str, limit: u64 },
+    #[error("the repository has more than {limit} files and folders, the limit")]
+    TooMany { limit: u64 },
+    /// With git's last lines.
+    #[error("git {what} failed{hint}{}", indented(.lines))]
+    Failed { what: &'static str, hint: &'static str, lines: Vec<String> },
+    #[error("git {what} answered with what cannot be read")]
+    Answer { what: &'static str },
+    #[error("git {what} was not done in time")]
+    TimedOut { what: &'static str },
+    #[error("the fetch of the repository was cancelled")]
+    Cancelled,
+    #[error("the reader of the repository's tree has gone: {0}")]
+    Reader(#[source] io::Error),
+    /// The private folder does not work.
+    #[error("cannot {what}: {error}")]
+    Io {
+        what: String,
+        #[source]
+        error: io::Error,
+    },
+}
+
+fn indented(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("\n  {line}")).collect()
+}
+
+impl From<Error> for super::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Cancelled => Self::Cancelled,
+            Error::Io { what, error } => Self::Io { what, error },
+            other => Self::Unavailable(other.to_string()),
+        }
+    }
+}
+
+/// One repository, and what it may take.
+pub struct Fetch<'a> {
+    pub url: &'a GitUrl,
+    /// The remote's HEAD where it is not said.
+    pub reference: Option<&'a GitRef>,
+    /// Empty, and nobody else's; who made it removes it.
+    pub directory: &'a Path,
+    pub access: &'a Access,
+    pub limits: Limits,
+    pub deadline: Instant,
+    /// Ends it when set.
+    pub stop: &'a AtomicBool,
+    pub report: &'a mut dyn FnMut(Report<'_>),
+}
+
+impl std::fmt::Debug for Fetch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fetch").field("url", &self.url).field("reference", &self.reference).finish_non_exhaustive()
+    }
+}
+
+impl Fetch<'_> {
+    /// Which commit is meant now. A reference that is a commit is not looked up.
+    pub fn resolve(&mut self) -> Result<CommitId, Error> {
+        if let Some(commit) = self.reference.and_then(GitRef::commit) {
+            return Ok(commit);
+        }
+        (self.report)(Report::Step("looking up the reference"));
+        let mut command = self.environment()?.git();
+        command.args(["ls-remote", "--quiet", "--", self.url.as_str()]).args(refs::asked(self.reference));
+        let mut answer = Vec::new();
+        self.run("ls-remote", command, &mut |bytes| {
+            answer.extend_from_slice(bytes);
+            // A server of an old protocol sends every reference that ends so.
+            if answer.len() > 1 << 20 { Err(Error::Answer { what: "ls-remote" }) } else { Ok(()) }
+        })?;
+        refs::chosen(&answer, self.reference)
+    }
+
+    /// Brings `commit` into the private folder, and looks at what is in it.
+    pub fn fetch(&mut self, commit: &CommitId) -> Result<(), Error> {
+        (self.report)(Report::Step("fetching the commit"));
+        let environment = self.environment()?;
+        let mut init = environment.git();
+        init.args(["init", "--quiet", "--bare", "--template=", "--object-format=sha1", "--"])
+            .arg(environment.repository());
+        self.run("init", init, &mut |_| Ok(()))?;
+        environment.forget_attributes()?;
+        let mut fetch = environment.in_repository();
+        fetch.args([
+            "fetch",
+            "--depth=1",
+            "--no-tags",
+            "--no-recurse-submodules",
+            "--no-auto-maintenance",
+            "--progress",
+        ]);
+        fetch.args(["--no-write-fetch-head", "--refmap=", "--", self.url.as_str(), commit.as_str()]);
+        self.run("fetch", fetch, &mut |_| Ok(()))?;
+        let mut list = environment.in_repository();
+        // With the folders: a tree of nothing but folders can be without end as well.
+        list.args(["ls-tree", "-r", "-t", "-z", "--full-tree", commit.as_str()]);
+        let mut entries = tree::Entries::new(self.limits.entries);
+        self.run("ls-tree", list, &mut |bytes| entries.read(bytes))
+    }
+
+    /// Writes the fetched commit's tree to `to`, and says how many bytes that were. A write to `to` is waited for
+    /// without a deadline: that is its own to have.
+    pub fn archive(&mut self, commit: &CommitId, to: &mut dyn Write) -> Result<u64, Error> {
+        (self.report)(Report::Step("reading the tree"));
+        let mut command = self.environment()?.in_repository();
+        command.args(["archive", "--format=tar", commit.as_str()]);
+        let limit = self.limits.tree;
+        let mut written = 0;
+        self.run("archive", command, &mut |bytes| {
+            written += bytes.len() as u64;
+            if written > limit {
+                return Err(Error::TooLarge { what: "its files", limit });
+            }
+            to.write_all(bytes).map_err(Error::Reader)
+        })?;
+        to.flush().map_err(Error::Reader)?;
+        Ok(written)
+    }
+
+    fn environment(&self) -> Result<Environment, Error> {
+        Environment::write(self.directory, self.url, self.access)
+    }
+
+    fn run(
+        &mut self,
+        what: &'static str,
+        command: Command,
+        output: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let disk = (self.directory, self.limits.disk);
+        let patience = Patience { what, deadline: self.deadline, stop: self.stop, disk };
+        Program::start(command, patience)?.finish(output, self.report)
+    }
+}
+
+/// A failed operation on `path` of the private folder.
+fn storing(doing: &str, path: &Path, error: io::Error) -> Error {
+    Error::Io { what: format!("{doing} {}", path.display()), error }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,16 @@
+FROM docker.io/ocaml/opam:ubuntu-20.04-ocaml-4.11 AS build
+USER 1000:1000
+ENV OPAMYES=1 OPAMCONFIRMLEVEL=unsafe-yes DUNE_CACHE=enabled DUNE_CACHE_STORAGE_MODE=copy
+RUN mkdir -p /home/opam/.cache /home/opam/.opam/download-cache /home/opam/repo
+RUN sudo apt-get update && sudo apt-get install -y m4 pkg-config
+WORKDIR /home/opam/repo
+RUN opam depext -ui 'mirage<4.0.0' ocaml-freestanding
+COPY --chown=1000:1000 config.ml /home/opam/repo/config.ml
+RUN opam exec -- mirage configure -f config.ml -t hvt
+RUN opam exec -- make depends
+COPY --chown=1000:1000 . /home/opam/repo
+RUN opam exec -- mirage configure -f config.ml -t hvt
+RUN opam exec -- mirage build
+RUN set -- ./*.hvt; if test $# -eq 1 && test -f "$1"; then cp "$1" /home/opam/unikernel; else echo "the build made not one unikernel but: $*" >&2; exit 1; fi
+FROM scratch
+COPY --from=build /home/opam/unikernel /unikernel.hvt
