@@ -6,6 +6,7 @@
 //! descriptor ───────┘
 //! ```
 
+pub mod archive;
 mod import;
 mod open_as;
 pub mod solo5;
