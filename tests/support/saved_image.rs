@@ -1,6 +1,6 @@
 //! Builds saved images for tests: tars, good and bad ones, layers, `docker save`'s archives of both kinds, OCI layouts.
 #![allow(dead_code, reason = "each test takes of this module what it needs")]
-#![allow(missing_debug_implementations, reason = "for tests")]
+#![allow(missing_debug_implementations, clippy::unwrap_used, reason = "for tests, which may end where they are wrong")]
 
 use std::io::Write;
 

@@ -8,7 +8,8 @@ use super::manifest::{Descriptor, Platform, Saved};
 /// Names listed in a message.
 const LISTED: usize = 16;
 
-/// The image of an index that is meant: by tag, where one is given, and by platform.
+/// The image of an index that is meant: by tag, where one is given, and by platform. `only` demands that there be one
+/// image alone; otherwise the first that fits is taken, one for every variant of the processor before the others.
 ///
 /// # Errors
 /// [`Error::Choice`] with what there is.
@@ -16,23 +17,26 @@ pub(super) fn of_index<'d>(
     manifests: &'d [Descriptor],
     tag: Option<&str>,
     platform: &Platform,
+    only: bool,
 ) -> Result<&'d Descriptor, Error> {
     let tagged: Vec<&Descriptor> =
         manifests.iter().filter(|one| is_image(one) && tag.is_none_or(|tag| has_tag(one, tag))).collect();
     if let (true, Some(tag)) = (tagged.is_empty(), tag) {
         return Err(missing(tag, manifests.iter().flat_map(tags)));
     }
-    let fits = |one: &&&Descriptor| one.platform.as_ref().is_some_and(|its| its.fits(platform));
-    let fitting: Vec<&Descriptor> = tagged.iter().filter(fits).copied().collect();
-    let unknown: Vec<&Descriptor> = tagged.iter().filter(|one| one.platform.is_none()).copied().collect();
-    match (fitting.as_slice(), unknown.as_slice()) {
-        ([one], _) | ([], [one]) => Ok(one),
-        ([], []) => {
-            let platforms = tagged.iter().filter_map(|one| one.platform.as_ref()).map(ToString::to_string);
-            Err(Error::Choice(format!("there is no image for {platform}, only for: {}", listed(platforms))))
-        }
-        ([], several) | (several, _) => Err(several_images(several.iter().copied().flat_map(tags))),
+    let mut fitting: Vec<&Descriptor> =
+        tagged.iter().filter(|one| one.platform.as_ref().is_none_or(|its| its.fits(platform))).copied().collect();
+    // Those that say what they are for go before those that do not.
+    fitting.sort_by_key(|one| one.platform.as_ref().map_or(2, |its| u8::from(its.variant.is_some())));
+    let Some(first) = fitting.first() else {
+        let platforms = tagged.iter().filter_map(|one| one.platform.as_ref()).map(ToString::to_string);
+        return Err(Error::Choice(format!("there is no image for {platform}, only for: {}", listed(platforms))));
+    };
+    // One image with two tags stands there twice.
+    if only && fitting.iter().any(|one| one.digest != first.digest) {
+        return Err(several_images(fitting.iter().copied().flat_map(tags)));
     }
+    Ok(first)
 }
 
 /// The image of `docker save` that is meant.

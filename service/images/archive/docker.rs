@@ -10,7 +10,7 @@ use super::error::{Error, malformed, shown};
 use super::layers::{self, Layer, Open};
 use super::limits::Meter;
 use super::manifest::{self, Bounded, Config, Saved};
-use super::tarball::Files;
+use super::tarball::{Files, document};
 use super::{Found, Selection, choose, oci};
 
 pub(super) fn extract(
@@ -19,10 +19,7 @@ pub(super) fn extract(
     meter: &Meter<'_>,
     output: &mut dyn Write,
 ) -> Result<Found, Error> {
-    let listed = match files.open("manifest.json")? {
-        Some((_, reader)) => Some(meter.document("manifest.json", reader)?),
-        None => None,
-    };
+    let listed = document(files, "manifest.json", "manifest.json", meter)?;
     // An image of several platforms, none of them the engine's, is saved without.
     let Some(listed) = listed else { return oci::layout(files, selection, meter, output) };
     let images: Bounded<Saved> = manifest::read("manifest.json", &listed)?;
@@ -46,10 +43,9 @@ pub(super) fn extract(
 /// The image's id, and what its layers are.
 fn config(path: &str, files: &mut dyn Files, meter: &Meter<'_>) -> Result<(Digest, Vec<Digest>), Error> {
     let what = "the configuration of the image";
-    let Some((_, reader)) = files.open(path)? else {
+    let Some(bytes) = document(files, path, what, meter)? else {
         return malformed(format!("{what} is missing in the archive: {}", shown(path)));
     };
-    let bytes = meter.document(what, reader)?;
     let digest = Digest::of(&bytes);
     if let Some(expected) = named(path) {
         expected.expect(what, digest)?;
@@ -79,7 +75,7 @@ impl Open for Paths<'_> {
     fn open(&mut self, layer: usize) -> Result<Box<dyn Read + '_>, Error> {
         let path = self.paths.get(layer).map_or("", String::as_str);
         match self.files.open(path)? {
-            Some((_, reader)) => Ok(reader),
+            Some(opened) => Ok(opened.reader),
             None => malformed(format!("layer {} is missing in the archive: {}", layer + 1, shown(path))),
         }
     }

@@ -146,16 +146,12 @@ impl<'m, 'a, R: Input> Entries<'m, 'a, R> {
 
     /// Whether there is one.
     fn block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool, Error> {
-        let mut bytes = Vec::with_capacity(BLOCK);
-        let read = self.input.by_ref().take(BLOCK as u64).read_to_end(&mut bytes);
-        read.map_err(|error| self.meter.explain(self.what, &error))?;
-        if bytes.is_empty() {
-            return Ok(false);
+        let read = fill(&mut self.input, block).map_err(|error| self.meter.explain(self.what, &error))?;
+        match read {
+            0 => return Ok(false),
+            BLOCK => {}
+            _ => return Err(self.meter.explain(self.what, &ErrorKind::UnexpectedEof.into())),
         }
-        let Ok(whole) = <[u8; BLOCK]>::try_from(bytes) else {
-            return Err(self.meter.explain(self.what, &ErrorKind::UnexpectedEof.into()));
-        };
-        *block = whole;
         self.marked = block.iter().all(|byte| *byte == 0);
         self.advance(BLOCK as u64)?;
         Ok(true)
@@ -192,7 +188,7 @@ impl<'m, 'a, R: Input> Entries<'m, 'a, R> {
 
     /// A name from a GNU header, with a NUL behind.
     fn long(&mut self, size: u64) -> Result<Vec<u8>, Error> {
-        let limit = self.meter.limits.path as u64 + 1;
+        let limit = (self.meter.limits.path as u64).saturating_add(1);
         let mut name = self.content(size, limit, "a name")?;
         if name.last() == Some(&0) {
             name.pop();
@@ -232,6 +228,20 @@ impl<R: Input> Read for Entries<'_, '_, R> {
         self.position += count as u64;
         Ok(count)
     }
+}
+
+/// Reads until the buffer is full or nothing comes any more, and says how much there was.
+fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match reader.read(room) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// Readers do not agree whether the first or the last counts.

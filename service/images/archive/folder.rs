@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::error::{Error, malformed, shown};
 use super::limits::Meter;
-use super::tarball::Files;
+use super::tarball::{Files, Opened};
 
 pub(super) struct Folder<'m, 'a> {
     folder: OwnedFd,
@@ -23,7 +23,7 @@ impl<'m, 'a> Folder<'m, 'a> {
 }
 
 impl Files for Folder<'_, '_> {
-    fn open(&mut self, name: &str) -> Result<Option<(u64, Box<dyn Read + '_>)>, Error> {
+    fn open(&mut self, name: &str) -> Result<Option<Opened<'_>>, Error> {
         // A fifo must not hang, and no link may lead out of the folder.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -41,6 +41,7 @@ impl Files for Folder<'_, '_> {
         }
         let size = u64::try_from(status.st_size).unwrap_or_default();
         // No more than was there: it may grow meanwhile.
-        Ok(Some((size, Box::new(self.meter.source(File::from(file)).take(size)))))
+        let reader = Box::new(self.meter.source(File::from(file)).take(size));
+        Ok(Some(Opened { size, reader }))
     }
 }

@@ -104,7 +104,7 @@ struct Document {
 pub(super) enum Stage {
     /// One of these is to be chosen.
     Index(Vec<Descriptor>),
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
 }
 
 #[derive(Debug)]
@@ -140,7 +140,8 @@ pub(super) fn stage(what: &str, bytes: &[u8], media_type: &str) -> Result<Stage,
         (None, Some(layers)) if !says_other(&INDEXES) => {
             let is_image = document.artifact_type.is_none()
                 && document.config.as_ref().is_none_or(|config| CONFIGS.contains(&config.media_type.as_str()));
-            Ok(Stage::Manifest(Manifest { config: document.config, layers: layers.0, is_artifact: !is_image }))
+            let manifest = Manifest { config: document.config, layers: layers.0, is_artifact: !is_image };
+            Ok(Stage::Manifest(Box::new(manifest)))
         }
         (None, None) => malformed(format!("{what} of the image is neither an index nor a manifest")),
         _ => malformed(format!("{what} of the image is both an index and a manifest, or not what it is called")),

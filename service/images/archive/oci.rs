@@ -7,7 +7,7 @@ use super::error::{Error, malformed, shown, unsupported};
 use super::layers::{self, Layer, Open};
 use super::limits::Meter;
 use super::manifest::{self, Config, Descriptor, Manifest, Stage};
-use super::tarball::Files;
+use super::tarball::{Files, Opened, document};
 use super::{Found, Selection, choose};
 
 /// Where an image's parts come from, by their digests: an archive, a folder, a registry.
@@ -54,20 +54,21 @@ fn resolve(
 ) -> Result<(Digest, Manifest), Error> {
     let mut digest = Digest::of(document);
     let mut tag = selection.tag.as_deref();
+    let mut only = tag.is_none();
     let mut stage = manifest::stage("the first document", document, media_type)?;
     for _ in 0..=meter.limits.nesting {
         let chosen = match &stage {
             Stage::Manifest(_) => break,
-            Stage::Index(manifests) => choose::of_index(manifests, tag, &selection.platform)?,
+            Stage::Index(manifests) => choose::of_index(manifests, tag, &selection.platform, only)?,
         };
-        // Those of an index within are not tagged any more.
-        tag = None;
+        // Those of an index within are one image, for several platforms.
+        (tag, only) = (None, false);
         digest = chosen.digest;
         let bytes = checked("a manifest of the image", chosen, blobs, meter)?;
         stage = manifest::stage("a manifest", &bytes, &chosen.media_type)?;
     }
     match stage {
-        Stage::Manifest(manifest) => Ok((digest, manifest)),
+        Stage::Manifest(manifest) => Ok((digest, *manifest)),
         Stage::Index(_) => {
             malformed(format!("the image has indexes within indexes, more than {} of them", meter.limits.nesting))
         }
@@ -128,8 +129,8 @@ impl Blobs for Layout<'_> {
     fn open(&mut self, blob: &Descriptor) -> Result<Box<dyn Read + '_>, Error> {
         let name = format!("blobs/sha256/{}", blob.digest.hex());
         match self.0.open(&name)? {
-            Some((size, reader)) if size == blob.size => Ok(reader),
-            Some((size, _)) => malformed(format!("{name} has {size} bytes and not {}", blob.size)),
+            Some(Opened { size, reader }) if size == blob.size => Ok(reader),
+            Some(Opened { size, .. }) => malformed(format!("{name} has {size} bytes and not {}", blob.size)),
             None => malformed(format!("{name} is missing in the image")),
         }
     }
@@ -142,9 +143,8 @@ pub(super) fn layout(
     meter: &Meter<'_>,
     output: &mut dyn Write,
 ) -> Result<Found, Error> {
-    let Some((_, reader)) = files.open("index.json")? else {
+    let Some(index) = document(files, "index.json", "index.json", meter)? else {
         return unsupported("there is no index.json: this is no image in OCI's layout");
     };
-    let index = meter.document("index.json", reader)?;
     extract(&index, "application/vnd.oci.image.index.v1+json", &mut Layout(files), selection, meter, output)
 }

@@ -20,14 +20,30 @@ const BUFFER: usize = 64 << 10;
 
 /// Where files of a saved image come from, by their names.
 pub(super) trait Files {
-    /// The file from its first byte on, read through [`Meter::source`], and its size.
-    fn open(&mut self, name: &str) -> Result<Option<(u64, Box<dyn Read + '_>)>, Error>;
+    /// Read through [`Meter::source`].
+    fn open(&mut self, name: &str) -> Result<Option<Opened<'_>>, Error>;
+}
+
+/// A file from its first byte on.
+pub(super) struct Opened<'f> {
+    /// Bytes.
+    pub size: u64,
+    pub reader: Box<dyn Read + 'f>,
+}
+
+/// A whole small file, called `what` in messages.
+pub(super) fn document(
+    files: &mut dyn Files,
+    name: &str,
+    what: &str,
+    meter: &Meter<'_>,
+) -> Result<Option<Vec<u8>>, Error> {
+    files.open(name)?.map(|opened| meter.document(what, opened.reader)).transpose()
 }
 
 pub(super) struct Tarball<'m, 'a, R> {
     input: Archive<'m, 'a, R>,
     members: BTreeMap<ImagePath, Member>,
-    meter: &'m Meter<'a>,
 }
 
 #[derive(Debug, Clone)]
@@ -52,7 +68,9 @@ impl<'m, 'a, R: Read + Seek> Tarball<'m, 'a, R> {
         if !unpacked.is_plain() {
             let mut packed = Packed { unpacked: Some(unpacked), position: 0, meter };
             let members = members(Entries::new(WHAT, Stream(&mut packed), meter))?;
-            return Ok(Self { input: Archive::Packed(packed), members, meter });
+            // What is behind tells whether it is whole.
+            io::copy(&mut packed, &mut io::sink()).map_err(|error| meter.explain(WHAT, &error))?;
+            return Ok(Self { input: Archive::Packed(Box::new(packed)), members });
         }
         let mut source = unpacked.into_packed().into_inner();
         source.rewind().map_err(Error::Read)?;
@@ -61,7 +79,7 @@ impl<'m, 'a, R: Read + Seek> Tarball<'m, 'a, R> {
         if members.values().any(is_cut) {
             return Err(meter.explain(WHAT, &io::ErrorKind::UnexpectedEof.into()));
         }
-        Ok(Self { input: Archive::Plain(source), members, meter })
+        Ok(Self { input: Archive::Plain(source), members })
     }
 
     fn find(&self, name: &str) -> Result<Option<(u64, u64)>, Error> {
@@ -83,16 +101,16 @@ impl<'m, 'a, R: Read + Seek> Tarball<'m, 'a, R> {
 const WHAT: &str = "the archive";
 
 impl<R: Read + Seek> Files for Tarball<'_, '_, R> {
-    fn open(&mut self, name: &str) -> Result<Option<(u64, Box<dyn Read + '_>)>, Error> {
+    fn open(&mut self, name: &str) -> Result<Option<Opened<'_>>, Error> {
         let Some((position, size)) = self.find(name)? else { return Ok(None) };
         match &mut self.input {
             Archive::Plain(source) => {
                 source.seek(SeekFrom::Start(position)).map_err(Error::Read)?;
-                Ok(Some((size, Box::new(source.take(size)))))
+                Ok(Some(Opened { size, reader: Box::new(source.take(size)) }))
             }
             Archive::Packed(packed) => {
                 packed.go_to(position)?;
-                Ok(Some((size, Box::new(packed.take(size)))))
+                Ok(Some(Opened { size, reader: Box::new(packed.take(size)) }))
             }
         }
     }
@@ -140,7 +158,7 @@ type Stage<'m, 'a, R> = Unpacked<'m, 'a, BufReader<Source<'m, 'a, R>>>;
 
 enum Archive<'m, 'a, R> {
     Plain(Source<'m, 'a, R>),
-    Packed(Packed<'m, 'a, R>),
+    Packed(Box<Packed<'m, 'a, R>>),
 }
 
 /// An archive compressed as a whole, at some place.

@@ -32,7 +32,7 @@ pub(super) struct Unpacked<'m, 'a, R> {
 enum Decoder<R> {
     Plain(R),
     Gzip(MultiGzDecoder<R>),
-    Zstd(Frames<R>),
+    Zstd(Box<Frames<R>>),
 }
 
 impl<'m, 'a, R: BufRead> Unpacked<'m, 'a, R> {
@@ -49,7 +49,7 @@ impl<'m, 'a, R: BufRead> Unpacked<'m, 'a, R> {
         let whole = Cursor::new(start).chain(reader);
         let decoder = match (is_gzip, is_zstd) {
             (true, _) => Decoder::Gzip(MultiGzDecoder::new(whole)),
-            (_, true) => Decoder::Zstd(Frames::new(whole)),
+            (_, true) => Decoder::Zstd(Box::new(Frames::new(whole))),
             _ => Decoder::Plain(whole),
         };
         Ok(Self { decoder, meter })

@@ -112,8 +112,8 @@ fn whole(layers: &[Layer], source: &mut dyn Open, meter: &Meter<'_>) -> Result<O
 }
 
 /// A path that is looked for, and how it came to be.
-struct Query {
-    wanted: String,
+struct Query<'p> {
+    wanted: &'p str,
     path: ImagePath,
     /// The upper-most layer that counts: a hard link is to what its own layer and those below had.
     from: usize,
@@ -134,30 +134,42 @@ impl Search<'_, '_, '_> {
         let top = self.layers.len() - 1;
         let mut queries = Vec::new();
         for wanted in paths.iter().rev() {
+            if wanted.len() > self.meter.limits.path {
+                return Err(Error::TooLarge(format!("the path is too long: {}", shown(wanted))));
+            }
             let path = ImagePath::absolute(wanted.as_bytes())?;
             let passed = Vec::new();
-            queries.push(Query { wanted: wanted.clone(), path, from: top, passed, through_hard_link: false });
+            queries.push(Query { wanted, path, from: top, passed, through_hard_link: false });
         }
         // The last is the one that is wanted most.
         while !queries.is_empty() {
             for answer in self.descend(&queries)?.into_iter().rev() {
                 let Some(query) = queries.pop() else { break };
                 match (answer.view.outcome(), answer.file) {
-                    (Outcome::At { node: Node::File, .. }, Some(file)) => return Ok((Some(query.wanted), file)),
+                    (Outcome::At { node: Node::File, .. }, Some(file)) => {
+                        return Ok((Some(query.wanted.to_owned()), file));
+                    }
                     (Outcome::At { depth, node, layer }, _) => {
                         queries.push(query.follow(depth, &node, layer)?);
                         break;
                     }
                     _ if query.passed.is_empty() => {}
-                    _ => return self.not_found(&format!("{} leads to {}, which is", query.wanted, query.path.shown())),
+                    _ => {
+                        return self.not_found(&format!(
+                            "{} leads to {}, which is",
+                            shown(query.wanted),
+                            query.path.shown()
+                        ));
+                    }
                 }
             }
         }
-        self.not_found(&format!("{} is", paths.join(" or ")))
+        let wanted: Vec<String> = paths.iter().map(shown).collect();
+        self.not_found(&format!("{} is", wanted.join(" or ")))
     }
 
     /// Goes down the layers until it is known what the most wanted path has that is there at all.
-    fn descend(&mut self, queries: &[Query]) -> Result<Vec<Answer>, Error> {
+    fn descend(&mut self, queries: &[Query<'_>]) -> Result<Vec<Answer>, Error> {
         let mut answers: Vec<Answer> =
             queries.iter().map(|query| Answer { view: View::new(query.path.clone()), file: None }).collect();
         for (index, layer) in self.layers.iter().enumerate().rev() {
@@ -209,9 +221,10 @@ fn is_known(answers: &[Answer]) -> bool {
     leading != Some(Outcome::Undecided)
 }
 
-impl Query {
+impl Query<'_> {
     /// What to look for instead.
     fn follow(mut self, depth: usize, node: &Node, layer: usize) -> Result<Self, Error> {
+        let wanted = shown(self.wanted);
         self.passed.push((self.path.clone(), self.from));
         let path = match node {
             Node::Symlink(_) if self.through_hard_link && depth == self.path.depth() => {
@@ -226,16 +239,16 @@ impl Query {
                 self.through_hard_link = true;
                 ImagePath::absolute(target)?
             }
-            Node::Directory => return unsupported(format!("{} is a directory in the image", self.wanted)),
-            Node::File => return malformed(format!("{} has no content", self.wanted)),
-            Node::Other(kind) => return unsupported(format!("{} is {} in the image", self.wanted, kind.words())),
+            Node::Directory => return unsupported(format!("{} is a directory in the image", wanted)),
+            Node::File => return malformed(format!("{} has no content", wanted)),
+            Node::Other(kind) => return unsupported(format!("{} is {} in the image", wanted, kind.words())),
         };
         let is_circle = self.passed.iter().any(|(passed, from)| *passed == path && *from == self.from);
         if is_circle || self.passed.len() > LINKS {
-            return malformed(format!("{} leads through a circle of links, or more than {LINKS}", shown(&self.wanted)));
+            return malformed(format!("{} leads through a circle of links, or more than {LINKS}", wanted));
         }
         if path.depth() == 0 {
-            return unsupported(format!("{} is a directory in the image", self.wanted));
+            return unsupported(format!("{} is a directory in the image", wanted));
         }
         Ok(Self { path, ..self })
     }

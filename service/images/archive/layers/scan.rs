@@ -6,7 +6,7 @@ use std::io::{self, BufReader, Read, Write};
 use sha2::{Digest as _, Sha256};
 
 use super::super::digest::{Digest, Hashed};
-use super::super::entries::{Entries, Entry, Stream};
+use super::super::entries::{Entries, Entry, Input, Stream};
 use super::super::error::{Error, shown};
 use super::super::header::Kind;
 use super::super::limits::{Meter, discard};
@@ -45,6 +45,21 @@ pub(super) fn scan(
     let diff_id = layer.diff_id.filter(|diff_id| !(unpacked.is_plain() && layer.digest == Some(*diff_id)));
     let tar = Stream(BufReader::with_capacity(BUFFER, Hashed::new(unpacked, diff_id, None)));
     let mut entries = Entries::new(what, tar, meter);
+    let traced = trace(index, &mut entries, paths, candidates, meter)?;
+    let mut unpacked = entries.into_inner().0.into_inner();
+    unpacked.finish(&format!("{what}, unpacked,"), meter)?;
+    unpacked.into_inner().into_packed().into_inner().finish(what, meter)?;
+    Ok(traced)
+}
+
+/// Goes through the entries of the layer.
+fn trace<R: Input>(
+    index: usize,
+    entries: &mut Entries<'_, '_, R>,
+    paths: &[&ImagePath],
+    candidates: &mut Candidates,
+    meter: &Meter<'_>,
+) -> Result<Vec<Traced>, Error> {
     let mut traced: Vec<Traced> = paths.iter().map(|path| Traced { trace: Trace::new(path), file: None }).collect();
     while let Some(entry) = entries.next()? {
         note(&entry, candidates);
@@ -55,14 +70,11 @@ pub(super) fn scan(
             }
         }
         if entry.kind == Kind::File && !hits.is_empty() {
-            let digest = content(&entry, &mut entries, meter)?;
+            let digest = content(&entry, entries, meter)?;
             let place = Place { layer: index, position: Some(entry.position), size: entry.size, digest };
             hits.into_iter().for_each(|one| one.file = Some(place.clone()));
         }
     }
-    let mut unpacked = entries.into_inner().0.into_inner();
-    unpacked.finish(&format!("{what}, unpacked,"), meter)?;
-    unpacked.into_inner().into_packed().into_inner().finish(what, meter)?;
     Ok(traced)
 }
 

@@ -131,6 +131,30 @@ fn platforms_in_an_index_within_an_index() {
 }
 
 #[test]
+fn several_images_in_a_layout() {
+    let (mut blobs, one) = oci_image(&[Layer::gzip(layer())]);
+    let (more, two) = oci_image(&[Layer::gzip(Tar::new().file("unikernel.hvt", "another"))]);
+    blobs.extend(more);
+    let named = |manifest: &[u8], tag: &str| {
+        let name = json!({"io.containerd.image.name": format!("docker.io/library/{tag}"), "org.opencontainers.image.ref.name": "1"});
+        with(descriptor(OCI_MANIFEST, manifest), "annotations", name)
+    };
+    let of = |manifests: &[serde_json::Value], selection: &super::super::Selection| {
+        from_oci(&tar_of(&layout(blobs.clone(), manifests)), selection, &Limits::default())
+    };
+    let both = [named(&two, "b:1"), named(&one, "a:1")];
+    let several = of(&both, &for_amd64()).unwrap_err().to_string();
+    assert_eq!(several, "the archive has several images, name one by its tag: a:1, b:1");
+    is_unikernel(of(&both, &tagged("a:1")));
+    is_unikernel(of(&[named(&one, "a:1"), named(&one, "a:latest")], &for_amd64()));
+    let variant = |manifest: &[u8], variant: Option<&str>| {
+        let platform = json!({"os": "linux", "architecture": "amd64", "variant": variant});
+        with(named(manifest, "a:1"), "platform", platform)
+    };
+    is_unikernel(of(&[variant(&two, Some("v3")), variant(&one, None)], &tagged("a:1")));
+}
+
+#[test]
 fn artifacts_are_the_unikernel_itself() {
     for title in [Some("unikernel.hvt"), None] {
         let (blobs, manifest) = artifact(UNIKERNEL, title);
