@@ -6,6 +6,7 @@
 //! descriptor ───────┘
 //! ```
 
+pub mod archive;
 pub mod git;
 mod import;
 mod open_as;

@@ -1,0 +1,255 @@
+//! One file out of layers that lie on one another, wherever the layers come from.
+//!
+//! A layer is read to its end before anything of it is believed. The file is then read once more and compared with what
+//! was found: a layer is never held in memory or unpacked to a disk.
+
+mod scan;
+mod view;
+
+use std::io::{Read, Write};
+
+use super::Found;
+use super::digest::Digest;
+use super::error::{Error, malformed, shown, unsupported};
+use super::limits::Meter;
+use super::path::ImagePath;
+use crate::domain::ImageDigest;
+use scan::{Candidates, Traced};
+use view::{Node, Outcome, View};
+
+/// Symbolic links and hard links on the way to one file, as the kernel has it.
+const LINKS: usize = 40;
+const ELF: &[u8] = b"\x7fELF";
+
+/// One layer, and what it must be.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// For messages, e.g. `layer 2 of 3`.
+    pub name: String,
+    /// Of the layer as it comes.
+    pub digest: Option<Digest>,
+    /// Bytes of the layer as it comes.
+    pub size: Option<u64>,
+    /// Of the layer unpacked.
+    pub diff_id: Option<Digest>,
+}
+
+/// Where layers come from. The upper-most is asked for first and those below the file never, so a source may fetch a layer
+/// when it is asked for it; it is asked for one again after a link, and for the one that has the file.
+pub trait Open {
+    /// The layer with this number from its first byte on, 0 being the lowest. It must be read through
+    /// [`Meter::source`].
+    ///
+    /// # Errors
+    /// Any; the search ends with it.
+    fn open(&mut self, layer: usize) -> Result<Box<dyn Read + '_>, Error>;
+}
+
+/// Where a file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    layer: usize,
+    /// In the unpacked layer; nothing where the layer is the file.
+    position: Option<u64>,
+    size: u64,
+    digest: ImageDigest,
+}
+
+/// Finds the first of `paths` that the image has, the lowest layer being the first of `layers`, and writes it to `output`.
+/// What was written counts only when this is `Ok`.
+///
+/// # Errors
+/// See [`Error`].
+pub fn extract(
+    layers: &[Layer],
+    source: &mut dyn Open,
+    paths: &[String],
+    meter: &Meter<'_>,
+    output: &mut dyn Write,
+) -> Result<Found, Error> {
+    check_count(layers.len(), meter)?;
+    let (path, place) = match whole(layers, source, meter)? {
+        Some(place) => (None, place),
+        None => Search { layers, source, meter, candidates: Candidates::new() }.run(paths)?,
+    };
+    if let Some(layer) = layers.get(place.layer) {
+        scan::copy(layer, source.open(place.layer)?, &place, meter, output)?;
+    }
+    Ok(Found { path, size: place.size, digest: place.digest, image: None })
+}
+
+/// Before anything is made of the list.
+pub(super) fn check_count(count: usize, meter: &Meter<'_>) -> Result<(), Error> {
+    let limit = meter.limits.layers;
+    match count {
+        0 => malformed("the image has no layers"),
+        count if count > limit => {
+            Err(Error::TooLarge(format!("the image has {count} layers, more than the limit of {limit}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Layer 1 is the lowest.
+pub(super) fn name(at: usize, count: usize) -> String {
+    format!("layer {} of {count}", at + 1)
+}
+
+/// An artifact's only layer is the unikernel itself. Its media type says little: `oras push` calls every file a tar.
+fn whole(layers: &[Layer], source: &mut dyn Open, meter: &Meter<'_>) -> Result<Option<Place>, Error> {
+    let [Layer { name, digest: Some(digest), size: Some(size), .. }] = layers else { return Ok(None) };
+    let mut start = Vec::new();
+    let read = source.open(0)?.take(ELF.len() as u64).read_to_end(&mut start);
+    read.map_err(|error| meter.explain(name, &error))?;
+    if start != ELF {
+        return Ok(None);
+    }
+    let limit = meter.limits.output;
+    if *size > limit {
+        return Err(Error::OutputTooLarge { size: *size, limit });
+    }
+    Ok(Some(Place { layer: 0, position: None, size: *size, digest: ImageDigest(digest.0) }))
+}
+
+/// A path that is looked for, and how it came to be.
+struct Query<'p> {
+    wanted: &'p str,
+    path: ImagePath,
+    /// The upper-most layer that counts: a hard link is to what its own layer and those below had.
+    from: usize,
+    /// Names the links gone through, to notice a circle.
+    passed: Vec<(ImagePath, usize)>,
+    through_hard_link: bool,
+}
+
+struct Search<'s, 'm, 'a> {
+    layers: &'s [Layer],
+    source: &'s mut dyn Open,
+    meter: &'m Meter<'a>,
+    candidates: Candidates,
+}
+
+impl Search<'_, '_, '_> {
+    fn run(mut self, paths: &[String]) -> Result<(Option<String>, Place), Error> {
+        let top = self.layers.len() - 1;
+        let mut queries = Vec::new();
+        for wanted in paths.iter().rev() {
+            if wanted.len() > self.meter.limits.path {
+                return Err(Error::TooLarge(format!("the path is too long: {}", shown(wanted))));
+            }
+            let path = ImagePath::absolute(wanted.as_bytes())?;
+            let passed = Vec::new();
+            queries.push(Query { wanted, path, from: top, passed, through_hard_link: false });
+        }
+        // The last is the one that is wanted most.
+        while !queries.is_empty() {
+            for answer in self.descend(&queries)?.into_iter().rev() {
+                let Some(query) = queries.pop() else { break };
+                match (answer.view.outcome(), answer.file) {
+                    (Outcome::At { node: Node::File, .. }, Some(file)) => {
+                        return Ok((Some(query.wanted.to_owned()), file));
+                    }
+                    (Outcome::At { depth, node, layer }, _) => {
+                        queries.push(query.follow(depth, &node, layer)?);
+                        break;
+                    }
+                    _ if query.passed.is_empty() => {}
+                    _ => {
+                        return self.not_found(&format!(
+                            "{} leads to {}, which is",
+                            shown(query.wanted),
+                            query.path.shown()
+                        ));
+                    }
+                }
+            }
+        }
+        let wanted: Vec<String> = paths.iter().map(shown).collect();
+        self.not_found(&format!("{} is", wanted.join(" or ")))
+    }
+
+    /// Goes down the layers until it is known what the most wanted path has that is there at all.
+    fn descend(&mut self, queries: &[Query<'_>]) -> Result<Vec<Answer>, Error> {
+        let mut answers: Vec<Answer> =
+            queries.iter().map(|query| Answer { view: View::new(query.path.clone()), file: None }).collect();
+        for (index, layer) in self.layers.iter().enumerate().rev() {
+            if is_known(&answers) {
+                break;
+            }
+            let mut asked: Vec<&mut Answer> = answers
+                .iter_mut()
+                .zip(queries)
+                .filter(|(answer, query)| index <= query.from && answer.view.outcome() == Outcome::Undecided)
+                .map(|(answer, _)| answer)
+                .collect();
+            if asked.is_empty() {
+                continue;
+            }
+            let paths: Vec<ImagePath> = asked.iter().map(|answer| answer.view.path().clone()).collect();
+            let paths: Vec<&ImagePath> = paths.iter().collect();
+            let reader = self.source.open(index)?;
+            let traced = scan::scan(index, layer, reader, &paths, &mut self.candidates, self.meter)?;
+            for (answer, Traced { trace, file }) in asked.iter_mut().zip(traced) {
+                answer.view.under(trace, index);
+                answer.file = answer.file.take().or(file);
+            }
+        }
+        if !is_known(&answers) {
+            answers.iter_mut().for_each(|answer| answer.view.bottom());
+        }
+        Ok(answers)
+    }
+
+    fn not_found<T>(&self, what: &str) -> Result<T, Error> {
+        let listed: Vec<&str> = self.candidates.iter().map(String::as_str).collect();
+        let hint = match listed.as_slice() {
+            [] => "and nothing else in it looks like a unikernel".to_owned(),
+            listed => format!("give image-path one of what looks like a unikernel: {}", listed.join(", ")),
+        };
+        Err(Error::NotFound(format!("{what} not in the image; {hint}")))
+    }
+}
+
+struct Answer {
+    view: View,
+    file: Option<Place>,
+}
+
+/// The most wanted is the last; those that are absent are out of the way.
+fn is_known(answers: &[Answer]) -> bool {
+    let leading = answers.iter().rev().map(|answer| answer.view.outcome()).find(|outcome| *outcome != Outcome::Absent);
+    leading != Some(Outcome::Undecided)
+}
+
+impl Query<'_> {
+    /// What to look for instead.
+    fn follow(mut self, depth: usize, node: &Node, layer: usize) -> Result<Self, Error> {
+        let wanted = shown(self.wanted);
+        self.passed.push((self.path.clone(), self.from));
+        let path = match node {
+            Node::Symlink(_) if self.through_hard_link && depth == self.path.depth() => {
+                return unsupported(format!(
+                    "{} is a hard link to a symbolic link, which is not followed",
+                    self.wanted
+                ));
+            }
+            Node::Symlink(target) => self.path.ancestor(depth - 1).follow(target, self.path.parts().skip(depth))?,
+            Node::HardLink(target) => {
+                self.from = layer;
+                self.through_hard_link = true;
+                ImagePath::absolute(target)?
+            }
+            Node::Directory => return unsupported(format!("{} is a directory in the image", wanted)),
+            Node::File => return malformed(format!("{} has no content", wanted)),
+            Node::Other(kind) => return unsupported(format!("{} is {} in the image", wanted, kind.words())),
+        };
+        let is_circle = self.passed.iter().any(|(passed, from)| *passed == path && *from == self.from);
+        if is_circle || self.passed.len() > LINKS {
+            return malformed(format!("{} leads through a circle of links, or more than {LINKS}", wanted));
+        }
+        if path.depth() == 0 {
+            return unsupported(format!("{} is a directory in the image", wanted));
+        }
+        Ok(Self { path, ..self })
+    }
+}
