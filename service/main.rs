@@ -43,6 +43,9 @@ struct Flags {
 }
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|flag| flag == images::worker::FLAG) {
+        return images::worker::run();
+    }
     let flags = match flags() {
         Ok(Some(flags)) => flags,
         Ok(None) => return ExitCode::SUCCESS,

@@ -14,6 +14,7 @@ pub mod recipe;
 pub mod solo5;
 mod source;
 mod store;
+pub mod worker;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -62,6 +62,11 @@ impl Store {
         })
     }
 
+    /// What an image may have at most, in bytes.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// How long a source may send nothing (30 s), and how long it may take in all (15 min).
     #[must_use]
     pub fn with_patience(self, silence: Duration, longest: Duration) -> Self {

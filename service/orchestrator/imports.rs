@@ -9,7 +9,7 @@ use super::error::Error;
 use super::jobs::Job;
 use super::request::ImageSource;
 use crate::domain::{ImageDigest, ImageRecord};
-use crate::images;
+use crate::images::{self, archive, worker};
 
 /// How often an image may be removed from the store while it is read.
 const ATTEMPTS: usize = 3;
@@ -43,7 +43,40 @@ pub async fn import(context: &Context, source: ImageSource, job: &Job) -> Result
         }
         ImageSource::Stored(digest) => stored(context, digest).await,
         ImageSource::Descriptor(file) => receive(context, file, job).await,
+        ImageSource::Saved { path, form, name, unikernel, caller } => {
+            let file = images::open_as(path, &caller).await?;
+            let paths = match unikernel {
+                Some(path) => vec![path.to_string()],
+                None => archive::DEFAULT_PATHS.map(str::to_owned).to_vec(),
+            };
+            let task = worker::Task { form, tag: name, paths, limit: context.store.limit() };
+            extract(context, file, &task, job).await
+        }
         ImageSource::Path { path, caller } => receive(context, images::open_as(path, &caller).await?, job).await,
+    }
+}
+
+/// Takes the unikernel out of a saved image. What the worker says of the image goes before what the store says of the
+/// bytes that came.
+async fn extract(context: &Context, archive: File, task: &worker::Task, job: &Job) -> Result<Imported, Error> {
+    let total = archive.metadata().map(|file| file.len()).unwrap_or_default();
+    let (unikernel, running) = worker::start(task, archive.into()).await?;
+    let progress = job.progress();
+    let read = move |bytes: u64| {
+        if total > 0 {
+            progress((bytes as f64 / total as f64).min(1.0));
+        }
+    };
+    let (imported, outcome) = tokio::join!(receive_once(context, unikernel, job), running.outcome(read));
+    match (imported, outcome) {
+        (imported, Ok(true)) => imported,
+        (Err(error), Ok(false)) => Err(error),
+        (Err(Error::Image(images::Error::Cancelled)), _) => Err(Error::Cancelled),
+        (Err(_), Err(error)) => Err(error.into()),
+        (Ok(imported), not_read) => {
+            imported.drop_unused(context).await?;
+            Err(not_read.err().map_or(Error::Defect, Error::from))
+        }
     }
 }
 

@@ -10,9 +10,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::domain::{
-    Applied, Caller, Configuration, ImageDigest, ImageRecord, Manifest, PortMapping, ServiceName, StackName, Unikernel,
-    UnikernelId,
+    Applied, Caller, Configuration, ImageDigest, ImagePath, ImageRecord, Manifest, PortMapping, ServiceName, StackName,
+    Unikernel, UnikernelId,
 };
+use crate::images::worker;
 
 /// Where Deploy gets its image.
 #[derive(Debug)]
@@ -23,6 +24,16 @@ pub enum ImageSource {
     Descriptor(File),
     /// A path, to be opened with no more rights than the caller has.
     Path { path: PathBuf, caller: Caller },
+    /// A saved image, to be opened with no more rights than the caller has, and read by a worker.
+    Saved {
+        path: PathBuf,
+        form: worker::Form,
+        /// Of an archive with several images.
+        name: Option<String>,
+        /// Where the unikernel stands in the image; `None`: where it usually does.
+        unikernel: Option<ImagePath>,
+        caller: Caller,
+    },
     /// In the store and pinned by who asks, but in no record yet.
     Imported(ImageRecord),
 }

@@ -2,26 +2,42 @@
 
 use super::configuration::{DeployOptions, KNOWN, OTHER_FORMS, refuse_other_form};
 use super::{InvalidArgument, Options, RawOptions, own_words, service, shortened};
-use crate::domain::{Caller, ImageReference};
+use crate::domain::{Caller, ImageReference, SavedImage};
+use crate::images::worker::Form;
 use crate::orchestrator::{DeployRequest, ImageSource};
+
+/// The option that says where a unikernel stands in a container image.
+const IMAGE_PATH: &str = "image-path";
 
 /// The kernel's PATH_MAX.
 const MAX_PATH: usize = 4096;
 
 /// The `image` of Deploy. A path is opened later, with no more rights than `caller` has.
 pub fn image(text: &str, caller: Caller) -> Result<ImageSource, InvalidArgument> {
-    Ok(match image_reference(text)? {
+    Ok(match reference(text)? {
         ImageReference::Stored(digest) => ImageSource::Stored(digest),
         ImageReference::Path(path) => ImageSource::Path { path, caller },
+        ImageReference::DockerArchive(saved) => saved_image(saved, Form::Docker, caller),
+        ImageReference::OciArchive(saved) => saved_image(saved, Form::Oci, caller),
         other => return Err(not_yet(&other)),
     })
 }
 
-pub(super) fn image_reference(text: &str) -> Result<ImageReference, InvalidArgument> {
+fn saved_image<Name: ToString>(saved: SavedImage<Name>, form: Form, caller: Caller) -> ImageSource {
+    let name = saved.name.map(|name| name.to_string());
+    ImageSource::Saved { path: saved.path, form, name, unikernel: None, caller }
+}
+
+fn reference(text: &str) -> Result<ImageReference, InvalidArgument> {
     if text.len() > MAX_PATH {
         return Err(InvalidArgument(format!("image is {} bytes long: at most {MAX_PATH} can be a path", text.len())));
     }
-    match own_words(text)? {
+    own_words(text)
+}
+
+/// The image of a member of a stack.
+pub(super) fn image_reference(text: &str) -> Result<ImageReference, InvalidArgument> {
+    match reference(text)? {
         readable @ (ImageReference::Path(_) | ImageReference::Stored(_)) => Ok(readable),
         other => Err(not_yet(&other)),
     }
@@ -38,8 +54,15 @@ fn not_yet(image: &ImageReference) -> InvalidArgument {
 /// A deployment, with the defaults of the contract where the caller did not choose.
 pub fn deploy(name: &str, image: ImageSource, values: RawOptions) -> Result<DeployRequest, InvalidArgument> {
     let service = service(name)?;
-    OTHER_FORMS.iter().filter(|(key, _)| values.has(key)).try_for_each(|(key, _)| refuse_other_form(key))?;
-    let mut options = Options::check("Deploy", values, KNOWN)?;
+    let mut image = image;
+    let (is_saved, mut known) = (matches!(image, ImageSource::Saved { .. }), KNOWN.to_vec());
+    known.extend(is_saved.then_some((IMAGE_PATH, "s")));
+    let others = OTHER_FORMS.iter().filter(|(key, _)| values.has(key) && !(is_saved && *key == IMAGE_PATH));
+    others.map(|(key, _)| refuse_other_form(key)).collect::<Result<(), _>>()?;
+    let mut options = Options::check("Deploy", values, &known)?;
+    if let ImageSource::Saved { unikernel, .. } = &mut image {
+        *unikernel = options.take::<String>(IMAGE_PATH)?.map(|text| own_words(&text)).transpose()?;
+    }
     let configuration = DeployOptions::take(&mut options)?.configuration()?;
     Ok(DeployRequest { service, image, configuration, stack: None })
 }
