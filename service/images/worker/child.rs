@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-use super::confinement::confine;
+use super::confinement::{close_what_was_not_handed_over, confine};
 use super::{Form, Kind, Said, Task};
 use crate::images::archive::{self, Limits, Selection};
 
@@ -31,11 +31,11 @@ type Failure = (Kind, String);
 
 fn work() -> Result<(), Failure> {
     let broken = |error: io::Error| (Kind::Unavailable, format!("the worker's descriptors: {error}"));
+    let confined = |why: String| (Kind::Unavailable, format!("the worker cannot be confined: {why}"));
+    close_what_was_not_handed_over().map_err(confined)?;
     let socket = UnixStream::from(standard(io::stderr()).map_err(broken)?);
     let (image, unikernel) = (standard(io::stdin()).map_err(broken)?, standard(io::stdout()).map_err(broken)?);
-    // The standard descriptors have served, and three others stand for them.
-    let confined = confine().map_err(|why| (Kind::Unavailable, format!("the worker cannot be confined: {why}")));
-    confined?;
+    confine().map_err(confined)?;
     let task = task(&socket).map_err(broken)?;
     extract(&task, File::from(image), File::from(unikernel), &socket)
 }

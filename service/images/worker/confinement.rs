@@ -18,7 +18,6 @@ const DESCRIPTORS: u64 = 32;
 /// # Errors
 /// In words, where the kernel does not take something away: then nothing is read.
 pub(super) fn confine() -> Result<(), String> {
-    only_what_was_handed_over()?;
     rustix::thread::set_no_new_privs(true).map_err(|error| format!("no_new_privs: {error}"))?;
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::set(None, set, &CapsHashSet::new()).map_err(|error| format!("capabilities: {error}"))?;
@@ -27,14 +26,24 @@ pub(super) fn confine() -> Result<(), String> {
     no_files_no_network()
 }
 
-/// A descriptor that was left open could be the ledger, or the bus.
-fn only_what_was_handed_over() -> Result<(), String> {
-    let open = fs::read_dir("/proc/self/fd").map_err(|error| format!("/proc/self/fd: {error}"))?;
-    // The list itself is open while it is read.
-    match open.count() {
-        0..=4 => Ok(()),
-        more => Err(format!("{more} descriptors are open, 3 were handed over")),
+/// Closes what who started the service has left open to it, and it to this process: it could be anything.
+///
+/// # Errors
+/// In words, where the kernel does not say what is open.
+#[allow(unsafe_code)]
+pub(super) fn close_what_was_not_handed_over() -> Result<(), String> {
+    let unknown = |error| format!("/proc/self/fd: {error}");
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd").map_err(unknown)? {
+        numbers.extend(entry.map_err(unknown)?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
     }
+    // The one with which the list was read is closed by now.
+    let is_open = |number: &i32| fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_ok();
+    for number in numbers.into_iter().filter(|number| *number > 2).filter(is_open) {
+        // SAFETY: nothing in this process owns a descriptor yet but the standard ones: it has just begun.
+        unsafe { rustix::io::close(number) };
+    }
+    Ok(())
 }
 
 fn limit() -> Result<(), String> {

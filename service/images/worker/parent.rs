@@ -16,6 +16,9 @@ use crate::images::Error;
 /// Bytes of one line that a worker says, and of all that it says: what is more comes from one that was taken over.
 const LINE: u64 = 16 << 10;
 
+/// Characters of what one says that has crashed, for the journal.
+const LAST_WORDS: usize = 400;
+
 /// In which a worker that has said its last word ends.
 const END: Duration = Duration::from_secs(5);
 
@@ -72,7 +75,7 @@ impl Running {
                 Ok(Said::Read(bytes)) if got.is_ok() => read(bytes),
                 Ok(Said::Done) => return self.end().await.map(|()| true),
                 Ok(Said::Failed { kind, message }) => return kind.error(message, self.limit).map_or(Ok(false), Err),
-                _ => return Err(self.crashed().await),
+                _ => return Err(self.crashed(&line).await),
             }
         }
     }
@@ -80,17 +83,19 @@ impl Running {
     async fn end(&mut self) -> Result<(), Error> {
         match timeout(END, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
-            _ => Err(self.crashed().await),
+            _ => Err(self.crashed("").await),
         }
     }
 
-    async fn crashed(&mut self) -> Error {
+    /// `said`: its last words, such as those of a panic.
+    async fn crashed(&mut self, said: &str) -> Error {
         let status = timeout(END, self.child.wait()).await;
         let how = match status {
             Ok(Ok(status)) => status.to_string(),
             _ => "it goes on".into(),
         };
-        tracing::warn!(how, "a worker did not say what came of its task");
+        let said = said.chars().take(LAST_WORDS).collect::<String>();
+        tracing::warn!(how, said, "a worker did not say what came of its task");
         Error::Unavailable(format!("the image could not be read: the process that reads it ended ({how})"))
     }
 }

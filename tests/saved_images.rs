@@ -1,0 +1,91 @@
+//! Saved images, from the archive to a unikernel that answers: read by a worker process that may nothing else.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+#[path = "support/host.rs"]
+mod host;
+#[path = "support/netns.rs"]
+mod netns;
+mod private_bus;
+#[path = "support/saved_image.rs"]
+#[allow(dead_code)]
+mod saved_image;
+#[path = "support/solo5_image.rs"]
+mod solo5_image;
+#[path = "support/stand_in_process.rs"]
+mod stand_in_process;
+
+use host::{Options, TestHost, error_of, options};
+use netns::isolated;
+use saved_image::{Layer, Tar, docker_legacy, docker_oci, oci_layout, tar_of};
+
+/// A layer with the unikernel of `version` at `path`, and something beside it.
+fn layer(host: &TestHost, version: &str, path: &str) -> Layer {
+    let image = std::fs::read(host.image(version, &[])).unwrap();
+    Layer::gzip(Tar::new().file("README", "nothing to see").file(path, image))
+}
+
+fn save(host: &TestHost, name: &str, archive: &[u8]) -> String {
+    let path = host.directory.path().join(name);
+    std::fs::write(&path, archive).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn every_form_comes_to_answer() {
+    isolated("every_form_comes_to_answer", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        let unikernel = |version: &str| layer(&host, version, "unikernel.spt");
+        let legacy = tar_of(&docker_legacy(&[(&["web:1"], &[unikernel("1")]), (&["web:2"], &[unikernel("2")])]));
+        let legacy = save(&host, "legacy.tar", &legacy);
+        let engine = save(&host, "engine.tar", &tar_of(&docker_oci(&[unikernel("3")], "web:3")));
+        let layout = save(&host, "layout.tar", &tar_of(&oci_layout(&[layer(&host, "4", "deep/inside")], "4")));
+        for (version, image, path) in [
+            ("1", format!("docker-archive:{legacy}:web:1"), None),
+            ("2", format!("docker-archive:{legacy}:web:2"), None),
+            ("3", format!("docker-archive:{engine}"), None),
+            ("4", format!("oci-archive:{layout}"), Some("/deep/inside")),
+        ] {
+            let mut options = options("http:80/");
+            options.extend(path.map(|path| ("image-path", path.into())));
+            manager.deploy("website", &image, options).await.unwrap_or_else(|error| panic!("{image}: {error}"));
+            manager.publish("website", &[("tcp", 8080, 80)], Options::new()).await.unwrap();
+            let answer = host.get(8080).unwrap();
+            assert!(answer.starts_with(&format!("version={version} ")), "{image}: {answer}");
+        }
+        // The same bytes are the same image, wherever they come from.
+        let (again, _) = manager.deploy("website", &host.image("3", &[]), options("http:80/")).await.unwrap();
+        let (saved, _) =
+            manager.deploy("website", &format!("docker-archive:{engine}"), options("http:80/")).await.unwrap();
+        assert_eq!(again, saved);
+    });
+}
+
+#[test]
+fn what_gives_no_unikernel_is_refused_and_leaves_nothing() {
+    isolated("what_gives_no_unikernel_is_refused_and_leaves_nothing", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        let good = tar_of(&oci_layout(&[layer(&host, "1", "elsewhere.spt")], "1"));
+        let nowhere = save(&host, "nowhere.tar", &good);
+        let cut = save(&host, "cut.tar", &good[..good.len() / 2]);
+        let garbage = save(&host, "garbage.tar", &[0xa5; 100_000]);
+        let no_image = tar_of(&oci_layout(&[Layer::plain(Tar::new().file("unikernel.spt", "no ELF"))], "1"));
+        let no_image = save(&host, "no-image.tar", &no_image);
+        for (image, name, says) in [
+            (format!("oci-archive:{nowhere}"), "ImageInvalid", "elsewhere.spt"),
+            (format!("oci-archive:{cut}"), "ImageInvalid", "cut off"),
+            (format!("docker-archive:{garbage}"), "ImageInvalid", ""),
+            (format!("oci-archive:{garbage}"), "ImageInvalid", ""),
+            (format!("oci-archive:{no_image}"), "ImageInvalid", "ELF"),
+            ("oci-archive:/nowhere".into(), "ImageUnavailable", "/nowhere"),
+        ] {
+            let (kind, message) = error_of(manager.deploy("website", &image, options("running")).await);
+            assert_eq!(kind, name, "{image}: {message}");
+            assert!(message.contains(says), "{image}: {message}");
+        }
+        assert!(host.running().is_empty());
+        let stored = std::fs::read_dir(host.directory.path().join("state/images")).unwrap().count();
+        assert_eq!(stored, 0, "nothing is left in the store");
+    });
+}
