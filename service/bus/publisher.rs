@@ -110,7 +110,7 @@ impl Publisher {
             tokio::task::yield_now().await;
             hops += 1;
             while let Ok(event) = events.try_recv() {
-                self.take_in(event).await;
+                self.take_in_order(event).await;
                 (hops, taken) = (0, taken + 1);
             }
             while let Ok(barrier) = barriers.try_recv() {
@@ -124,11 +124,25 @@ impl Publisher {
     async fn reach(&mut self, barrier: Barrier, events: &mut mpsc::Receiver<Event>) {
         for _ in 0..events.len() {
             if let Ok(event) = events.try_recv() {
-                self.take_in(event).await;
+                self.take_in_order(event).await;
             }
         }
         // Whoever asked may have gone away.
         let _ = barrier.send(());
+    }
+
+    /// An object that appears or vanishes is told of at once: what was before that goes first.
+    async fn take_in_order(&mut self, event: Event) {
+        let moves = match &event {
+            Event::Unikernel { before, after } => before.is_none() || after.is_none(),
+            Event::Service { before, after } => before.is_none() || after.is_none(),
+            Event::Stack { before, after } => before.is_none() || after.is_none(),
+            _ => false,
+        };
+        if moves {
+            self.tell().await;
+        }
+        self.take_in(event).await;
     }
 
     /// Puts one event into the objects, and keeps what is to be told of it. What fails is logged: the next events are
