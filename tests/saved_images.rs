@@ -7,7 +7,6 @@ mod host;
 mod netns;
 mod private_bus;
 #[path = "support/saved_image.rs"]
-#[allow(dead_code)]
 mod saved_image;
 #[path = "support/solo5_image.rs"]
 mod solo5_image;

@@ -57,8 +57,8 @@ pub fn deploy(name: &str, image: ImageSource, values: RawOptions) -> Result<Depl
     let mut image = image;
     let (is_saved, mut known) = (matches!(image, ImageSource::Saved { .. }), KNOWN.to_vec());
     known.extend(is_saved.then_some((IMAGE_PATH, "s")));
-    let others = OTHER_FORMS.iter().filter(|(key, _)| values.has(key) && !(is_saved && *key == IMAGE_PATH));
-    others.map(|(key, _)| refuse_other_form(key)).collect::<Result<(), _>>()?;
+    let mut others = OTHER_FORMS.iter().filter(|(key, _)| values.has(key) && !(is_saved && *key == IMAGE_PATH));
+    others.try_for_each(|(key, _)| refuse_other_form(key))?;
     let mut options = Options::check("Deploy", values, &known)?;
     if let ImageSource::Saved { unikernel, .. } = &mut image {
         *unikernel = options.take::<String>(IMAGE_PATH)?.map(|text| own_words(&text)).transpose()?;
