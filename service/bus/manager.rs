@@ -58,13 +58,15 @@ impl Manager {
     ///
     /// service: 1 to 52 characters of a-z, 0-9, '-' and '.', not beginning with '-' or '.'.
     ///
-    /// image: an absolute path of a Solo5 image, opened with the caller's rights, or sha256:HEX of a stored one.
+    /// image: an absolute path of a Solo5 image, opened with the caller's rights; sha256:HEX of a stored one;
+    /// docker-archive:PATH[:NAME:TAG] or oci-archive:PATH[:TAG] of a saved container image, in which it stands at image-path.
     ///
     /// options: network s (bridge; the default network), memory t (MiB; 32), cpu u (core; the least used), args as
     /// (templates: {address}, {prefix-length}, {gateway}, {network}, {id}, {service}; {{ and }} are braces), prefix s,
     /// exclude as and address s (where the lease comes from; the network's own), block-devices a(ssu) (device, Albatross
     /// block device, sector size or 0), restart s (never, on-failure), restart-exit-codes ai, ready s (running, tcp:PORT,
-    /// http:PORT/PATH, console:REGEX for a line that it prints; running), timeout t (milliseconds to become ready; 30000).
+    /// http:PORT/PATH, console:REGEX for a line that it prints; running), timeout t (milliseconds to become ready; 30000),
+    /// image-path s (of a saved image; /unikernel.hvt, then /unikernel.spt).
     ///
     /// Errors: InvalidArgument, NotAuthorized, AddressPoolExhausted, AddressInUse, ImageInvalid, ImageUnavailable,
     /// ImageTooLarge, AlbatrossUnavailable, AlbatrossRefused, NotReady, KernelRefused, Cancelled. After an error nothing
