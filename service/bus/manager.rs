@@ -226,7 +226,8 @@ impl Manager {
     ///
     /// Errors: InvalidArgument (with line and column; also a cycle, a member that there is not, a host port of two
     /// members), NotAuthorized, PortConflict (a host port of another service or stack), those of Deploy with the member
-    /// in front, Cancelled. After an error what was live is live, and nothing new is left.
+    /// in front, Cancelled. After an error what was live is live, and nothing that was started for this is left; of what
+    /// failed later than at the first look the stack's State is failed, and LastResult says why.
     #[zbus(out_args("stack"))]
     async fn apply(
         &self,
@@ -282,8 +283,8 @@ impl Manager {
     /// Takes a stack off all host ports in one move, and ends its unikernels when their connections have ended or their
     /// drain time is over.
     ///
-    /// Errors: InvalidArgument, NotAuthorized, NoSuchStack, KernelRefused, AlbatrossUnavailable, AlbatrossRefused,
-    /// Cancelled.
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchStack, InUse (an Apply of it works), KernelRefused,
+    /// AlbatrossUnavailable, AlbatrossRefused, Cancelled.
     async fn remove_stack(
         &self,
         stack: &str,

@@ -1,11 +1,12 @@
 //! What there is of everything, wherever it is written down, and that it is the same everywhere.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use zbus::{OwnedObjectPath, OwnedVariant};
 
-use crate::host::{Manager, NAME, ROOT, TestHost};
+use crate::host::{Manager, NAME, PATIENCE, ROOT, TestHost};
 
 type Objects = HashMap<OwnedObjectPath, HashMap<String, HashMap<String, OwnedVariant>>>;
 
@@ -117,4 +118,24 @@ pub fn elements(host: &TestHost) -> BTreeSet<String> {
         format!("{} {} to {}:{}", word(&key[0]), word(&key[1]), word(&target[0]), word(&target[1]))
     };
     host.elements("ports4").iter().map(element).collect()
+}
+
+/// The account, once everything fits together, nothing is on its way, and `holds` of it.
+pub async fn until(host: &TestHost, manager: &Manager, what: &str, mut holds: impl FnMut(&Account) -> bool) -> Account {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let found = take(host, manager).await;
+        if let Ok(account) = &found
+            && account.unikernels.values().all(|state| at_rest(state))
+            && holds(account)
+        {
+            return account.clone();
+        }
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}; what there is: {found:#?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn at_rest(state: &str) -> bool {
+    ["ready", "live", "retired", "exited"].contains(&state)
 }

@@ -1,8 +1,7 @@
 //! A host on which version 1 of a website is live, and what can be done there.
 
 use crate::account::{self, Account};
-use crate::host::{Manager, Options, PATIENCE, TestHost, options};
-use std::time::{Duration, Instant};
+use crate::host::{Manager, Options, TestHost, options};
 
 pub const FAULT: &str = "ALBATROSS_DEPLOYER_FAULT";
 
@@ -164,24 +163,9 @@ impl Scene {
         self.until("settled", |_| true).await
     }
 
-    pub async fn until(&self, what: &str, mut holds: impl FnMut(&Account) -> bool) -> Account {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let found = account::take(&self.host, &self.manager).await;
-            if let Ok(account) = &found
-                && account.unikernels.values().all(|state| at_rest(state))
-                && holds(account)
-            {
-                return account.clone();
-            }
-            assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}; what there is: {found:#?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    pub async fn until(&self, what: &str, holds: impl FnMut(&Account) -> bool) -> Account {
+        account::until(&self.host, &self.manager, what, holds).await
     }
-}
-
-fn at_rest(state: &str) -> bool {
-    ["ready", "live", "retired", "exited"].contains(&state)
 }
 
 /// Ids of what a deed is done to.

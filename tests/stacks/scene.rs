@@ -150,19 +150,8 @@ impl Scene {
         self.until("settled", |_| true).await
     }
 
-    pub async fn until(&self, what: &str, mut holds: impl FnMut(&Account) -> bool) -> Account {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let found = account::take(&self.host, &self.manager).await;
-            if let Ok(account) = &found
-                && account.unikernels.values().all(|state| at_rest(state))
-                && holds(account)
-            {
-                return account.clone();
-            }
-            assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}; what there is: {found:#?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    pub async fn until(&self, what: &str, holds: impl FnMut(&Account) -> bool) -> Account {
+        account::until(&self.host, &self.manager, what, holds).await
     }
 
     /// Nothing is left of anything.
@@ -170,10 +159,6 @@ impl Scene {
         self.until("nothing", |account| *account == Account::default()).await;
         assert_eq!(self.mail().await, None);
     }
-}
-
-fn at_rest(state: &str) -> bool {
-    ["ready", "live", "retired", "exited"].contains(&state)
 }
 
 /// Version and address.

@@ -110,7 +110,9 @@ impl Apply {
             if self.claim.is_none() {
                 // Where another call works on the stack, what comes of that one counts.
                 self.claim = self.context.claims.claim_stack(&self.manifest.stack);
-                self.remember_before().await?;
+                if self.remember_before().await.is_err() {
+                    return outcome;
+                }
             }
             if self.claim.is_some() {
                 self.give_up(error).await;
@@ -342,13 +344,7 @@ impl Apply {
     }
 
     fn take_back(&mut self) -> BoxFuture<'_, Result<(), Error>> {
-        async move {
-            match self.placed.take() {
-                Some(placed) => super::take_back(&self.context, placed).await,
-                None => Ok(()),
-            }
-        }
-        .boxed()
+        async move { super::take_back(&self.context, self.placed.take()).await }.boxed()
     }
 
     fn delete_flows<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {

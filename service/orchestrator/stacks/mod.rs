@@ -74,8 +74,9 @@ pub async fn give_up_lost(context: &Context, name: &StackName) -> Result<(), Err
     context.owner.decide(move |state| Ok((staging::give_up_lost(&state.world, &stack), ()))).await
 }
 
-/// All is as it was before a move.
-async fn take_back(context: &Context, placed: Placed) -> Result<(), Error> {
+/// All is as it was before a move, where one was made.
+async fn take_back(context: &Context, placed: Option<Placed>) -> Result<(), Error> {
+    let Some(placed) = placed else { return Ok(()) };
     context.owner.decide(move |state| Ok((placed.take_back(&state.world), ()))).await?;
     publish::delete_stale_flows(context).await
 }

@@ -90,13 +90,7 @@ impl MoveStack {
     }
 
     fn take_back(&mut self) -> BoxFuture<'_, Result<(), Error>> {
-        async move {
-            match self.placed.take() {
-                Some(placed) => super::take_back(&self.context, placed).await,
-                None => Ok(()),
-            }
-        }
-        .boxed()
+        async move { super::take_back(&self.context, self.placed.take()).await }.boxed()
     }
 
     fn delete_flows<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {

@@ -64,10 +64,8 @@ impl RemoveStack {
     /// All is as it was, where nothing of it is gone yet.
     fn take_back(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
-            if let Some(placed) = self.placed.take() {
-                super::take_back(&self.context, placed).await?;
-                super::after_a_move(&self.context, &self.name).await;
-            }
+            super::take_back(&self.context, self.placed.take()).await?;
+            super::after_a_move(&self.context, &self.name).await;
             Ok(())
         }
         .boxed()
