@@ -166,7 +166,7 @@ fn open(flags: &Flags, config: Config) -> Result<Parts, Failure> {
         path: config.albatross.path.clone(),
         deadline: config.albatross.deadline,
     })?;
-    Ok(Parts { config, ledger, contents, store, albatross })
+    Ok(Parts { config, state_directory: flags.state_directory.clone(), ledger, contents, store, albatross })
 }
 
 /// The ledger holds arguments, which can be secrets.

@@ -96,7 +96,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(OwnedObjectPath, String, String), Failure> {
         self.entrance.admit(connection, &header).await?;
-        let image = ImageSource::Descriptor(File::from(OwnedFd::from(image)));
+        let image = ImageSource::Descriptor { file: File::from(OwnedFd::from(image)), signature: None };
         self.deploy_from(service, image, options).await
     }
 

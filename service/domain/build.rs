@@ -143,6 +143,11 @@ pub struct BuildRequest {
 }
 
 impl BuildRequest {
+    /// The first of the options that are given.
+    pub fn first_given(&self) -> Option<&'static str> {
+        self.dockerfile.is_some().then_some("dockerfile").or_else(|| self.of_recipe())
+    }
+
     /// The first of the options that are given and go with a recipe.
     fn of_recipe(&self) -> Option<&'static str> {
         let given = [

@@ -75,7 +75,8 @@ checked_name!(
 );
 
 /// `[REGISTRY/]NAME[:TAG][@DIGEST]`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ImageName {
     pub registry: Option<Registry>,
     pub repository: ImageRepository,
@@ -126,7 +127,8 @@ impl fmt::Display for ImageName {
 }
 
 /// An image of an engine: by its name, or `sha256:HEX`, the engine's own id of it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum EngineImage {
     Named(ImageName),
     Id(ContentDigest),
@@ -149,6 +151,25 @@ impl fmt::Display for EngineImage {
         }
     }
 }
+
+/// Gives a name of several parts the serde form of a text.
+macro_rules! as_text {
+    ($($name:ident),*) => {$(
+        impl TryFrom<String> for $name {
+            type Error = InvalidName;
+            fn try_from(text: String) -> Result<Self, InvalidName> {
+                text.parse()
+            }
+        }
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.to_string()
+            }
+        }
+    )*};
+}
+
+as_text!(ImageName, EngineImage);
 
 /// An image in an archive or a folder of the host: `PATH[:NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

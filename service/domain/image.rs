@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::container::{EngineImage, ImageName, LayoutName, SavedImage};
+use super::build::BuildOptions;
+use super::container::{EngineImage, ImageName, ImagePath, LayoutName, SavedImage};
 use super::names::InvalidName;
 use super::repository::{GitSource, InvalidRepository};
 
@@ -106,6 +107,37 @@ impl ImageReference {
             Self::Engine(EngineImage::Named(name)) | Self::Registry(name) => name.digest.is_some(),
             Self::Git(source) => source.reference.as_ref().is_some_and(|reference| reference.commit().is_some()),
             Self::Path(_) | Self::DockerArchive(_) | Self::OciArchive(_) | Self::OciLayout(_) => false,
+        }
+    }
+}
+
+/// What is said with a reference: where in it the unikernel stands, how it is built, what signs it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ImageOptions {
+    /// Inside of a container image; where unikernels usually stand where it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_path: Option<ImagePath>,
+    /// Of a repository, and of nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<BuildOptions>,
+    /// The text that minisign wrote; what stands beside the unikernel where it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+}
+
+impl ImageOptions {
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Where the unikernel is looked for, first to last.
+    pub fn image_paths(&self) -> Vec<ImagePath> {
+        match (&self.build, &self.image_path) {
+            (Some(build), _) => build.image_paths(),
+            (None, Some(path)) => vec![path.clone()],
+            (None, None) => ImagePath::defaults().into(),
         }
     }
 }

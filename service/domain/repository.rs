@@ -77,7 +77,8 @@ impl GitTransport {
 }
 
 /// The URL of a repository, without the `git+`. It holds no secret.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct GitUrl {
     transport: GitTransport,
     text: String,
@@ -171,6 +172,19 @@ fn is_escape(text: &str) -> bool {
     let byte = text.get(..2).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
     let byte = byte.and_then(|hex| u8::from_str_radix(hex, 16).ok());
     byte.is_some_and(|byte| !byte.is_ascii_control())
+}
+
+impl TryFrom<String> for GitUrl {
+    type Error = InvalidRepository;
+    fn try_from(text: String) -> Result<Self, InvalidRepository> {
+        text.parse()
+    }
+}
+
+impl From<GitUrl> for String {
+    fn from(url: GitUrl) -> String {
+        url.text
+    }
 }
 
 impl fmt::Display for GitUrl {

@@ -10,7 +10,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Caller, Configuration, ImageDigest, ImageReference, PortMapping, ServiceName, StackName, Timestamp, UnikernelId,
+    Caller, Configuration, ImageDigest, ImageOptions, ImageReference, PortMapping, ServiceName, StackName, Timestamp,
+    UnikernelId,
 };
 
 /// A stack as it is asked for: a manifest, checked.
@@ -24,6 +25,8 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberPlan {
     pub image: ImageReference,
+    #[serde(default, skip_serializing_if = "ImageOptions::is_empty")]
+    pub image_options: ImageOptions,
     /// Its arguments may hold `{NAME.address}` of other members.
     pub configuration: Configuration,
     /// While it is live.

@@ -7,10 +7,13 @@
 //! ```
 
 pub mod archive;
+pub mod engine;
 pub mod git;
+mod identity;
 mod import;
 mod open_as;
 pub mod recipe;
+pub mod registry;
 pub mod solo5;
 mod source;
 mod store;
@@ -23,7 +26,7 @@ use rustix::io::Errno;
 
 use crate::domain::ImageDigest;
 
-pub use open_as::open_as;
+pub use open_as::{open_as, open_folder_as};
 pub use store::Store;
 
 /// Why there is no image. The text is for the person who named it.
@@ -42,6 +45,9 @@ pub enum Error {
     /// The source cannot be opened or read, or sends nothing.
     #[error("{0}")]
     Unavailable(String),
+    /// With the last lines of the build.
+    #[error("{0}")]
+    Build(String),
     #[error("the import of the image was cancelled")]
     Cancelled,
     #[error("no space is left in {directory} for the image: make room, or remove images that nothing uses with Collect", directory = .directory.display())]

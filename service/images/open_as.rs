@@ -7,14 +7,11 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstat, fstatfs, openat2};
 use rustix::io::Errno;
-use rustix::process::geteuid;
-use rustix::thread::{
-    CapabilitySet, Gid, Uid, capabilities, set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
-};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::Error;
+use super::identity::take_on;
 use crate::domain::Caller;
 
 /// Opens at a time, those counted that hang in a file system: each is a thread.
@@ -31,18 +28,30 @@ const NOT_EVEN_ROOT: &str = ". It belongs to another user, and the service does 
 /// [`Error::Unavailable`] with the path and the kernel's reason: not found, not permitted, not a regular file, or the
 /// service itself may not act for that user.
 pub async fn open_as(path: PathBuf, caller: &Caller) -> Result<File, Error> {
+    within_deadline(path, caller, FileType::RegularFile).await
+}
+
+/// Opens a folder, otherwise as [`open_as`].
+///
+/// # Errors
+/// As [`open_as`].
+pub async fn open_folder_as(path: PathBuf, caller: &Caller) -> Result<File, Error> {
+    within_deadline(path, caller, FileType::Directory).await
+}
+
+async fn within_deadline(path: PathBuf, caller: &Caller, kind: FileType) -> Result<File, Error> {
     let shown = path.display().to_string();
-    let opened = timeout(DEADLINE, on_thread(path, caller.clone())).await;
+    let opened = timeout(DEADLINE, on_thread(path, caller.clone(), kind)).await;
     opened.unwrap_or_else(|_| Err(Error::Unavailable(format!("{shown} did not open within {} s", DEADLINE.as_secs()))))
 }
 
 /// Linux keeps credentials for each thread. This one takes on the caller's, opens, and ends: no other ever has them.
-async fn on_thread(path: PathBuf, caller: Caller) -> Result<File, Error> {
+async fn on_thread(path: PathBuf, caller: Caller, kind: FileType) -> Result<File, Error> {
     let ended = || Error::Unavailable("the service is stopping".to_owned());
     let slot = SLOTS.acquire().await.map_err(|_| ended())?;
     let (sender, opened) = oneshot::channel();
     let work = move || {
-        let result = take_on(&caller).and_then(|()| open(&path, &caller));
+        let result = take_on(&caller).and_then(|()| open(&path, &caller, kind));
         drop(slot);
         // Nobody listens after the deadline; the file closes then.
         let _ = sender.send(result);
@@ -52,50 +61,7 @@ async fn on_thread(path: PathBuf, caller: Caller) -> Result<File, Error> {
     opened.await.unwrap_or_else(|_| Err(ended()))
 }
 
-/// Makes the caller's the *effective* ids of this thread. Access to files asks no others, and the real and saved ones
-/// staying the service's has two uses: the caller may send the thread no signal, which would reach the whole process,
-/// and may not trace it.
-fn take_on(caller: &Caller) -> Result<(), Error> {
-    // To the kernel this number means "leave it as it is": it must not come to mean the service's own rights.
-    if [caller.uid, caller.gid].contains(&u32::MAX) || caller.groups.contains(&u32::MAX) {
-        return Err(Error::Unavailable(
-            "the caller has no valid user or group: hand the file over with DeployImage".to_owned(),
-        ));
-    }
-    match take_on_ids(caller) {
-        // Without the right to be somebody else the service can still be itself.
-        Err(Errno::PERM) if caller.uid == geteuid().as_raw() => {}
-        Err(error) => {
-            return Err(Error::Unavailable(format!(
-                "the service may not open files as uid {} ({error}): hand the file over with DeployImage",
-                caller.uid
-            )));
-        }
-        Ok(()) => {}
-    }
-    // Leaving uid 0 the kernel does this by itself; not where the service is a user with some capabilities.
-    if caller.uid != 0 {
-        drop_capabilities()
-            .map_err(|error| Error::Unavailable(format!("cannot drop capabilities to open the image: {error}")))?;
-    }
-    Ok(())
-}
-
-/// Groups and gid first: once the uid is another, changing them is not permitted any more.
-fn take_on_ids(caller: &Caller) -> Result<(), Errno> {
-    let groups: Vec<Gid> = caller.groups.iter().copied().map(Gid::from_raw).collect();
-    set_thread_groups(&groups)?;
-    set_thread_res_gid(None, Gid::from_raw(caller.gid), None)?;
-    set_thread_res_uid(None, Uid::from_raw(caller.uid), None)
-}
-
-fn drop_capabilities() -> Result<(), Errno> {
-    let mut sets = capabilities(None)?;
-    sets.effective = CapabilitySet::empty();
-    set_capabilities(None, sets)
-}
-
-fn open(path: &Path, caller: &Caller) -> Result<File, Error> {
+fn open(path: &Path, caller: &Caller, kind: FileType) -> Result<File, Error> {
     let failed = |error: Errno| {
         let hint = if error == Errno::ACCESS && caller.uid == 0 { NOT_EVEN_ROOT } else { "" };
         Error::Unavailable(format!("cannot open {} as uid {}: {error}{hint}", path.display(), caller.uid))
@@ -105,8 +71,12 @@ fn open(path: &Path, caller: &Caller) -> Result<File, Error> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).map_err(failed)?);
     let status = fstat(&file).map_err(failed)?;
-    if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
-        return Err(Error::Unavailable(format!("{} is not a regular file, expected a Solo5 image", path.display())));
+    if FileType::from_raw_mode(status.st_mode) != kind {
+        let expected = if kind == FileType::Directory { "a folder" } else { "a regular file" };
+        return Err(Error::Unavailable(format!(
+            "{} is not {expected}, which an image of this form is",
+            path.display()
+        )));
     }
     // Files of /proc/self look regular too, and would tell of this process.
     if fstatfs(&file).map_err(failed)?.f_type == PROC_SUPER_MAGIC {

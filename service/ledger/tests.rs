@@ -99,6 +99,7 @@ fn service(name: &str, ports: u16) -> Service {
 fn stack(name: &str) -> Stack {
     let plan = MemberPlan {
         image: "/srv/web.hvt".parse().unwrap(),
+        image_options: crate::domain::ImageOptions::default(),
         configuration: Configuration {
             network: None,
             memory: 32,

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::claims::Claims;
 use super::error::Error;
+use super::imports::Sources;
 use super::jobs::Jobs;
 use super::owner::OwnerHandle;
 use super::watch::Taps;
@@ -45,6 +46,8 @@ pub struct Context {
     pub flows: Flows,
     pub taps: Taps,
     pub limits: Limits,
+    /// Where images come from.
+    pub sources: Sources,
     /// Deployments that work at the same time.
     pub deploy_slots: Arc<Semaphore>,
     /// Those that run again and are asked for their readiness at the same time: after a restart of Albatross all do.

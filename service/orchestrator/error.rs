@@ -142,6 +142,7 @@ fn image_kind(error: &images::Error) -> ErrorKind {
     match error {
         images::Error::Invalid(_) => ErrorKind::ImageInvalid,
         images::Error::TooLarge { .. } => ErrorKind::ImageTooLarge,
+        images::Error::Build(_) => ErrorKind::BuildFailed,
         images::Error::Cancelled => ErrorKind::Cancelled,
         _ => ErrorKind::ImageUnavailable,
     }

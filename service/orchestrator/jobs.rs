@@ -150,6 +150,35 @@ impl Job {
         }
     }
 
+    /// The job's, while the service runs.
+    pub fn number(&self) -> JobNumber {
+        self.entry.number
+    }
+
+    /// What the step is doing, e.g. `downloading`: stands after its name.
+    pub async fn detail(&self, detail: &str) {
+        let part = self.part.as_deref();
+        let change = |view: &mut JobView| {
+            view.step = detailed(&view.step, part, detail).into();
+            view.progress = view.progress.filter(|_| part.is_some());
+        };
+        if let Some(view) = self.entry.jobs.change(self.entry.number, change) {
+            self.entry.jobs.tell(Event::Job(view)).await;
+        }
+    }
+
+    /// Bytes of what the step is doing.
+    pub fn bytes(&self, done: u64, total: Option<u64>) {
+        if let Some(total) = total.filter(|total| *total > 0) {
+            self.progress()((done as f64 / total as f64).min(1.0));
+        }
+    }
+
+    /// A line of what a build or an engine says.
+    pub fn log(&self, line: &str) {
+        tracing::debug!(job = %self.entry.number, line, "a source of an image says");
+    }
+
     /// Says that `done` of `all` parts have come to their end.
     pub async fn parts_done(&self, done: usize, all: usize) {
         let change = |view: &mut JobView| view.progress = Some(done as f64 / all.max(1) as f64);
@@ -208,6 +237,13 @@ impl Job {
             self.entry.jobs.tell(event).await;
         }
     }
+}
+
+/// `step: detail`, or of a part `part: step: detail`, whatever detail stood there before.
+fn detailed(step: &str, part: Option<&str>, detail: &str) -> String {
+    let known = usize::from(part.is_some()) + 1;
+    let head: Vec<&str> = step.split(": ").take(known).collect();
+    format!("{}: {detail}", head.join(": "))
 }
 
 impl Drop for Entry {

@@ -3,37 +3,25 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::domain::{
-    Applied, Caller, Configuration, ImageDigest, ImagePath, ImageRecord, Manifest, PortMapping, ServiceName, StackName,
-    Unikernel, UnikernelId,
+    Applied, Caller, Configuration, ImageDigest, ImageOptions, ImageRecord, ImageReference, Manifest, PortMapping,
+    ServiceName, StackName, Unikernel, UnikernelId,
 };
-use crate::images::worker;
 
 /// Where Deploy gets its image.
 #[derive(Debug)]
 pub enum ImageSource {
     /// Already in the store.
     Stored(ImageDigest),
-    /// A descriptor that the caller handed over.
-    Descriptor(File),
-    /// A path, to be opened with no more rights than the caller has.
-    Path { path: PathBuf, caller: Caller },
-    /// A saved image, to be opened with no more rights than the caller has, and read by a worker.
-    Saved {
-        path: PathBuf,
-        form: worker::Form,
-        /// Of an archive with several images.
-        name: Option<String>,
-        /// Where the unikernel stands in the image; `None`: where it usually does.
-        unikernel: Option<ImagePath>,
-        caller: Caller,
-    },
+    /// A descriptor that the caller handed over, and what signs it.
+    Descriptor { file: File, signature: Option<String> },
+    /// What a reference names; what is of this host is reached with no more rights than the caller has.
+    Named { image: ImageReference, options: ImageOptions, caller: Caller },
     /// In the store and pinned by who asks, but in no record yet.
     Imported(ImageRecord),
 }

@@ -1,5 +1,6 @@
 //! Puts the parts together and lets them run.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -7,6 +8,7 @@ use tracing::warn;
 
 use super::claims::Claims;
 use super::context::{Context, Limits};
+use super::imports::Sources;
 use super::jobs::Jobs;
 use super::owner::{self, Owner, State};
 use super::watch::{HostWatch, Taps};
@@ -32,6 +34,7 @@ const RETURNS: usize = 16;
 #[derive(Debug)]
 pub struct Parts {
     pub config: Config,
+    pub state_directory: PathBuf,
     pub ledger: Ledger,
     pub contents: Contents,
     pub store: images::Store,
@@ -78,7 +81,8 @@ pub struct Runner {
 
 /// Opens what the kernel gives and puts the parts together.
 pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
-    let Parts { config, ledger, contents, store, albatross } = parts;
+    let Parts { config, state_directory, ledger, contents, store, albatross } = parts;
+    let sources = Sources::new(&config.images, &state_directory);
     let (events_sender, events) = mpsc::channel(EVENTS);
     let claims = Arc::new(Claims::default());
     let settings = ruleset::Settings { loopback: config.publish.loopback };
@@ -105,6 +109,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         flows: Flows::open()?,
         taps: Taps::default(),
         limits,
+        sources,
         deploy_slots: Arc::new(Semaphore::new(config.limits.concurrent_deploys)),
         return_slots: Semaphore::new(RETURNS),
         drains: Notify::new(),

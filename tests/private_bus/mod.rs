@@ -106,5 +106,6 @@ pub fn unattended() -> Orchestrator {
     };
     let albatross = albatross::Client::new(settings).unwrap();
     let config = config::load(&directory.path().join("none.toml")).unwrap();
-    orchestrator::assemble(Parts { config, ledger, contents, store, albatross }).unwrap().orchestrator
+    let state_directory = directory.path().into();
+    orchestrator::assemble(Parts { config, state_directory, ledger, contents, store, albatross }).unwrap().orchestrator
 }

@@ -28,18 +28,6 @@ pub(super) const KNOWN: &[Known] = &[
     ("timeout", "t"),
 ];
 
-/// Options of the contract that go with forms of `image` which this version does not read.
-pub(super) const OTHER_FORMS: &[(&str, &str)] = &[
-    ("image-path", "docker-daemon:, docker-archive:, oci-archive:, oci:, docker:// and git+ images"),
-    ("mirage", GIT),
-    ("config-file", GIT),
-    ("mirage-args", GIT),
-    ("extra-instructions", GIT),
-    ("opam-repository-commit", GIT),
-    ("dockerfile", GIT),
-];
-const GIT: &str = "git+https://, git+ssh:// and git+file:/// images";
-
 const DEFAULT_MEMORY: u64 = 32;
 /// 1 TiB in MiB.
 pub(super) const MAX_MEMORY: u64 = 1 << 20;
@@ -102,14 +90,6 @@ impl DeployOptions {
             readiness: about("ready", self.ready.map_or(Ok(Readiness::default()), |text| own_words(&text)))?,
             timeout: about("timeout", timeout)?,
         })
-    }
-}
-
-/// The refusal of an option that goes with other forms of `image`, and of no other one.
-pub(super) fn refuse_other_form(key: &str) -> Result<(), InvalidArgument> {
-    match OTHER_FORMS.iter().find(|(name, _)| *name == key) {
-        Some((_, forms)) => Err(InvalidArgument(format!("option {key} of Deploy goes with {forms} only"))),
-        None => Ok(()),
     }
 }
 

@@ -1,68 +1,40 @@
 //! Deploy and DeployImage.
 
-use super::configuration::{DeployOptions, KNOWN, OTHER_FORMS, refuse_other_form};
-use super::{InvalidArgument, Options, RawOptions, own_words, service, shortened};
-use crate::domain::{Caller, ImageReference, SavedImage};
-use crate::images::worker::Form;
+use super::configuration::{DeployOptions, KNOWN};
+use super::image_options::{IMAGE, Written};
+use super::{InvalidArgument, Options, RawOptions, own_words, service};
+use crate::domain::{Caller, ImageOptions, ImageReference};
 use crate::orchestrator::{DeployRequest, ImageSource};
-
-/// The option that says where a unikernel stands in a container image.
-const IMAGE_PATH: &str = "image-path";
 
 /// The kernel's PATH_MAX.
 const MAX_PATH: usize = 4096;
 
-/// The `image` of Deploy. A path is opened later, with no more rights than `caller` has.
+/// The `image` of Deploy. What is of this host is opened later, with no more rights than `caller` has.
 pub fn image(text: &str, caller: Caller) -> Result<ImageSource, InvalidArgument> {
-    Ok(match reference(text)? {
-        ImageReference::Stored(digest) => ImageSource::Stored(digest),
-        ImageReference::Path(path) => ImageSource::Path { path, caller },
-        ImageReference::DockerArchive(saved) => saved_image(saved, Form::Docker, caller),
-        ImageReference::OciArchive(saved) => saved_image(saved, Form::Oci, caller),
-        other => return Err(not_yet(&other)),
-    })
+    let options = ImageOptions::default();
+    Ok(ImageSource::Named { image: image_reference(text)?, options, caller })
 }
 
-fn saved_image<Name: ToString>(saved: SavedImage<Name>, form: Form, caller: Caller) -> ImageSource {
-    let name = saved.name.map(|name| name.to_string());
-    ImageSource::Saved { path: saved.path, form, name, unikernel: None, caller }
-}
-
-fn reference(text: &str) -> Result<ImageReference, InvalidArgument> {
+pub(super) fn image_reference(text: &str) -> Result<ImageReference, InvalidArgument> {
     if text.len() > MAX_PATH {
         return Err(InvalidArgument(format!("image is {} bytes long: at most {MAX_PATH} can be a path", text.len())));
     }
     own_words(text)
 }
 
-/// The image of a member of a stack.
-pub(super) fn image_reference(text: &str) -> Result<ImageReference, InvalidArgument> {
-    match reference(text)? {
-        readable @ (ImageReference::Path(_) | ImageReference::Stored(_)) => Ok(readable),
-        other => Err(not_yet(&other)),
-    }
-}
-
-fn not_yet(image: &ImageReference) -> InvalidArgument {
-    let text = shortened(&image.to_string());
-    InvalidArgument(format!(
-        "image {text:?} is of a form that this version cannot read: give an absolute path, sha256:HEX of a stored image, or \
-         hand the file over with DeployImage"
-    ))
-}
-
 /// A deployment, with the defaults of the contract where the caller did not choose.
 pub fn deploy(name: &str, image: ImageSource, values: RawOptions) -> Result<DeployRequest, InvalidArgument> {
     let service = service(name)?;
-    let mut image = image;
-    let (is_saved, mut known) = (matches!(image, ImageSource::Saved { .. }), KNOWN.to_vec());
-    known.extend(is_saved.then_some((IMAGE_PATH, "s")));
-    let mut others = OTHER_FORMS.iter().filter(|(key, _)| values.has(key) && !(is_saved && *key == IMAGE_PATH));
-    others.try_for_each(|(key, _)| refuse_other_form(key))?;
-    let mut options = Options::check("Deploy", values, &known)?;
-    if let ImageSource::Saved { unikernel, .. } = &mut image {
-        *unikernel = options.take::<String>(IMAGE_PATH)?.map(|text| own_words(&text)).transpose()?;
-    }
+    let mut options = Options::check("Deploy", values, &[KNOWN, IMAGE].concat())?;
+    let said = Written::take(&mut options)?;
+    let image = match image {
+        ImageSource::Named { image, caller, .. } => {
+            let options = said.options(&image)?;
+            ImageSource::Named { image, options, caller }
+        }
+        ImageSource::Descriptor { file, .. } => ImageSource::Descriptor { file, signature: said.of_descriptor()? },
+        other => other,
+    };
     let configuration = DeployOptions::take(&mut options)?.configuration()?;
     Ok(DeployRequest { service, image, configuration, stack: None })
 }
@@ -76,10 +48,11 @@ mod tests {
     use super::super::configuration::{MAX_ARGUMENT_BYTES, MAX_MEMORY};
     use super::super::tests::sent;
     use super::*;
-    use crate::domain::{AddressChoice, Configuration, ImageDigest, Readiness, RestartPolicy};
+    use crate::domain::{AddressChoice, Configuration, Readiness, RestartPolicy};
 
     fn with<const N: usize>(entries: [(&str, Variant<'static>); N]) -> Result<Configuration, InvalidArgument> {
-        let request = deploy("website", ImageSource::Stored(ImageDigest([1; 32])), sent(entries));
+        let caller = Caller { uid: 7, gid: 8, groups: vec![] };
+        let request = deploy("website", image("/srv/web.hvt", caller).unwrap(), sent(entries));
         request.map(|request| request.configuration)
     }
 
@@ -163,16 +136,22 @@ mod tests {
     fn options_of_other_image_forms_say_which() {
         assert!(refused([("mirage", "4".into())]).contains("git+https://"));
         assert!(refused([("image-path", "/x".into())]).contains("docker-daemon:"));
-        for (key, _) in OTHER_FORMS {
+        for key in ["mirage", "config-file", "opam-repository-commit", "dockerfile"] {
             assert!(refused([(key, "x".into())]).contains(key));
+        }
+        for key in ["mirage-args", "extra-instructions"] {
+            assert!(refused([(key, vec!["x"].into())]).contains(key));
         }
     }
 
     #[test]
     fn an_image_path_keeps_its_caller() {
         let caller = Caller { uid: 7, gid: 8, groups: vec![8, 9] };
-        let ImageSource::Path { path, caller: kept } = image("/srv/web.hvt", caller.clone()).unwrap() else { panic!() };
-        assert_eq!((path.to_str(), kept), (Some("/srv/web.hvt"), caller.clone()));
+        let ImageSource::Named { image: named, caller: kept, .. } = image("/srv/web.hvt", caller.clone()).unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!((named.to_string().as_str(), kept), ("/srv/web.hvt", caller.clone()));
         assert!(image("web.hvt", caller.clone()).is_err());
         assert!(image(&format!("/{}", "x".repeat(MAX_PATH)), caller).is_err());
     }

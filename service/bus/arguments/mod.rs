@@ -8,6 +8,7 @@ mod collect;
 mod configuration;
 mod console;
 mod deploy;
+mod image_options;
 mod manifest;
 mod options;
 mod publication;

@@ -5,11 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Error, storing};
 use crate::domain::{GitTransport, GitUrl};
 
 /// With what a repository is reached that is not everybody's. A path is absolute, without '"' and control characters.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {
     /// The private key for `git+ssh://`; none is tried without.
     pub ssh_key: Option<PathBuf>,

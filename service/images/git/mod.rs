@@ -12,6 +12,7 @@
 mod environment;
 mod program;
 mod refs;
+mod task;
 mod tree;
 
 use std::io::{self, Write};
@@ -25,6 +26,8 @@ use crate::domain::{CommitId, GitRef, GitUrl};
 pub use environment::Access;
 use environment::Environment;
 use program::{Patience, Program};
+pub(super) use task::run;
+pub use task::{Remote, Request};
 
 /// How much one repository may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,43 +1,54 @@
 //! The worker itself.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use super::confinement::{close_what_was_not_handed_over, confine};
-use super::{Form, Kind, Said, Task};
+use super::{Assignment, Failure, Form, Kind, Said, Saved, Task, Voice, Wanted};
 use crate::images::archive::{self, Limits, Selection};
+use crate::images::{engine, git, registry};
 
 /// Bytes of a task.
 const TASK: u64 = 1 << 20;
 
-/// Between two words of progress, in bytes read.
-const STEP: u64 = 1 << 20;
+/// Bytes of what signs a unikernel: minisign's files have two lines of each, about 300 in all.
+const SIGNATURE: u64 = 4096;
 
 /// Does the one task that it is told, and ends.
 pub fn run() -> ExitCode {
-    let said = match work() {
+    // Before anything is owned.
+    let closed = close_what_was_not_handed_over();
+    let Ok(socket) = standard(io::stderr()).map(UnixStream::from) else { return ExitCode::FAILURE };
+    let Ok(ours) = socket.try_clone() else { return ExitCode::FAILURE };
+    let mut voice = Voice::new(ours);
+    let said = match confined(closed).and_then(|()| work(&socket, &mut voice)) {
         Ok(()) => Said::Done,
-        Err((kind, message)) => Said::Failed { kind, message },
+        Err(failure) => Said::Failed(failure),
     };
     // Nobody is left to tell when this fails.
-    let told = standard(io::stderr()).is_ok_and(|socket| say(&socket.into(), &said).is_ok());
-    if told { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if voice.say(&said).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-type Failure = (Kind, String);
+fn work(socket: &UnixStream, voice: &mut Voice) -> Result<(), Failure> {
+    let broken = |error: io::Error| Failure::new(Kind::Unavailable, format!("the worker's descriptors: {error}"));
+    let (input, output) = (standard(io::stdin()).map_err(broken)?, standard(io::stdout()).map_err(broken)?);
+    let assignment = assignment(socket).map_err(broken)?;
+    confined(confine(&assignment, &input))?;
+    let (input, output) = (File::from(input), File::from(output));
+    match &assignment.task {
+        Task::Saved(saved) => from_saved(saved, input, output, voice),
+        Task::Taken(wanted) => from_taken(wanted, input, output, voice),
+        Task::Registry(request) => registry::run(request, output, voice),
+        Task::Engine(request) => engine::run(request, input, output, voice),
+        Task::Git(request) => git::run(request, input, output, voice),
+    }
+}
 
-fn work() -> Result<(), Failure> {
-    let broken = |error: io::Error| (Kind::Unavailable, format!("the worker's descriptors: {error}"));
-    let confined = |why: String| (Kind::Unavailable, format!("the worker cannot be confined: {why}"));
-    close_what_was_not_handed_over().map_err(confined)?;
-    let socket = UnixStream::from(standard(io::stderr()).map_err(broken)?);
-    let (image, unikernel) = (standard(io::stdin()).map_err(broken)?, standard(io::stdout()).map_err(broken)?);
-    confine().map_err(confined)?;
-    let task = task(&socket).map_err(broken)?;
-    extract(&task, File::from(image), File::from(unikernel), &socket)
+fn confined(outcome: Result<(), String>) -> Result<(), Failure> {
+    outcome.map_err(|why| Failure::new(Kind::Unavailable, format!("the worker cannot be confined: {why}")))
 }
 
 /// A descriptor of its own, so that it can be owned.
@@ -45,32 +56,68 @@ fn standard(stream: impl AsFd) -> io::Result<OwnedFd> {
     stream.as_fd().try_clone_to_owned()
 }
 
-fn task(socket: &UnixStream) -> io::Result<Task> {
+/// Byte by byte would do as well: nothing else ever comes.
+fn assignment(socket: &UnixStream) -> io::Result<Assignment> {
     let mut line = String::new();
     BufReader::new(socket).take(TASK).read_line(&mut line)?;
     serde_json::from_str(&line).map_err(io::Error::other)
 }
 
-fn say(mut socket: &UnixStream, said: &Said) -> io::Result<()> {
-    let line = serde_json::to_string(said).map_err(io::Error::other)?;
-    socket.write_all(format!("{line}\n").as_bytes())
+fn from_saved(saved: &Saved, image: File, mut unikernel: File, voice: &mut Voice) -> Result<(), Failure> {
+    let limits = Limits { output: saved.wanted.limit, ..Limits::default() };
+    let selection = selection(&saved.wanted, saved.name.clone());
+    let total = image.metadata().ok().filter(|file| file.is_file()).map(|file| file.len());
+    let again = image.try_clone().map_err(archive::Error::Read)?;
+    voice.step("extracting")?;
+    let mut observer = |read: u64| {
+        // Parts of it are read twice.
+        let done = total.map_or(read, |total| read.min(total));
+        voice.progress(done, total).map_err(|_| archive::Error::Cancelled)
+    };
+    let found = extract(saved.form, image, &selection, &limits, &mut observer, &mut unikernel)?;
+    if let Some(digest) = found.image {
+        voice.origin(&digest.to_string())?;
+    }
+    match found.path {
+        Some(path) if saved.wanted.signature => beside(saved, again, &path, voice),
+        _ => Ok(()),
+    }
 }
 
-fn extract(task: &Task, image: File, mut unikernel: File, socket: &UnixStream) -> Result<(), Failure> {
-    let selection = Selection { tag: task.tag.clone(), paths: task.paths.clone(), ..Selection::default() };
-    let limits = Limits { output: task.limit, ..Limits::default() };
-    let mut told = 0;
-    let mut observer = |read: u64| {
-        if read >= told + STEP {
-            told = read;
-            // The service has given this up when it listens no more.
-            say(socket, &Said::Read(read)).map_err(|_| archive::Error::Cancelled)?;
-        }
-        Ok(())
-    };
-    let found = match task.form {
-        Form::Docker => archive::docker(image, &selection, &limits, &mut observer, &mut unikernel),
-        Form::Oci => archive::oci_archive(image, &selection, &limits, &mut observer, &mut unikernel),
-    };
-    found.map(drop).map_err(|error| (Kind::of(&error), error.to_string()))
+fn selection(wanted: &Wanted, tag: Option<String>) -> Selection {
+    Selection { tag, paths: wanted.paths.iter().map(ToString::to_string).collect(), ..Selection::default() }
+}
+
+fn extract(
+    form: Form,
+    image: File,
+    selection: &Selection,
+    limits: &Limits,
+    observer: &mut dyn archive::Observer,
+    output: &mut dyn io::Write,
+) -> Result<archive::Found, archive::Error> {
+    match form {
+        Form::Docker => archive::docker(image, selection, limits, observer, output),
+        Form::OciArchive => archive::oci_archive(image, selection, limits, observer, output),
+        Form::OciFolder => archive::oci_folder(image.into(), selection, limits, observer, output),
+    }
+}
+
+/// What signs the unikernel stands beside it. That it is not there is for others to judge.
+fn beside(saved: &Saved, image: File, path: &str, voice: &mut Voice) -> Result<(), Failure> {
+    let limits = Limits { output: SIGNATURE, ..Limits::default() };
+    let paths = vec![format!("{path}.minisig")];
+    let selection = Selection { tag: saved.name.clone(), paths, ..Selection::default() };
+    let mut text = Vec::new();
+    match extract(saved.form, image, &selection, &limits, &mut |_| Ok(()), &mut text) {
+        Ok(_) => Ok(voice.signature(&String::from_utf8_lossy(&text))?),
+        Err(archive::Error::NotFound(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The tar that an engine makes of one file.
+fn from_taken(wanted: &Wanted, tar: File, unikernel: File, voice: &mut Voice) -> Result<(), Failure> {
+    let _ = (wanted, tar, unikernel, voice);
+    Err(Failure::new(Kind::Unavailable, "what an engine gives cannot be read yet"))
 }

@@ -1,35 +1,49 @@
-//! Takes everything from this process that a worker has no use for. There is no way back.
+//! Takes everything from this process that its task has no use for. There is no way back.
+//!
+//! Twice, where that can be: Landlock says which files can be reached, a filter of system calls says what can be asked of
+//! the kernel at all. A task that needs nothing but what it was handed has a filter that lets it read, write and think.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use caps::{CapSet, CapsHashSet};
-use landlock::{ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope};
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
+};
 use rustix::process::{Resource, Rlimit, setrlimit};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
 
-/// Bytes of address space: the executable, the decoders' windows (8 MiB), buffers.
-const MEMORY: u64 = 192 << 20;
-/// Seconds of processor time: 16 GiB unpack in less.
-const PROCESSOR: u64 = 120;
-/// Descriptors: three, and a few while a folder is read.
-const DESCRIPTORS: u64 = 32;
+use super::Assignment;
+use super::rights::{Limits, Rights};
+use crate::images::identity;
 
-/// Before the first foreign byte, while there is one thread.
+/// Before the first foreign byte, while there is one thread. `input`: what may be a folder to read.
 ///
 /// # Errors
 /// In words, where the kernel does not take something away: then nothing is read.
-pub(super) fn confine() -> Result<(), String> {
+pub(super) fn confine(assignment: &Assignment, input: &impl AsFd) -> Result<(), String> {
+    let rights = assignment.task.rights();
+    if let Some(caller) = &assignment.caller {
+        identity::become_caller(caller).map_err(|error| error.to_string())?;
+    }
     rustix::thread::set_no_new_privs(true).map_err(|error| format!("no_new_privs: {error}"))?;
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::set(None, set, &CapsHashSet::new()).map_err(|error| format!("capabilities: {error}"))?;
     }
-    limit()?;
-    no_files_no_network()
+    limit(&rights)?;
+    let enforced = restrict_files(&rights, input.as_fd()).map_err(|error| format!("Landlock: {error}"))?;
+    // The filter of who needs nothing lets it open nothing, whatever Landlock says.
+    if !enforced && !rights.is_nothing() {
+        return Err("the kernel has no Landlock: it needs CONFIG_SECURITY_LANDLOCK, and landlock in lsm=".into());
+    }
+    filter_calls(&rights).map_err(|error| format!("seccomp: {error}"))
 }
 
 /// Closes what who started the service has left open to it, and it to this process: it could be anything.
-///
-/// # Errors
-/// In words, where the kernel does not say what is open.
 #[allow(unsafe_code)]
 pub(super) fn close_what_was_not_handed_over() -> Result<(), String> {
     let unknown = |error| format!("/proc/self/fd: {error}");
@@ -46,15 +60,16 @@ pub(super) fn close_what_was_not_handed_over() -> Result<(), String> {
     Ok(())
 }
 
-fn limit() -> Result<(), String> {
-    let limits = [
-        (Resource::As, MEMORY),
-        (Resource::Cpu, PROCESSOR),
-        (Resource::Nofile, DESCRIPTORS),
-        (Resource::Nproc, 0),
-        (Resource::Fsize, 0),
-        (Resource::Core, 0),
-    ];
+fn limit(rights: &Rights) -> Result<(), String> {
+    let Limits { memory, processor, descriptors } = rights.limits;
+    let mut limits =
+        vec![(Resource::As, memory), (Resource::Cpu, processor), (Resource::Nofile, descriptors), (Resource::Core, 0)];
+    if rights.write.is_empty() {
+        limits.push((Resource::Fsize, 0));
+    }
+    if rights.is_nothing() {
+        limits.push((Resource::Nproc, 0));
+    }
     limits.into_iter().try_for_each(|(resource, limit)| {
         let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
         setrlimit(resource, limit).map_err(|error| format!("limit of {resource:?}: {error}"))
@@ -62,15 +77,121 @@ fn limit() -> Result<(), String> {
 }
 
 /// Landlock from Linux 5.13 on for files, with later kernels for sockets and signals too. What was opened before stays.
-fn no_files_no_network() -> Result<(), String> {
-    let words = |error: landlock::RulesetError| format!("Landlock: {error}");
-    let ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
-    let ruleset = ruleset.handle_access(AccessFs::from_all(ABI::V5)).map_err(words)?;
-    let ruleset = ruleset.handle_access(AccessNet::from_all(ABI::V5)).map_err(words)?;
-    let ruleset = ruleset.scope(Scope::from_all(ABI::V6)).map_err(words)?;
-    let status = ruleset.create().and_then(|created| created.restrict_self()).map_err(words)?;
-    match status.ruleset {
-        RulesetStatus::NotEnforced => Err("the kernel has no Landlock (CONFIG_SECURITY_LANDLOCK, lsm=landlock)".into()),
-        RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
+/// Returns whether it holds.
+fn restrict_files(rights: &Rights, input: BorrowedFd<'_>) -> Result<bool, RulesetError> {
+    let abi = ABI::V6;
+    let reading: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
+    // Programs can stand wherever there is something to read.
+    let read = if rights.programs { reading | AccessFs::Execute } else { reading };
+    let write = AccessFs::from_all(abi) & !(AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock);
+    let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
+    ruleset = ruleset.handle_access(AccessFs::from_all(abi))?.handle_access(AccessNet::BindTcp)?;
+    if !rights.internet {
+        ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?;
     }
+    let mut created = ruleset.scope(Scope::from_all(abi))?.create()?;
+    created = created.add_rules(path_beneath_rules(&rights.read, read))?;
+    created = created.add_rules(path_beneath_rules(&rights.write, write))?;
+    if rights.folder {
+        created = created.add_rule(PathBeneath::new(input, reading))?;
+    }
+    Ok(created.restrict_self()?.ruleset != RulesetStatus::NotEnforced)
+}
+
+fn filter_calls(rights: &Rights) -> Result<(), seccompiler::Error> {
+    let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let (calls, listed, others) = if rights.is_nothing() {
+        (enough_to_think(), SeccompAction::Allow, refused)
+    } else {
+        (never_needed(rights)?, refused, SeccompAction::Allow)
+    };
+    let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
+    let filter = SeccompFilter::new(calls, others, listed, architecture)?;
+    let program: BpfProgram = filter.try_into()?;
+    seccompiler::apply_filter(&program)
+}
+
+type Calls = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// What reading, writing and memory take. None of these opens a file, makes a connection or starts a process.
+fn enough_to_think() -> Calls {
+    let calls = [
+        libc::SYS_read,
+        libc::SYS_readv,
+        libc::SYS_pread64,
+        libc::SYS_write,
+        libc::SYS_writev,
+        libc::SYS_lseek,
+        libc::SYS_fstat,
+        // Both look at what is open, by an empty path.
+        libc::SYS_newfstatat,
+        libc::SYS_statx,
+        libc::SYS_close,
+        libc::SYS_fcntl,
+        libc::SYS_dup,
+        libc::SYS_sendto,
+        libc::SYS_recvfrom,
+        libc::SYS_mmap,
+        libc::SYS_munmap,
+        libc::SYS_mremap,
+        libc::SYS_mprotect,
+        libc::SYS_madvise,
+        libc::SYS_brk,
+        libc::SYS_futex,
+        libc::SYS_sigaltstack,
+        libc::SYS_rt_sigaction,
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_rt_sigreturn,
+        libc::SYS_restart_syscall,
+        libc::SYS_clock_gettime,
+        libc::SYS_getrandom,
+        libc::SYS_sched_yield,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+    ];
+    calls.into_iter().map(|call| (call, Vec::new())).collect()
+}
+
+/// What gets round the rest, and kinds of sockets that the task has no use for.
+fn never_needed(rights: &Rights) -> Result<Calls, seccompiler::Error> {
+    let mut calls = vec![
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+        libc::SYS_pidfd_getfd,
+        // Asks the kernel for what this filter would not see.
+        libc::SYS_io_uring_setup,
+        libc::SYS_bpf,
+        libc::SYS_perf_event_open,
+        libc::SYS_userfaultfd,
+        libc::SYS_keyctl,
+        libc::SYS_add_key,
+        libc::SYS_request_key,
+        libc::SYS_unshare,
+        libc::SYS_setns,
+        libc::SYS_mount,
+        libc::SYS_chroot,
+    ];
+    if !rights.programs {
+        calls.extend([libc::SYS_execve, libc::SYS_execveat, libc::SYS_kill]);
+    }
+    let mut calls: Calls = calls.into_iter().map(|call| (call, Vec::new())).collect();
+    calls.insert(libc::SYS_socket, sockets(rights)?);
+    Ok(calls)
+}
+
+/// When a socket is refused: always, where there is no rule.
+fn sockets(rights: &Rights) -> Result<Vec<SeccompRule>, seccompiler::Error> {
+    let not = |kind: &i32| {
+        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, u64::from(kind.unsigned_abs()))
+    };
+    // A resolver asks the kernel for addresses by netlink. A socket of this host could lead to who may do more than this
+    // process.
+    let allowed: &[i32] = match (rights.internet, rights.engine) {
+        (true, _) => &[libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK],
+        (false, true) => &[libc::AF_UNIX],
+        (false, false) => return Ok(Vec::new()),
+    };
+    let conditions = allowed.iter().map(not).collect::<Result<Vec<_>, _>>()?;
+    Ok(vec![SeccompRule::new(conditions)?])
 }

@@ -1,14 +1,15 @@
 //! What parses foreign bytes does so in a process of its own: the same executable, that may nothing but read what it was
-//! handed, write the unikernel to a pipe, and tell how far it is.
+//! handed, write its result to a pipe, and tell how far it is. What a task needs beyond that, and no more, it says itself
+//! ([`Task::rights`]).
 //!
 //! ```text
 //!   service                                        worker (`albatross-deployer --worker`)
 //!   parent::start ── fork, exec ─────────────────► child::run
-//!                    0: the image, opened as its caller   confinement: no capability, none to be gained,
-//!                    1: a pipe ◄── the unikernel          no file, no network, little memory, a minute of processor
+//!                    0: what it reads               confinement: no capability, none to be gained, few files or none,
+//!                    1: a pipe ◄── what it makes    no network or only that, little memory, little processor
 //!                    2: a socket ── the task ──►
-//!                                ◄── progress, outcome   archive::docker and its like
-//!   Store::import(pipe): copy, hash, inspect
+//!                                ◄── steps, progress, lines, outcome   archive, registry, engine, git
+//!   the next worker, or Store::import(pipe): copy, hash, inspect
 //! ```
 //!
 //! A worker that crashes is an error of its call, never of the service.
@@ -16,76 +17,149 @@
 mod child;
 mod confinement;
 mod parent;
+mod rights;
+mod voice;
 
 use serde::{Deserialize, Serialize};
 
-use super::archive;
+use super::{archive, engine, git, registry};
+use crate::domain::{Caller, ImagePath};
 use crate::images::Error;
 
 pub use child::run;
-pub use parent::{Running, start};
+pub use parent::{Next, Running, start};
+pub use voice::{Gone, Voice};
 
 /// The flag with which the executable is a worker.
 pub const FLAG: &str = "--worker";
 
-/// What a worker is to do.
+/// A task, and who it is done as.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Task {
-    pub form: Form,
-    /// Of an archive with several images.
-    pub tag: Option<String>,
+pub struct Assignment {
+    pub task: Task,
+    /// Whose rights to files the worker has; the service's own where it is nobody.
+    pub caller: Option<Caller>,
+}
+
+impl From<Task> for Assignment {
+    fn from(task: Task) -> Self {
+        Self { task, caller: None }
+    }
+}
+
+/// What a worker is to do. What it reads comes in by descriptor 0, what it makes goes out by descriptor 1.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Task {
+    /// A saved image → the unikernel.
+    Saved(Saved),
+    /// Out of a registry → the unikernel.
+    Registry(registry::Request),
+    /// By the local engine: out of one of its images, or a build → a tar with the unikernel alone.
+    Engine(engine::Request),
+    /// That tar → the unikernel.
+    Taken(Wanted),
+    /// A repository → what its references are, or the tar of a commit.
+    Git(git::Request),
+}
+
+/// Which file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Wanted {
     /// Where the unikernel stands in the image: the first that there is.
-    pub paths: Vec<String>,
+    pub paths: Vec<ImagePath>,
     /// Bytes that it may have.
     pub limit: u64,
+    /// Also what signs it: the file beside it with `.minisig` after its name.
+    pub signature: bool,
+}
+
+/// An image in an archive or a folder.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved {
+    pub form: Form,
+    /// Of an archive with several images.
+    pub name: Option<String>,
+    pub wanted: Wanted,
 }
 
 /// How the image was saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Form {
     Docker,
-    Oci,
+    OciArchive,
+    OciFolder,
 }
 
 /// What a worker says, a line of JSON each.
 #[derive(Debug, Serialize, Deserialize)]
 enum Said {
-    /// Bytes of the image that were read.
-    Read(u64),
+    Heard(Heard),
     Done,
-    Failed {
-        kind: Kind,
-        message: String,
-    },
+    Failed(Failure),
+}
+
+/// What it says on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Heard {
+    /// What it does now.
+    Step(String),
+    /// Bytes, and of how many where it is known.
+    Progress { done: u64, total: Option<u64> },
+    /// What a program or an engine says, for the job's log.
+    Line(String),
+    /// What the image is called where it comes from, that no other image is: a digest, or a commit.
+    Origin(String),
+    /// What signs the unikernel.
+    Signature(String),
+    /// What else the task was for.
+    Answer(String),
+}
+
+/// Why a worker has not made what it was to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub kind: Kind,
+    /// For the person who named the image.
+    pub message: String,
 }
 
 /// What kind of an error the message is.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-enum Kind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
     Invalid,
     Unavailable,
     TooLarge,
-    /// Nobody takes the unikernel any more: why, the reader of the pipe knows.
+    /// The message has the last lines of the build.
+    Build,
+    /// Nobody takes what it makes any more: why, the reader of the pipe knows.
     Unwanted,
 }
 
-impl Kind {
-    fn of(error: &archive::Error) -> Self {
-        match error {
-            archive::Error::OutputTooLarge { .. } => Self::TooLarge,
-            archive::Error::Write(_) => Self::Unwanted,
-            archive::Error::Read(_) | archive::Error::Deadline | archive::Error::Cancelled => Self::Unavailable,
-            _ => Self::Invalid,
-        }
+impl From<archive::Error> for Failure {
+    fn from(error: archive::Error) -> Self {
+        let kind = match &error {
+            archive::Error::OutputTooLarge { .. } => Kind::TooLarge,
+            archive::Error::Write(_) => Kind::Unwanted,
+            archive::Error::Read(_) | archive::Error::Deadline | archive::Error::Cancelled => Kind::Unavailable,
+            _ => Kind::Invalid,
+        };
+        Self { kind, message: error.to_string() }
+    }
+}
+
+impl Failure {
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
     }
 
-    /// `None`: what the reader of the pipe says holds.
-    fn error(self, message: String, limit: u64) -> Option<Error> {
-        match self {
-            Self::Invalid => Some(Error::Invalid(message)),
-            Self::Unavailable => Some(Error::Unavailable(message)),
-            Self::TooLarge => Some(Error::TooLarge { limit }),
-            Self::Unwanted => None,
+    /// `None`: what the reader of the pipe says holds. `limit`: of the unikernel, bytes.
+    fn error(self, limit: u64) -> Option<Error> {
+        match self.kind {
+            Kind::Invalid => Some(Error::Invalid(self.message)),
+            Kind::Unavailable => Some(Error::Unavailable(self.message)),
+            Kind::TooLarge => Some(Error::TooLarge { limit }),
+            Kind::Build => Some(Error::Build(self.message)),
+            Kind::Unwanted => None,
         }
     }
 }

@@ -5,16 +5,17 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::{FLAG, Said, Task};
+use super::{Assignment, FLAG, Heard, Said};
 use crate::images::Error;
 
-/// Bytes of one line that a worker says, and of all that it says: what is more comes from one that was taken over.
-const LINE: u64 = 16 << 10;
+/// Bytes of one line that a worker says: what is more comes from one that was taken over.
+const LINE: u64 = 64 << 10;
 
 /// Characters of what one says that has crashed, for the journal.
 const LAST_WORDS: usize = 400;
@@ -22,20 +23,20 @@ const LAST_WORDS: usize = 400;
 /// In which a worker that has said its last word ends.
 const END: Duration = Duration::from_secs(5);
 
-/// A worker at work. Dropped, it is killed.
+/// A worker at work, and all that it has started. Dropped, they are killed.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
     socket: BufReader<UnixStream>,
-    limit: u64,
+    has_ended: bool,
 }
 
-/// Starts a worker on `image`, and returns the pipe from which the unikernel is to be read. What is read counts only where
-/// [`Running::outcome`] says so.
+/// Starts a worker that reads `input`, and returns the pipe with what it makes. That counts only where
+/// [`Running::next`] says so.
 ///
 /// # Errors
 /// [`Error::Io`] where no process can be started.
-pub async fn start(task: &Task, image: OwnedFd) -> Result<(File, Running), Error> {
+pub async fn start(assignment: &Assignment, input: Option<OwnedFd>) -> Result<(File, Running), Error> {
     let failed = |what: &str| {
         let what = what.to_owned();
         move |error| Error::Io { what, error }
@@ -43,59 +44,81 @@ pub async fn start(task: &Task, image: OwnedFd) -> Result<(File, Running), Error
     let (reader, writer) = std::io::pipe().map_err(failed("make a pipe"))?;
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed("make a pair of sockets"))?;
     ours.set_nonblocking(true).map_err(failed("make a pair of sockets"))?;
-    // The file that runs, also where it was replaced meanwhile.
+    // The file that runs, also where it was replaced meanwhile. A group of its own, to be ended with all that it starts.
     let child = Command::new("/proc/self/exe")
         .arg(FLAG)
         .env_clear()
         .current_dir("/")
-        .stdin(Stdio::from(image))
+        .process_group(0)
+        .stdin(input.map_or_else(Stdio::null, Stdio::from))
         .stdout(Stdio::from(writer))
         .stderr(Stdio::from(OwnedFd::from(theirs)))
         .kill_on_drop(true)
         .spawn()
         .map_err(failed("start a worker"))?;
-    let mut socket = UnixStream::from_std(ours).map_err(failed("make a pair of sockets"))?;
-    let mut line = serde_json::to_string(task).map_err(|error| failed("write the task of a worker")(error.into()))?;
+    let socket = UnixStream::from_std(ours).map_err(failed("make a pair of sockets"))?;
+    let mut running = Running { child, socket: BufReader::new(socket), has_ended: false };
+    let mut line = serde_json::to_string(assignment).map_err(|error| failed("write a worker's task")(error.into()))?;
     line.push('\n');
-    socket.write_all(line.as_bytes()).await.map_err(failed("hand a worker its task"))?;
-    Ok((OwnedFd::from(reader).into(), Running { child, socket: BufReader::new(socket), limit: task.limit }))
+    running.socket.write_all(line.as_bytes()).await.map_err(failed("hand a worker its task"))?;
+    Ok((OwnedFd::from(reader).into(), running))
+}
+
+/// What comes next from a worker.
+#[derive(Debug)]
+pub enum Next {
+    Heard(Heard),
+    /// It has made what it was to make; or it has nothing to say but that nobody reads from its pipe any more.
+    Ended {
+        is_made: bool,
+    },
 }
 
 impl Running {
-    /// Returns when the worker has ended. `read` is told the bytes of the image that were read so far.
+    /// Waits for what the worker says next. `limit`: bytes that the unikernel may have, for the message.
     ///
     /// # Errors
-    /// What is wrong with the image, or that the worker did not come to an end. `Ok(false)`: it has nothing to say but that
-    /// nobody reads from its pipe any more.
-    pub async fn outcome(mut self, mut read: impl FnMut(u64)) -> Result<bool, Error> {
-        loop {
-            let mut line = String::new();
-            let got = (&mut self.socket).take(LINE).read_line(&mut line).await;
-            match serde_json::from_str(&line) {
-                Ok(Said::Read(bytes)) if got.is_ok() => read(bytes),
-                Ok(Said::Done) => return self.end().await.map(|()| true),
-                Ok(Said::Failed { kind, message }) => return kind.error(message, self.limit).map_or(Ok(false), Err),
-                _ => return Err(self.crashed(&line).await),
-            }
+    /// What is wrong with the image, or that the worker did not come to an end.
+    pub async fn next(&mut self, limit: u64) -> Result<Next, Error> {
+        let mut line = String::new();
+        let got = (&mut self.socket).take(LINE).read_line(&mut line).await;
+        match serde_json::from_str(&line) {
+            Ok(Said::Heard(heard)) if got.is_ok() => Ok(Next::Heard(heard)),
+            Ok(Said::Done) => self.end().await.map(|()| Next::Ended { is_made: true }),
+            Ok(Said::Failed(failure)) => failure.error(limit).map_or(Ok(Next::Ended { is_made: false }), Err),
+            _ => Err(self.crashed(&line).await),
         }
     }
 
     async fn end(&mut self) -> Result<(), Error> {
-        match timeout(END, self.child.wait()).await {
-            Ok(Ok(status)) if status.success() => Ok(()),
+        match self.wait().await {
+            Some(status) if status.success() => Ok(()),
             _ => Err(self.crashed("").await),
         }
     }
 
+    async fn wait(&mut self) -> Option<std::process::ExitStatus> {
+        let status = timeout(END, self.child.wait()).await;
+        self.has_ended = status.is_ok();
+        status.ok()?.ok()
+    }
+
     /// `said`: its last words, such as those of a panic.
     async fn crashed(&mut self, said: &str) -> Error {
-        let status = timeout(END, self.child.wait()).await;
-        let how = match status {
-            Ok(Ok(status)) => status.to_string(),
-            _ => "it goes on".into(),
-        };
+        let how = self.wait().await.map_or_else(|| "it goes on".into(), |status| status.to_string());
         let said = said.chars().take(LAST_WORDS).collect::<String>();
         tracing::warn!(how, said, "a worker did not say what came of its task");
         Error::Unavailable(format!("the image could not be read: the process that reads it ended ({how})"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Until it is waited for, its number is nobody else's.
+        let group = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())).filter(|_| !self.has_ended);
+        if let Some(group) = group {
+            // It fails where there is nobody left.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
     }
 }

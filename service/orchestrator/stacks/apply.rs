@@ -18,7 +18,8 @@ use super::super::request::{ApplyRequest, ImageSource};
 use super::super::workflow::{self, Flow, Step, nothing};
 use super::making::Making;
 use crate::domain::{
-    Applied, Attempt, Caller, Chain, ImageDigest, ImageReference, Manifest, ServiceName, StackName, Timestamp,
+    Applied, Attempt, Caller, Chain, ImageDigest, ImageOptions, ImageReference, Manifest, ServiceName, StackName,
+    Timestamp,
 };
 use crate::planning;
 use crate::planning::stacks::moves::Goal;
@@ -47,6 +48,9 @@ enum Cause {
     Move { images: BTreeMap<ServiceName, ImageDigest>, goal: Goal },
 }
 
+/// An image, and what of it is meant.
+type Wanted = (ImageReference, ImageOptions);
+
 /// How often something may come between a chain's being ready and its being put where it is to be.
 const OBSTACLES: usize = 3;
 
@@ -58,9 +62,9 @@ pub struct Apply {
     /// Nothing speaks against it: if it fails all the same, the stack says why.
     is_admitted: bool,
     claim: Option<StackClaim>,
-    images: BTreeMap<ImageReference, Imported>,
+    images: BTreeMap<Wanted, Imported>,
     /// Which of them each member is made of.
-    references: BTreeMap<ServiceName, ImageReference>,
+    references: BTreeMap<ServiceName, Wanted>,
     /// What the stack remembers of this, once the images of a manifest are known.
     applied: Option<Arc<Applied>>,
     /// What had come of the Apply before this one.
@@ -190,7 +194,7 @@ impl Apply {
                 let reference = self.wanted(name).await?;
                 self.references.insert(name.clone(), reference.clone());
                 if !self.images.contains_key(&reference) {
-                    let imported = import(&self.context, self.source(&reference), job).await;
+                    let imported = import(&self.context, self.source(reference.clone()), job).await;
                     let imported = imported.map_err(|error| error.of_member(name, &self.manifest.stack))?;
                     self.images.insert(reference, imported);
                 }
@@ -216,35 +220,35 @@ impl Apply {
 
     /// A chain that is made once more is made of what its images were then; and so are, where a watch is the cause, the
     /// members that are not watched.
-    async fn wanted(&self, member: &ServiceName) -> Result<ImageReference, Error> {
+    async fn wanted(&self, member: &ServiceName) -> Result<Wanted, Error> {
         let plan = self.manifest.members.get(member).ok_or(Error::Defect)?;
         let digest = match &self.cause {
             Cause::Move { images, .. } => {
-                return images.get(member).map(|d| ImageReference::Stored(*d)).ok_or(Error::Defect);
+                let stored = |digest: &ImageDigest| (ImageReference::Stored(*digest), ImageOptions::default());
+                return images.get(member).map(stored).ok_or(Error::Defect);
             }
             Cause::Manifest { watched: Some(watched), .. } if plan.watch.is_none() => {
                 watched.images.get(member).copied()
             }
             Cause::Manifest { .. } => None,
         };
-        let Some(digest) = digest else { return Ok(plan.image.clone()) };
+        let asked = (plan.image.clone(), plan.image_options.clone());
+        let Some(digest) = digest else { return Ok(asked) };
         // Where nothing has come of it then, it is not there any more.
         let stored = self.context.owner.look(move |state| state.world.image(digest).is_some()).await?;
-        Ok(if stored { ImageReference::Stored(digest) } else { plan.image.clone() })
+        Ok(if stored { (ImageReference::Stored(digest), ImageOptions::default()) } else { asked })
     }
 
     fn image_of(&self, member: &ServiceName) -> Option<&Imported> {
         self.images.get(self.references.get(member)?)
     }
 
-    fn source(&self, reference: &ImageReference) -> ImageSource {
-        match (reference, &self.cause) {
-            (ImageReference::Path(path), Cause::Manifest { caller, .. }) => {
-                ImageSource::Path { path: path.clone(), caller: caller.clone() }
-            }
-            (ImageReference::Stored(digest), _) => ImageSource::Stored(*digest),
-            // Every member of a chain has its digest; and other forms are refused where they come in.
-            (_, _) => ImageSource::Stored(ImageDigest([0; 32])),
+    fn source(&self, (image, options): Wanted) -> ImageSource {
+        match (image, &self.cause) {
+            (image, Cause::Manifest { caller, .. }) => ImageSource::Named { image, options, caller: caller.clone() },
+            (ImageReference::Stored(digest), _) => ImageSource::Stored(digest),
+            // Every member of a chain has its digest.
+            (_, Cause::Move { .. }) => ImageSource::Stored(ImageDigest([0; 32])),
         }
     }
 

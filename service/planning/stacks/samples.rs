@@ -27,6 +27,7 @@ pub fn plan(arguments: &[&str]) -> MemberPlan {
     };
     MemberPlan {
         image: ImageReference::Stored(ImageDigest([0; 32])),
+        image_options: crate::domain::ImageOptions::default(),
         configuration,
         ports: Vec::new(),
         staged: Vec::new(),

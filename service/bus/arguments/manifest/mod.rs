@@ -17,6 +17,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::configuration::{DeployOptions, KNOWN};
 use super::deploy::image_reference;
+use super::image_options::{IMAGE, Written, takes};
 use super::options::Known;
 use super::publication::{PublishOptions, Terms, mappings};
 use super::refusal::{Refusal, about, each};
@@ -116,7 +117,7 @@ fn check_defaults(defaults: &Table<'_>) -> Result<(), Fault> {
             return Err(Fault::new(key.span().start, message));
         }
     }
-    let all = KNOWN.iter().filter(|(name, _)| *name != OF_ONE);
+    let all = KNOWN.iter().chain(IMAGE).filter(|(name, _)| *name != OF_ONE);
     // Those two are taken out before: they are here for the list of keys that there are.
     let known = [("stack", "s"), ("service", "")].iter().chain(all).copied().collect::<Vec<_>>();
     defaults.check(&known)?;
@@ -154,19 +155,23 @@ fn member<'a>(
         return Err(Fault::new(offset, message));
     };
     let mut table = Table { what: "a member", offset, entries };
-    table.check(&[MEMBER, KNOWN].concat())?;
-    inherit(&mut table, defaults);
-    let options: MemberOptions = table.read()?;
-    let Some(image) = &options.image else {
+    table.check(&[MEMBER, KNOWN, IMAGE].concat())?;
+    let Some(image) = table.read::<MemberOptions>()?.image else {
         return Err(Fault::new(offset, format!("member {name} has no image: write image = \"/path/of/the/image\"")));
     };
-    let image = about("image", image_reference(image)).map_err(|refusal| table.fault(refusal))?;
+    let image = about("image", image_reference(&image)).map_err(|refusal| table.fault(refusal))?;
+    inherit(&mut table, defaults, &image);
+    let options: MemberOptions = table.read()?;
     Ok((name, plan(&table, options, image)?))
 }
 
 /// Gives a member what the head says for all, where it says nothing itself.
-fn inherit<'a>(member: &mut Table<'a>, defaults: &Table<'a>) {
+fn inherit<'a>(member: &mut Table<'a>, defaults: &Table<'a>, image: &ImageReference) {
     let mut defaults = defaults.entries.clone();
+    // What is said of the images of all is said of those of which it can be.
+    IMAGE.iter().filter(|(option, _)| !takes(image, option)).for_each(|(option, _)| {
+        defaults.remove(*option);
+    });
     if member.text("restart") == Some("never") {
         // They say when the others are restarted; a member could not say otherwise that it has none.
         defaults.remove("restart-exit-codes");
@@ -182,6 +187,7 @@ fn plan(table: &Table<'_>, options: MemberOptions, image: ImageReference) -> Res
     }
     let Terms { addresses, sources, drain } = terms.terms().map_err(fault)?;
     Ok(MemberPlan {
+        image_options: table.read::<Written>()?.options(&image).map_err(fault)?,
         configuration: table.read::<DeployOptions>()?.configuration().map_err(fault)?,
         ports: ports("ports", &options.ports).map_err(fault)?,
         staged: ports("staged", &options.staged).map_err(fault)?,

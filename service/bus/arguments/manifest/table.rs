@@ -4,7 +4,6 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue, Deserializer};
 
-use super::super::configuration::refuse_other_form;
 use super::super::options::Known;
 use super::super::refusal::Refusal;
 use super::super::shortened;
@@ -26,7 +25,6 @@ impl<'a> Table<'a> {
         entries.sort_by_key(|(key, _)| key.span().start);
         for (key, value) in entries {
             let name = key.get_ref().as_ref();
-            refuse_other_form(name).map_err(|reason| Fault { offset: key.span().start, reason })?;
             let Some((_, signature)) = known.iter().find(|(known, _)| *known == name) else {
                 let (what, key_offset, name) = (self.what, key.span().start, shortened(name));
                 let keys = known.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", ");

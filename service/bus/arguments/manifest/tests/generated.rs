@@ -158,6 +158,7 @@ impl Member {
         };
         MemberPlan {
             image: "/a".parse().unwrap(),
+            image_options: crate::domain::ImageOptions::default(),
             configuration: self.options.over(head).configuration(),
             ports: mappings(self.ports),
             staged: mappings(self.staged),

@@ -1,5 +1,12 @@
 //! How an image comes into the store for a call, and leaves it again where nothing has come of the call.
 
+mod chain;
+mod engine;
+mod git;
+mod registry;
+mod saved;
+mod sources;
+
 use std::fs::File;
 
 use super::claims::Pin;
@@ -8,8 +15,11 @@ use super::context::Context;
 use super::error::Error;
 use super::jobs::Job;
 use super::request::ImageSource;
-use crate::domain::{ImageDigest, ImageRecord};
-use crate::images::{self, archive, worker};
+use crate::domain::{Caller, ImageDigest, ImageOptions, ImageRecord, ImageReference, SavedImage};
+use crate::images::worker::{Form, Wanted};
+use crate::images::{self, Store};
+
+pub use sources::Sources;
 
 /// How often an image may be removed from the store while it is read.
 const ATTEMPTS: usize = 3;
@@ -42,42 +52,40 @@ pub async fn import(context: &Context, source: ImageSource, job: &Job) -> Result
             Ok(Imported { record, pin, brought: false })
         }
         ImageSource::Stored(digest) => stored(context, digest).await,
-        ImageSource::Descriptor(file) => receive(context, file, job).await,
-        ImageSource::Saved { path, form, name, unikernel, caller } => {
-            let file = images::open_as(path, &caller).await?;
-            let paths = match unikernel {
-                Some(path) => vec![path.to_string()],
-                None => archive::DEFAULT_PATHS.map(str::to_owned).to_vec(),
-            };
-            let task = worker::Task { form, tag: name, paths, limit: context.store.limit() };
-            extract(context, file, &task, job).await
-        }
-        ImageSource::Path { path, caller } => receive(context, images::open_as(path, &caller).await?, job).await,
+        ImageSource::Descriptor { file, signature: _ } => receive(context, file, job).await,
+        ImageSource::Named { image, options, caller } => named(context, image, &options, caller, job).await,
     }
 }
 
-/// Takes the unikernel out of a saved image. What the worker says of the image goes before what the store says of the
-/// bytes that came.
-async fn extract(context: &Context, archive: File, task: &worker::Task, job: &Job) -> Result<Imported, Error> {
-    let total = archive.metadata().map(|file| file.len()).unwrap_or_default();
-    let (unikernel, running) = worker::start(task, archive.into()).await?;
-    let progress = job.progress();
-    let read = move |bytes: u64| {
-        if total > 0 {
-            progress((bytes as f64 / total as f64).min(1.0));
+async fn named(
+    context: &Context,
+    image: ImageReference,
+    options: &ImageOptions,
+    caller: Caller,
+    job: &Job,
+) -> Result<Imported, Error> {
+    match image {
+        ImageReference::Stored(digest) => stored(context, digest).await,
+        ImageReference::Path(path) => receive(context, images::open_as(path, &caller).await?, job).await,
+        ImageReference::DockerArchive(SavedImage { path, name }) => {
+            let name = name.map(|name| name.to_string());
+            saved::from_file(context, path, Form::Docker, name, options, &caller, job).await
         }
-    };
-    let (imported, outcome) = tokio::join!(receive_once(context, unikernel, job), running.outcome(read));
-    match (imported, outcome) {
-        (imported, Ok(true)) => imported,
-        (Err(error), Ok(false)) => Err(error),
-        (Err(Error::Image(images::Error::Cancelled)), _) => Err(Error::Cancelled),
-        (Err(_), Err(error)) => Err(error.into()),
-        (Ok(imported), not_read) => {
-            imported.drop_unused(context).await?;
-            Err(not_read.err().map_or(Error::Defect, Error::from))
+        ImageReference::OciArchive(SavedImage { path, name }) => {
+            let name = name.map(|name| name.to_string());
+            saved::from_file(context, path, Form::OciArchive, name, options, &caller, job).await
         }
+        ImageReference::OciLayout(saved) => saved::from_folder(context, saved, options, caller, job).await,
+        ImageReference::Engine(image) => engine::import(context, image, options, job).await,
+        ImageReference::Registry(image) => registry::import(context, image, options, job).await,
+        ImageReference::Git(source) => git::import(context, source, options, caller, job).await,
     }
+}
+
+/// What a worker takes out of an image for this call.
+fn wanted(context: &Context, options: &ImageOptions) -> Wanted {
+    let signature = !context.sources.keys.is_empty() && options.signature.is_none();
+    Wanted { paths: options.image_paths(), limit: context.store.limit(), signature }
 }
 
 async fn stored(context: &Context, digest: ImageDigest) -> Result<Imported, Error> {
@@ -92,23 +100,23 @@ async fn stored(context: &Context, digest: ImageDigest) -> Result<Imported, Erro
 async fn receive(context: &Context, file: File, job: &Job) -> Result<Imported, Error> {
     for _ in 0..ATTEMPTS {
         let Ok(again) = file.try_clone() else { break };
-        match receive_once(context, again, job).await {
+        match receive_once(context, &context.store, again, job).await {
             Err(Error::ImageGone(_)) if file.metadata().is_ok_and(|kind| kind.is_file()) => {}
             outcome => return outcome,
         }
     }
-    receive_once(context, file, job).await
+    receive_once(context, &context.store, file, job).await
 }
 
 /// Pins what it copied before Collect can look at it again.
-async fn receive_once(context: &Context, file: File, job: &Job) -> Result<Imported, Error> {
+async fn receive_once(context: &Context, store: &Store, file: File, job: &Job) -> Result<Imported, Error> {
     let progress = job.progress();
     let counted = move |bytes: u64, total: Option<u64>| {
         if let Some(total) = total.filter(|&total| total > 0) {
             progress(bytes as f64 / total as f64);
         }
     };
-    let record = context.store.import(file, counted, job.cancelled()).await?;
+    let record = store.import(file, counted, job.cancelled()).await?;
     let _gate = context.store_gate.lock().await;
     let pin = context.claims.pin(record.digest);
     // A Collect between the import and the gate took an image that was stored before, and unused.
