@@ -161,6 +161,7 @@ fn open(flags: &Flags, config: Config) -> Result<Parts, Failure> {
     make_private(&flags.state_directory)?;
     let (ledger, contents) = Ledger::open(&flags.state_directory.join("state.redb"))?;
     let store = images::Store::open(&flags.state_directory.join("images"), config.limits.image_size)?;
+    let store = store.with_room(config.limits.store_size);
     let albatross = albatross::Client::new(albatross::Settings {
         directory: flags.albatross_directory.clone(),
         path: config.albatross.path.clone(),

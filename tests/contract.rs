@@ -56,6 +56,7 @@ const CONTRACT: &[(&str, &str, &str, &str, &str)] = &[
     ("Unikernel", "property", "Memory", "t", ""),
     ("Unikernel", "property", "Cpu", "u", ""),
     ("Unikernel", "property", "ImageDigest", "s", ""),
+    ("Unikernel", "property", "ImageOrigin", "s", ""),
     ("Unikernel", "property", "CreatedAt", "x", ""),
     ("Unikernel", "property", "StartedAt", "x", ""),
     ("Unikernel", "property", "Restarts", "u", ""),

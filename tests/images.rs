@@ -345,7 +345,7 @@ fn store() -> (TempDir, Store) {
 
 fn store_of(limit: u64) -> (TempDir, Store) {
     let folder = TempDir::new().unwrap();
-    let store = Store::open(&folder.path().join("images"), limit).unwrap();
+    let store = Store::open(&folder.path().join("images"), limit).unwrap().inspecting_here();
     (folder, store)
 }
 
@@ -390,14 +390,14 @@ async fn a_file_left_at_its_end_is_taken_from_its_start() {
     assert_eq!(kept.stream_position().unwrap(), 3 * MIB as u64, "the client's offset was moved");
     assert_eq!(names(&folder), [format!("sha256-{}", record.digest.hex())]);
 
-    let (mut stored, again) = store.get(record.digest).await.unwrap();
+    let (mut stored, size) = store.open_stored(record.digest).await.unwrap();
     let mut content = Vec::new();
     stored.read_to_end(&mut content).unwrap();
-    assert!(content == bytes && again == record);
+    assert!(content == bytes && size == record.size);
     assert_eq!(store.list().await.unwrap(), [record.digest]);
     assert!(store.remove(record.digest).await.unwrap());
     assert!(!store.remove(record.digest).await.unwrap());
-    assert!(matches!(store.get(record.digest).await, Err(Error::NotStored(digest)) if digest == record.digest));
+    assert!(matches!(store.open_stored(record.digest).await, Err(Error::NotStored(digest)) if digest == record.digest));
 }
 
 #[tokio::test]
@@ -430,12 +430,16 @@ async fn what_is_stored_already_is_not_written_again() {
     let before = inode(&path);
     assert_eq!(take(&store, file_with(&bytes)).await.unwrap(), record);
     assert_eq!(inode(&path), before);
-    // One that lost its end is replaced.
-    OpenOptions::new().write(true).open(&path).unwrap().set_len(100).unwrap();
-    let error = store.get(record.digest).await.unwrap_err().to_string();
-    assert!(error.contains("damaged") && error.contains("truncated"), "{error}");
-    assert_eq!(take(&store, file_with(&bytes)).await.unwrap(), record);
-    assert_eq!(store.get(record.digest).await.unwrap().1, record);
+    assert!(store.verify(record.digest).await.unwrap());
+    // One that lost its end is replaced, and so is one of which a single bit is another.
+    let cut = |file: File| file.set_len(100).unwrap();
+    let bend = |mut file: File| file.write_all(b"\x7fELf").unwrap();
+    for damage in [cut as fn(File), bend as fn(File)] {
+        damage(OpenOptions::new().write(true).open(&path).unwrap());
+        assert!(!store.verify(record.digest).await.unwrap());
+        assert_eq!(take(&store, file_with(&bytes)).await.unwrap(), record);
+        assert!(store.verify(record.digest).await.unwrap());
+    }
     assert_eq!(names(&folder).len(), 1);
 }
 
@@ -472,6 +476,21 @@ async fn the_limit_holds_for_files_and_pipes() {
     assert!(matches!(take(&store, reader).await, Err(Error::TooLarge { .. })));
     writing.join().unwrap();
     emptied(&folder).await;
+}
+
+#[tokio::test]
+async fn what_all_images_may_have_together_has_a_limit() {
+    let (folder, store) = store();
+    let store = store.with_room(5 * MIB as u64);
+    assert!(!store.is_nearly_full().await.unwrap());
+    let first = take(&store, file_with(&good().padded(3 * MIB))).await.unwrap();
+    assert!(store.is_nearly_full().await.unwrap(), "another of 4 MiB would be too much");
+    let error = take(&store, file_with(&good().padded(3 * MIB - 1))).await.unwrap_err().to_string();
+    assert!(error.contains("5242880") && error.contains("store-size"), "{error}");
+    assert_eq!(names(&folder).len(), 1);
+    assert_eq!(take(&store, file_with(&good().padded(3 * MIB))).await.unwrap(), first, "it takes no more room");
+    assert!(store.remove(first.digest).await.unwrap());
+    take(&store, file_with(&good().padded(3 * MIB - 1))).await.unwrap();
 }
 
 #[tokio::test]
@@ -646,7 +665,7 @@ async fn an_import_needs_no_more_memory_than_its_buffer() {
         assert!(ended.success());
         return;
     };
-    let store = Store::open(Path::new(&images), 64 * MIB as u64).unwrap();
+    let store = Store::open(Path::new(&images), 64 * MIB as u64).unwrap().inspecting_here();
     let mut source = file_with(&good().bytes);
     source.seek(SeekFrom::Start(0)).unwrap();
     source.set_len(64 * MIB as u64).unwrap();

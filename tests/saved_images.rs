@@ -15,6 +15,7 @@ mod stand_in_process;
 
 use host::{Options, TestHost, error_of, options};
 use netns::isolated;
+
 use saved_image::{Layer, Tar, docker_legacy, docker_oci, oci_layout, tar_of};
 
 /// A layer with the unikernel of `version` at `path`, and something beside it.
@@ -39,11 +40,13 @@ fn every_form_comes_to_answer() {
         let legacy = save(&host, "legacy.tar", &legacy);
         let engine = save(&host, "engine.tar", &tar_of(&docker_oci(&[unikernel("3")], "web:3")));
         let layout = save(&host, "layout.tar", &tar_of(&oci_layout(&[layer(&host, "4", "deep/inside")], "4")));
+        let folder = folder(&host, "layout", &oci_layout(&[layer(&host, "5", "unikernel.hvt")], "v5"));
         for (version, image, path) in [
             ("1", format!("docker-archive:{legacy}:web:1"), None),
             ("2", format!("docker-archive:{legacy}:web:2"), None),
             ("3", format!("docker-archive:{engine}"), None),
             ("4", format!("oci-archive:{layout}"), Some("/deep/inside")),
+            ("5", format!("oci:{folder}:v5"), None),
         ] {
             let mut options = options("http:80/");
             options.extend(path.map(|path| ("image-path", path.into())));
@@ -57,6 +60,74 @@ fn every_form_comes_to_answer() {
         let (saved, _) =
             manager.deploy("website", &format!("docker-archive:{engine}"), options("http:80/")).await.unwrap();
         assert_eq!(again, saved);
+    });
+}
+
+/// Writes a saved image as a folder.
+fn folder(host: &TestHost, name: &str, files: &[(String, Vec<u8>)]) -> String {
+    let folder = host.directory.path().join(name);
+    for (name, content) in files {
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    folder.display().to_string()
+}
+
+#[test]
+fn a_damaged_image_is_noticed_and_fetched_again() {
+    isolated("a_damaged_image_is_noticed_and_fetched_again", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        let archive = save(&host, "web.tar", &tar_of(&oci_layout(&[layer(&host, "1", "unikernel.hvt")], "1")));
+        let deployed = manager.deploy("website", &format!("oci-archive:{archive}"), options("http:80/")).await.unwrap();
+        let object =
+            format!("/org/albatross/Deployer1/unikernel/{}", deployed.0.replace('-', "_2d").replace('.', "_2e"));
+        let property = async |name: &str| {
+            manager.property::<String>(&object, "org.albatross.Deployer1.Unikernel", name).await.unwrap()
+        };
+        let digest = property("ImageDigest").await;
+        let origin = property("ImageOrigin").await;
+        assert!(origin.starts_with(&format!("oci-archive:{archive} (sha256:")), "{origin}");
+        let [stored] = &host.stored_images()[..] else { panic!() };
+        let stored = host.directory.path().join("state/images").join(stored);
+        let good = std::fs::read(&stored).unwrap();
+        let mut damaged = good.clone();
+        damaged[good.len() / 2] ^= 1;
+        std::fs::write(&stored, &damaged).unwrap();
+        let other = ("memory", 33u64.into());
+        let mut changed = options("http:80/");
+        changed.extend([other]);
+        manager.deploy("website", &digest, changed).await.unwrap();
+        assert!(std::fs::read(&stored).unwrap() == good, "it was replaced");
+        // What it came from is not there any more.
+        std::fs::write(&stored, &damaged).unwrap();
+        std::fs::remove_file(&archive).unwrap();
+        let mut changed = options("http:80/");
+        changed.extend([("memory", 34u64.into())]);
+        let (kind, message) = error_of(manager.deploy("website", &digest, changed).await);
+        assert_eq!(kind, "ImageInvalid", "{message}");
+        assert!(message.contains("damaged") && message.contains(&archive), "{message}");
+        assert_eq!(host.running().len(), 2);
+    });
+}
+
+#[test]
+fn members_of_a_stack_come_out_of_saved_images() {
+    isolated("members_of_a_stack_come_out_of_saved_images", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        let archive = save(&host, "web.tar", &tar_of(&oci_layout(&[layer(&host, "7", "deep/inside")], "1")));
+        let manifest = format!(
+            "stack = \"web\"\nimage-path = \"/deep/inside\"\nargs = {:?}\n[service.front]\nimage = \"oci-archive:{archive}\"\n\
+             ports = [\"8080:80\"]\nready = \"http:80/\"\n[service.back]\nimage = \"{}\"\n",
+            host::ARGUMENTS,
+            host.image("8", &[])
+        );
+        manager.call("Apply", &(manifest, Options::new())).await.unwrap();
+        manager.call("Activate", &("web",)).await.unwrap();
+        let answer = host.get(8080).unwrap();
+        assert!(answer.starts_with("version=7 "), "{answer}");
     });
 }
 

@@ -116,6 +116,13 @@ impl UnikernelObject {
         self.view().image.to_string()
     }
 
+    /// Where its image came from first: the image of that Deploy, and the digest or commit that it meant then. Empty where
+    /// the image was handed over.
+    #[zbus(property)]
+    fn image_origin(&self) -> String {
+        self.view().image_origin.clone()
+    }
+
     /// When it was deployed, in microseconds since the epoch.
     #[zbus(property)]
     fn created_at(&self) -> i64 {

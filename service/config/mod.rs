@@ -58,6 +58,8 @@ pub struct Collect {
 pub struct Limits {
     /// Bytes.
     pub image_size: u64,
+    /// Bytes of all images together.
+    pub store_size: u64,
     pub concurrent_deploys: usize,
     /// How many finished jobs stay to be looked at.
     pub job_history: usize,
@@ -104,7 +106,7 @@ impl Default for Collect {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { image_size: 256 << 20, concurrent_deploys: 4, job_history: 64 }
+        Self { image_size: 256 << 20, store_size: 16 << 30, concurrent_deploys: 4, job_history: 64 }
     }
 }
 

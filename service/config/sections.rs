@@ -70,9 +70,10 @@ fn limits(limits: &mut Limits, section: &Setting) -> Result<(), Error> {
     for setting in section.table()? {
         match setting.name {
             "image-size" => limits.image_size = setting.size()?,
+            "store-size" => limits.store_size = setting.size()?,
             "concurrent-deploys" => limits.concurrent_deploys = count(&setting, 1..=1000)?,
             "job-history" => limits.job_history = count(&setting, 0..=10_000)?,
-            _ => return Err(setting.unknown(&["image-size", "concurrent-deploys", "job-history"])),
+            _ => return Err(setting.unknown(&["image-size", "store-size", "concurrent-deploys", "job-history"])),
         }
     }
     Ok(())

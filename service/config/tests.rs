@@ -94,6 +94,7 @@ fn every_key_is_taken_over() {
         automatic = true
         [limits]
         image-size = 1_000
+        store-size = 1_001
         concurrent-deploys = 1
         job-history = 0
         [images]
@@ -113,7 +114,7 @@ fn every_key_is_taken_over() {
     let expected = Config {
         publish: Publish { drain: Duration::ZERO, loopback: false, fall_back: true },
         collect: Collect { keep_previous: 7, automatic: true },
-        limits: Limits { image_size: 1000, concurrent_deploys: 1, job_history: 0 },
+        limits: Limits { image_size: 1000, store_size: 1001, concurrent_deploys: 1, job_history: 0 },
         images: Images {
             docker_socket: "/run/podman/podman.sock".into(),
             insecure_registries: vec!["127.0.0.1:5000".into(), "[::1]:5000".into()],
@@ -172,7 +173,7 @@ fn refusals_name_file_line_and_key() {
         ("[collect]\nkeep = 1", "config.toml:2: collect.keep: unknown key, expected one of keep-previous, automatic"),
         (
             "[limits]\nx.y = 1",
-            "config.toml:2: limits.x: unknown key, expected one of image-size, concurrent-deploys, job-history",
+            "config.toml:2: limits.x: unknown key, expected one of image-size, store-size, concurrent-deploys, job-history",
         ),
         (
             "[images]\nx = 1",

@@ -22,6 +22,8 @@ pub struct UnikernelView {
     pub memory: u64,
     pub cpu: u32,
     pub image: ImageDigest,
+    /// Where the image came from first, and what that meant; empty where it was handed over.
+    pub image_origin: String,
     pub created_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub restarts: u32,

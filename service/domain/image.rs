@@ -234,6 +234,28 @@ impl fmt::Display for ImageReference {
 #[serde(transparent)]
 pub struct NetworkDevice(pub String);
 
+/// Where an image came from: enough to get it once more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    pub image: ImageReference,
+    pub options: ImageOptions,
+    /// Who had asked: what is of this host is reached with no more rights.
+    pub caller: Caller,
+    /// What the reference meant then: the digest of a manifest, an engine's id of an image, a commit.
+    pub meant: Option<String>,
+}
+
+impl fmt::Display for Origin {
+    /// The reference, and what it meant where that is more.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let image = self.image.to_string();
+        match self.meant.as_ref().filter(|meant| !image.contains(meant.as_str())) {
+            Some(meant) => write!(f, "{image} ({meant})"),
+            None => f.write_str(&image),
+        }
+    }
+}
+
 /// An image of the store and what its notes say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRecord {
@@ -244,6 +266,9 @@ pub struct ImageRecord {
     pub network_device: NetworkDevice,
     /// Block devices of the manifest, in its order.
     pub block_devices: Vec<String>,
+    /// What it came from first; `None` where it was handed over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Box<Origin>>,
 }
 
 #[cfg(test)]

@@ -29,7 +29,9 @@ pub use container::{
     ContentDigest, EngineImage, ImageName, ImagePath, ImageRepository, LayoutName, Registry, SavedImage, Tag,
 };
 pub use event::{ChainView, Event, ManagerView, ServiceView, StackView, UnikernelView};
-pub use image::{Caller, ImageDigest, ImageOptions, ImageRecord, ImageReference, InvalidImageReference, NetworkDevice};
+pub use image::{
+    Caller, ImageDigest, ImageOptions, ImageRecord, ImageReference, InvalidImageReference, NetworkDevice, Origin,
+};
 pub use inventory::{Inventory, Policy, Running};
 pub use job::{JobKind, JobNumber, JobResult, JobView};
 pub use lease::Lease;

@@ -1,19 +1,19 @@
-//! One import, on a thread of its own: copy and hash, check the copy, give it its name.
+//! One import: a copy is made and hashed on a thread of its own, looked at by others, and then given its name.
 //!
 //! The thread is not one of the runtime's: a file on a file system that stopped answering would hold the runtime's end
 //! as well. What is checked and hashed is the copy, so a client that changes its file meanwhile changes nothing here.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 
+use super::Error;
 use super::source::Source;
-use super::{Error, solo5};
-use crate::domain::{ImageDigest, ImageRecord};
+use crate::domain::ImageDigest;
 
 /// Files that begin so are unfinished: the next start of the service removes them.
 pub(super) const UNFINISHED: &str = "incoming-";
@@ -30,27 +30,106 @@ pub(super) struct Exchange {
     pub complete: AtomicBool,
 }
 
-/// Copies `source` into `directory` under the name of its digest.
-pub(super) fn import(
+/// Copies `source` into `directory`, under a name that says it is unfinished.
+pub(super) fn receive(
     directory: &Path,
     limit: u64,
     mut source: Source,
     exchange: &Exchange,
-) -> Result<ImageRecord, Error> {
+) -> Result<Received, Error> {
     let mut copy = Copy::create(directory)?;
     let (digest, size) = copy_bytes(&mut source, &mut copy, limit, exchange)?;
     drop(source);
     exchange.complete.store(true, Ordering::Release);
-    let devices = solo5::inspect(&copy.file)?;
-    let stored = stored_path(directory, digest);
-    if fs::symlink_metadata(&stored).is_ok_and(|status| status.is_file() && status.size() == size) {
-        drop(copy);
-    } else {
-        copy.rename(&stored, &exchange.stop)?;
+    Ok(Received { copy, digest, size })
+}
+
+/// A whole image that has no name yet. Dropped, it is gone.
+pub(super) struct Received {
+    copy: Copy,
+    pub digest: ImageDigest,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl Received {
+    /// The image to look at, for who may not write to it.
+    pub(super) fn open(&self) -> Result<File, Error> {
+        File::open(&self.copy.path).map_err(|error| Error::storing("open", &self.copy.path, error))
     }
-    // Also when the file was there: another import may be between its rename and this.
-    sync_directory(directory)?;
-    Ok(ImageRecord { digest, size, network_device: devices.network, block_devices: devices.blocks })
+
+    /// Gives it its name, in a store of at most `room` bytes. What is there under that name is left where it is the same,
+    /// and replaced where it was damaged.
+    pub(super) fn keep(self, directory: &Path, room: u64, exchange: &Exchange) -> Result<(), Error> {
+        let stored = stored_path(directory, self.digest);
+        if is_the_same(&stored, &self) {
+            drop(self.copy);
+        } else {
+            // Its own bytes are in the folder already.
+            if used(directory)? > room {
+                return Err(Error::StoreFull { limit: room });
+            }
+            self.copy.rename(&stored, &exchange.stop)?;
+        }
+        // Also when the file was there: another import may be between its rename and this.
+        sync_directory(directory)
+    }
+}
+
+/// Byte by byte: a hash would take longer. What cannot be read is not the same.
+fn is_the_same(stored: &Path, received: &Received) -> bool {
+    let opened = fs::symlink_metadata(stored).is_ok_and(|status| status.is_file() && status.size() == received.size);
+    let (Some(stored), Ok(received)) = (opened.then(|| File::open(stored).ok()).flatten(), received.open()) else {
+        return false;
+    };
+    let (mut left, mut right) = (vec![0; BUFFER], vec![0; BUFFER]);
+    let mut position = 0;
+    loop {
+        match (read_full(&stored, &mut left, position), read_full(&received, &mut right, position)) {
+            (Ok(0), Ok(0)) => return true,
+            (Ok(ours), Ok(theirs)) if ours == theirs && left.get(..ours) == right.get(..ours) => {
+                position += ours as u64
+            }
+            _ => return false,
+        }
+    }
+}
+
+fn read_full(file: &File, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match file.read_at(room, position + filled as u64)? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    Ok(filled)
+}
+
+/// Bytes of all files in the store, unfinished ones counted.
+pub(super) fn used(directory: &Path) -> Result<u64, Error> {
+    let sizes = fs::read_dir(directory).and_then(|entries| {
+        entries.map(|entry| Ok(entry?.metadata().map_or(0, |status| status.len()))).sum::<io::Result<u64>>()
+    });
+    sizes.map_err(|error| Error::storing("list", directory, error))
+}
+
+/// Whether a stored image still is what its name says.
+pub(super) fn verify(directory: &Path, digest: ImageDigest) -> Result<bool, Error> {
+    let path = stored_path(directory, digest);
+    let failed = |error: io::Error| match error.kind() {
+        ErrorKind::NotFound => Error::NotStored(digest),
+        _ => Error::storing("read", &path, error),
+    };
+    let mut file = File::open(&path).map_err(failed)?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; BUFFER]);
+    loop {
+        let count = file.read(&mut buffer).map_err(failed)?;
+        match buffer.get(..count) {
+            Some(bytes) if !bytes.is_empty() => hash.update(bytes),
+            _ => return Ok(ImageDigest(hash.finalize().into()) == digest),
+        }
+    }
 }
 
 fn copy_bytes(

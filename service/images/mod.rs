@@ -11,6 +11,7 @@ pub mod engine;
 pub mod git;
 mod identity;
 mod import;
+mod inspection;
 mod open_as;
 pub mod recipe;
 pub mod registry;
@@ -39,6 +40,14 @@ pub enum Error {
         "the image is larger than {limit} bytes, the limit: raise limits.image-size, or strip the image of its debug sections"
     )]
     TooLarge {
+        /// Bytes.
+        limit: u64,
+    },
+    #[error(
+        "the images have more than {limit} bytes together, the limit: remove those that nothing uses with Collect, or raise \
+         limits.store-size"
+    )]
+    StoreFull {
         /// Bytes.
         limit: u64,
     },

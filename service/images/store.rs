@@ -1,7 +1,7 @@
 //! The store: a folder of images under the names of their digests.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{ErrorKind, Seek};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,9 +14,10 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval, timeout};
 
-use super::import::{Exchange, UNFINISHED, import, stored_path, sync_directory};
+use super::Error;
+use super::import::{Exchange, Received, UNFINISHED, receive, stored_path, sync_directory, used, verify};
+use super::inspection::{Inspection, Inspector};
 use super::source::Source;
-use super::{Error, solo5};
 use crate::domain::{ImageDigest, ImageRecord};
 
 /// Imports at a time, those counted whose source has stopped answering: each is a thread.
@@ -29,6 +30,9 @@ const TICK: Duration = Duration::from_millis(50);
 pub struct Store {
     directory: Arc<Path>,
     limit: u64,
+    /// Bytes of all images.
+    room: u64,
+    inspection: Arc<Inspection>,
     silence: Duration,
     longest: Duration,
     slots: Arc<Semaphore>,
@@ -56,6 +60,8 @@ impl Store {
         Ok(Self {
             directory: directory.into(),
             limit,
+            room: u64::MAX,
+            inspection: Arc::new(Inspection::new(Inspector::Worker)),
             silence: Duration::from_secs(30),
             longest: Duration::from_secs(15 * 60),
             slots: Arc::new(Semaphore::new(IMPORTS)),
@@ -65,6 +71,27 @@ impl Store {
     /// What an image may have at most, in bytes.
     pub fn limit(&self) -> u64 {
         self.limit
+    }
+
+    /// What all images may have together, in bytes; without end where it is not said.
+    #[must_use]
+    pub fn with_room(self, room: u64) -> Self {
+        Self { room, ..self }
+    }
+
+    /// Looks at images in this process instead of a worker's: for who is not the executable that has workers.
+    #[must_use]
+    pub fn inspecting_here(self) -> Self {
+        Self { inspection: Arc::new(Inspection::new(Inspector::Here)), ..self }
+    }
+
+    /// Whether there may be no room for one more image.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub async fn is_nearly_full(&self) -> Result<bool, Error> {
+        let (directory, room) = (self.directory.clone(), self.room.saturating_sub(self.limit));
+        blocking(move || Ok(used(&directory)? > room)).await
     }
 
     /// How long a source may send nothing (30 s), and how long it may take in all (15 min).
@@ -95,10 +122,21 @@ impl Store {
             biased;
             () = cancel => Err(Error::Cancelled),
             imported = async {
-                let running = self.start(source).await?;
-                self.watch(running, |bytes| progress(bytes, total)).await
+                let mut running = self.start(source).await?;
+                let received = self.watch(&mut running, |bytes| progress(bytes, total)).await?;
+                self.keep(received, &running).await
             } => imported,
         }
+    }
+
+    /// Checks what has come, and gives it its name.
+    async fn keep(&self, received: Received, running: &Running) -> Result<ImageRecord, Error> {
+        let (digest, size) = (received.digest, received.size);
+        let devices = self.inspection.devices(digest, || received.open()).await?;
+        let (directory, room, exchange) = (self.directory.clone(), self.room, running.exchange.clone());
+        blocking(move || received.keep(&directory, room, &exchange)).await?;
+        self.inspection.remember(digest, &devices);
+        Ok(ImageRecord { digest, size, network_device: devices.network, block_devices: devices.blocks, origin: None })
     }
 
     async fn start(&self, source: Source) -> Result<Running, Error> {
@@ -111,11 +149,11 @@ impl Store {
         let (directory, limit) = (self.directory.clone(), self.limit);
         let theirs = exchange.clone();
         let work = move || {
-            let imported = import(&directory, limit, source, &theirs);
+            let received = receive(&directory, limit, source, &theirs);
             // Before the outcome is told: who hears of it can start the next.
             drop(slot);
             // Nobody listens after a cancellation; the import has cleaned up by itself.
-            let _ = sender.send(imported);
+            let _ = sender.send(received);
         };
         let thread = thread::Builder::new().name("image-import".to_owned()).spawn(work);
         thread.map_err(|error| Error::Io { what: "start a thread for the import".to_owned(), error })?;
@@ -124,7 +162,7 @@ impl Store {
 
     /// Waits for the thread as long as bytes come. This is where a source is given up that hangs in the kernel, as a
     /// file can on a network's or a user's file system: the thread is left to itself then, with its slot.
-    async fn watch(&self, mut running: Running, mut progress: impl FnMut(u64)) -> Result<ImageRecord, Error> {
+    async fn watch(&self, running: &mut Running, mut progress: impl FnMut(u64)) -> Result<Received, Error> {
         let started = Instant::now();
         let (mut seen, mut since) = (0, started);
         let mut ticks = interval(TICK);
@@ -132,9 +170,9 @@ impl Store {
             tokio::select! {
                 biased;
                 outcome = &mut running.outcome => {
-                    let record = outcome.unwrap_or_else(|_| Err(Error::Unavailable("the import ended early".to_owned())))?;
-                    progress(record.size);
-                    return Ok(record);
+                    let received = outcome.unwrap_or_else(|_| Err(Error::Unavailable("the import ended early".to_owned())))?;
+                    progress(received.size);
+                    return Ok(received);
                 }
                 _ = ticks.tick() => {}
             }
@@ -158,13 +196,23 @@ impl Store {
         }
     }
 
-    /// An image of the store, opened for reading at its first byte, and what its notes say now.
+    /// An image of the store, opened for reading at its first byte, and its size in bytes. What is in it is not looked at:
+    /// see [`Self::verify`].
     ///
     /// # Errors
-    /// [`Error::NotStored`]; [`Error::Invalid`] when the stored file is damaged.
-    pub async fn get(&self, digest: ImageDigest) -> Result<(File, ImageRecord), Error> {
+    /// [`Error::NotStored`].
+    pub async fn open_stored(&self, digest: ImageDigest) -> Result<(File, u64), Error> {
         let path = stored_path(&self.directory, digest);
-        blocking(move || get(&path, digest)).await
+        blocking(move || open_stored(&path, digest)).await
+    }
+
+    /// Whether a stored image still is what its digest says: a disk can forget.
+    ///
+    /// # Errors
+    /// [`Error::NotStored`], [`Error::Io`].
+    pub async fn verify(&self, digest: ImageDigest) -> Result<bool, Error> {
+        let directory = self.directory.clone();
+        blocking(move || verify(&directory, digest)).await
     }
 
     /// Whether it was there.
@@ -172,6 +220,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub async fn remove(&self, digest: ImageDigest) -> Result<bool, Error> {
+        self.inspection.forget(digest);
         let directory = self.directory.clone();
         blocking(move || {
             let path = stored_path(&directory, digest);
@@ -206,7 +255,7 @@ impl Store {
 /// An import's thread, as the one sees it who waits for it. To drop this is to stop it.
 struct Running {
     exchange: Arc<Exchange>,
-    outcome: oneshot::Receiver<Result<ImageRecord, Error>>,
+    outcome: oneshot::Receiver<Result<Received, Error>>,
 }
 
 impl Drop for Running {
@@ -222,22 +271,15 @@ fn silent(received: u64, silence: Duration) -> Error {
     ))
 }
 
-fn get(path: &PathBuf, digest: ImageDigest) -> Result<(File, ImageRecord), Error> {
+fn open_stored(path: &PathBuf, digest: ImageDigest) -> Result<(File, u64), Error> {
     let no_follow = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let opened = OpenOptions::new().read(true).custom_flags(no_follow.bits().cast_signed()).open(path);
-    let mut file = opened.map_err(|error| match error.kind() {
+    let file = opened.map_err(|error| match error.kind() {
         ErrorKind::NotFound => Error::NotStored(digest),
         _ => Error::storing("open", path, error),
     })?;
     let size = file.metadata().map_err(|error| Error::storing("open", path, error))?.len();
-    let devices = solo5::inspect(&file).map_err(|error| match error {
-        Error::Invalid(why) => {
-            Error::Invalid(format!("the stored image {digest} is damaged, deploy it from its file: {why}"))
-        }
-        other => other,
-    })?;
-    file.rewind().map_err(|error| Error::storing("read", path, error))?;
-    Ok((file, ImageRecord { digest, size, network_device: devices.network, block_devices: devices.blocks }))
+    Ok((file, size))
 }
 
 fn stored_digest(name: &str) -> Option<ImageDigest> {

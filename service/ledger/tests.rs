@@ -147,6 +147,7 @@ fn image(number: u8) -> ImageRecord {
         size: 17,
         network_device: NetworkDevice("service".into()),
         block_devices: vec!["disk".into()],
+        origin: None,
     }
 }
 

@@ -50,6 +50,12 @@ pub enum Error {
     Member { member: ServiceName, stack: StackName, source: Box<Error> },
     #[error("stack {stack} is off its ports, and goes as soon as this has passed: {source}")]
     Leaving { stack: StackName, source: Box<Error> },
+    #[error("image {digest} is damaged in the store{}: deploy it from its source again", why_not_again(.origin))]
+    ImageDamaged {
+        digest: ImageDigest,
+        /// What it came from, and why that did not bring it again: it failed, or has another image now.
+        origin: Option<(String, Option<Box<Error>>)>,
+    },
     #[error("image {0} was collected meanwhile: give it again")]
     ImageGone(ImageDigest),
     #[error("no job {0}: it has ended")]
@@ -60,6 +66,14 @@ pub enum Error {
     Stopping,
     #[error("a defect of the service ended this call: please report what the journal says of it")]
     Defect,
+}
+
+fn why_not_again(origin: &Option<(String, Option<Box<Error>>)>) -> String {
+    match origin {
+        None => String::new(),
+        Some((origin, None)) => format!(", and {origin} is another image now"),
+        Some((origin, Some(error))) => format!(", and {origin} does not bring it again ({error})"),
+    }
 }
 
 fn console_text(lines: &[String]) -> String {
@@ -101,6 +115,7 @@ impl Error {
             Self::Console(consoles::Error::TooManyReaders) => ErrorKind::InUse,
             Self::NotReady { .. } => ErrorKind::NotReady,
             Self::Member { source, .. } | Self::Leaving { source, .. } => source.kind(),
+            Self::ImageDamaged { .. } => ErrorKind::ImageInvalid,
             Self::ImageGone(_) => ErrorKind::ImageUnavailable,
             Self::NoSuchJob(_) => ErrorKind::NoSuchJob,
             Self::Cancelled => ErrorKind::Cancelled,
@@ -141,7 +156,7 @@ fn refused_kind(error: &planning::Error) -> ErrorKind {
 fn image_kind(error: &images::Error) -> ErrorKind {
     match error {
         images::Error::Invalid(_) => ErrorKind::ImageInvalid,
-        images::Error::TooLarge { .. } => ErrorKind::ImageTooLarge,
+        images::Error::TooLarge { .. } | images::Error::StoreFull { .. } => ErrorKind::ImageTooLarge,
         images::Error::Build(_) => ErrorKind::BuildFailed,
         images::Error::Cancelled => ErrorKind::Cancelled,
         _ => ErrorKind::ImageUnavailable,

@@ -21,7 +21,7 @@ pub enum ImageSource {
     /// A descriptor that the caller handed over, and what signs it.
     Descriptor { file: File, signature: Option<String> },
     /// What a reference names; what is of this host is reached with no more rights than the caller has.
-    Named { image: ImageReference, options: ImageOptions, caller: Caller },
+    Named { image: ImageReference, options: Box<ImageOptions>, caller: Caller },
     /// In the store and pinned by who asks, but in no record yet.
     Imported(ImageRecord),
 }

@@ -170,6 +170,10 @@ impl World {
         self.ports.takers(port)
     }
 
+    fn origin_of(&self, image: ImageDigest) -> String {
+        self.image(image).and_then(|record| record.origin.as_ref()).map(ToString::to_string).unwrap_or_default()
+    }
+
     pub fn unikernel_view(&self, id: &UnikernelId) -> Option<UnikernelView> {
         let unikernel = self.unikernels.get(id)?;
         Some(UnikernelView {
@@ -181,6 +185,7 @@ impl World {
             memory: unikernel.spec.memory,
             cpu: unikernel.cpu,
             image: unikernel.spec.image,
+            image_origin: self.origin_of(unikernel.spec.image),
             created_at: unikernel.created_at,
             started_at: unikernel.started_at,
             restarts: unikernel.restarts,

@@ -17,6 +17,7 @@ pub fn unikernel(id: &str, state: UnikernelState) -> Arc<UnikernelView> {
         memory: 32,
         cpu: 1,
         image: ImageDigest([1; 32]),
+        image_origin: String::new(),
         created_at: Timestamp(1),
         started_at: None,
         restarts: 0,

@@ -3,7 +3,7 @@
 use super::configuration::{DeployOptions, KNOWN};
 use super::image_options::{IMAGE, Written};
 use super::{InvalidArgument, Options, RawOptions, own_words, service};
-use crate::domain::{Caller, ImageOptions, ImageReference};
+use crate::domain::{Caller, ImageReference};
 use crate::orchestrator::{DeployRequest, ImageSource};
 
 /// The kernel's PATH_MAX.
@@ -11,7 +11,7 @@ const MAX_PATH: usize = 4096;
 
 /// The `image` of Deploy. What is of this host is opened later, with no more rights than `caller` has.
 pub fn image(text: &str, caller: Caller) -> Result<ImageSource, InvalidArgument> {
-    let options = ImageOptions::default();
+    let options = Box::default();
     Ok(ImageSource::Named { image: image_reference(text)?, options, caller })
 }
 
@@ -29,7 +29,7 @@ pub fn deploy(name: &str, image: ImageSource, values: RawOptions) -> Result<Depl
     let said = Written::take(&mut options)?;
     let image = match image {
         ImageSource::Named { image, caller, .. } => {
-            let options = said.options(&image)?;
+            let options = Box::new(said.options(&image)?);
             ImageSource::Named { image, options, caller }
         }
         ImageSource::Descriptor { file, .. } => ImageSource::Descriptor { file, signature: said.of_descriptor()? },

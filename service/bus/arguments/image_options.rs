@@ -56,8 +56,7 @@ impl Written {
     /// What they mean for `image`.
     pub(super) fn options(self, image: &ImageReference) -> Result<ImageOptions, Refusal> {
         if let Some(option) = self.given().find(|option| !takes(image, option)) {
-            let forms = if option == "image-path" { CONTAINERS } else { REPOSITORIES };
-            return Err(refused(option, format!("option {option} of Deploy goes with {forms} only")));
+            return Err(refused(option, goes_with(option)));
         }
         let image_path = about("image-path", self.image_path.map(|text| own_words(&text)).transpose())?;
         let build = matches!(image, ImageReference::Git(_)).then(|| BuildOptions::new(self.build, image_path.clone()));
@@ -91,6 +90,12 @@ pub(super) fn takes(image: &ImageReference, option: &str) -> bool {
         ("image-path", _) => true,
         _ => !IMAGE.iter().any(|(name, _)| *name == option),
     }
+}
+
+/// Why an option of [`IMAGE`] cannot be said of an image.
+pub(super) fn goes_with(option: &str) -> String {
+    let forms = if option == "image-path" { CONTAINERS } else { REPOSITORIES };
+    format!("option {option} of Deploy goes with {forms} only")
 }
 
 fn signature(text: String) -> Result<String, InvalidArgument> {

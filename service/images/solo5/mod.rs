@@ -9,13 +9,15 @@ mod notes;
 
 use std::io::{Read, Seek};
 
+use serde::{Deserialize, Serialize};
+
 use super::Error;
 use crate::domain::NetworkDevice;
 use elf::Elf;
 use notes::Device;
 
 /// The devices of an image that can be deployed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Devices {
     pub network: NetworkDevice,
     /// In the manifest's order.

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use super::confinement::{close_what_was_not_handed_over, confine};
 use super::{Assignment, Failure, Form, Kind, Said, Saved, Task, Voice, Wanted};
 use crate::images::archive::{self, Limits, Selection};
-use crate::images::{engine, git, registry};
+use crate::images::{engine, git, registry, solo5};
 
 /// Bytes of a task.
 const TASK: u64 = 1 << 20;
@@ -43,6 +43,7 @@ fn work(socket: &UnixStream, voice: &mut Voice) -> Result<(), Failure> {
         Task::Taken(wanted) => from_taken(wanted, input, output, voice),
         Task::Registry(request) => registry::run(request, output, voice),
         Task::Engine(request) => engine::run(request, input, output, voice),
+        Task::Inspect => inspect(input, voice),
         Task::Git(request) => git::run(request, input, output, voice),
     }
 }
@@ -114,6 +115,12 @@ fn beside(saved: &Saved, image: File, path: &str, voice: &mut Voice) -> Result<(
         Err(archive::Error::NotFound(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+fn inspect(image: File, voice: &mut Voice) -> Result<(), Failure> {
+    let devices = solo5::inspect(image).map_err(|error| Failure::new(Kind::Invalid, error.to_string()))?;
+    let answer = serde_json::to_string(&devices).map_err(|error| Failure::new(Kind::Invalid, error.to_string()))?;
+    Ok(voice.answer(&answer)?)
 }
 
 /// The tar that an engine makes of one file.

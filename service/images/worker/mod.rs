@@ -58,6 +58,8 @@ pub enum Task {
     Engine(engine::Request),
     /// That tar → the unikernel.
     Taken(Wanted),
+    /// An image → the answer: its devices.
+    Inspect,
     /// A repository → what its references are, or the tar of a commit.
     Git(git::Request),
 }

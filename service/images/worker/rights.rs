@@ -102,7 +102,7 @@ impl Task {
         let nothing = Rights::default();
         match self {
             Self::Saved(Saved { form: Form::OciFolder, .. }) => Rights { folder: true, ..nothing },
-            Self::Saved(_) | Self::Taken(_) => nothing,
+            Self::Saved(_) | Self::Taken(_) | Self::Inspect => nothing,
             Self::Registry(request) => {
                 Rights { write: vec![request.cache.clone()], limits: CLIENT, ..nothing }.on_the_internet()
             }

@@ -21,7 +21,7 @@ use super::jobs::Job;
 use super::request::DeployRequest;
 use super::workflow::{self, Flow, Step, nothing};
 use crate::albatross::{Created, Running};
-use crate::domain::{ImageRecord, Unikernel, UnikernelId};
+use crate::domain::{Unikernel, UnikernelId};
 use crate::planning::admission::Deployment;
 use crate::planning::template;
 
@@ -64,7 +64,7 @@ pub struct Deploy {
     image: Option<Imported>,
     deployment: Option<Deployment>,
     /// The image, opened while the ledger was written.
-    opened: Option<(File, ImageRecord)>,
+    opened: Option<(File, u64)>,
     /// The address that was asked for on the network while the ledger was written, and whether somebody answered.
     probed: Option<(IpAddr, bool)>,
     claim: Option<Claim>,

@@ -53,7 +53,7 @@ impl Deploy {
                 let (network, address) = chosen_address.await.ok()?;
                 Some((address, leases::answers(&self.context, &network, address).await))
             };
-            let open = self.context.store.get(image);
+            let open = self.context.store.open_stored(image);
             let (admitted, probed, opened) = tokio::join!(admitted, probe, open);
             (self.probed, self.opened) = (probed, opened.ok());
             match admitted? {

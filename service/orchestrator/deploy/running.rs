@@ -36,9 +36,9 @@ impl Deploy {
             let record = &self.image.as_ref().ok_or(Error::Defect)?.record;
             let creation = self.creation(&unikernel, record).await?;
             let (file, size) = match opened {
-                Some((file, stored)) => (file, stored.size),
+                Some(opened) => opened,
                 // For the error that says why it could not be opened.
-                None => self.context.store.get(record.digest).await.map(|(file, stored)| (file, stored.size))?,
+                None => self.context.store.open_stored(record.digest).await?,
             };
             self.ports_before = self.ports().await?;
             self.maybe_created = true;

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::super::context::Context;
 use super::super::error::Error;
 use super::super::jobs::Job;
-use super::{Imported, receive_once};
+use super::{Imported, Told, receive_once};
 use crate::images;
 use crate::images::worker::{self, Assignment, Heard, Next, Running, Task};
 
@@ -49,13 +49,6 @@ impl Link {
 /// After the store has failed: a worker that knows better why says it by then.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
-/// What the workers of a row have told of the image.
-#[derive(Debug, Default)]
-struct Told {
-    origin: Option<String>,
-    signature: Option<String>,
-}
-
 /// Runs them at the same time, the first with `input`. Of several that fail, the first in the row is the cause: those after
 /// it got too little to read. What a worker says of an image goes before what the store says of the bytes that came.
 pub(super) async fn through(
@@ -80,7 +73,9 @@ pub(super) async fn through(
         },
         outcomes = &mut workers => (import.await, outcomes),
     };
-    judge(context, imported, outcomes).await
+    let imported = judge(context, imported, outcomes).await?;
+    let told = std::mem::take(&mut *told.lock().await);
+    Ok(Imported { told, ..imported })
 }
 
 type Outcome = Result<bool, Error>;
@@ -122,7 +117,7 @@ async fn hear(heard: Heard, shown: bool, told: &Mutex<Told>, job: &Job) {
         Heard::Step(step) if shown => job.detail(&step).await,
         Heard::Progress { done, total } if shown => job.bytes(done, total),
         Heard::Line(line) => job.log(&line),
-        Heard::Origin(origin) => told.lock().await.origin = Some(origin),
+        Heard::Origin(origin) => told.lock().await.meant = Some(origin),
         Heard::Signature(signature) => told.lock().await.signature = Some(signature),
         Heard::Step(_) | Heard::Progress { .. } | Heard::Answer(_) => {}
     }

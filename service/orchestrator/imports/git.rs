@@ -11,7 +11,7 @@ pub(super) async fn import(
     context: &Context,
     source: GitSource,
     options: &ImageOptions,
-    caller: Caller,
+    caller: &Caller,
     job: &Job,
 ) -> Result<Imported, Error> {
     let _ = (context, source, options, caller, job);

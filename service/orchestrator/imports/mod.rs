@@ -9,13 +9,15 @@ mod sources;
 
 use std::fs::File;
 
+use tracing::{info, warn};
+
 use super::claims::Pin;
 use super::collect;
 use super::context::Context;
-use super::error::Error;
+use super::error::{Error, ErrorKind};
 use super::jobs::Job;
 use super::request::ImageSource;
-use crate::domain::{Caller, ImageDigest, ImageOptions, ImageRecord, ImageReference, SavedImage};
+use crate::domain::{Caller, ImageDigest, ImageOptions, ImageRecord, ImageReference, Origin, SavedImage};
 use crate::images::worker::{Form, Wanted};
 use crate::images::{self, Store};
 
@@ -31,6 +33,15 @@ pub struct Imported {
     pin: Pin,
     /// The store did not have it before.
     brought: bool,
+    told: Told,
+}
+
+/// What the workers that brought it have told of it.
+#[derive(Debug, Default)]
+struct Told {
+    /// See [`Origin::meant`].
+    meant: Option<String>,
+    signature: Option<String>,
 }
 
 impl Imported {
@@ -49,14 +60,15 @@ pub async fn import(context: &Context, source: ImageSource, job: &Job) -> Result
     match source {
         ImageSource::Imported(record) => {
             let pin = context.claims.pin(record.digest);
-            Ok(Imported { record, pin, brought: false })
+            Ok(Imported { record, pin, brought: false, told: Told::default() })
         }
-        ImageSource::Stored(digest) => stored(context, digest).await,
+        ImageSource::Stored(digest) => stored(context, digest, job).await,
         ImageSource::Descriptor { file, signature: _ } => receive(context, file, job).await,
         ImageSource::Named { image, options, caller } => named(context, image, &options, caller, job).await,
     }
 }
 
+/// With where it came from in its record.
 async fn named(
     context: &Context,
     image: ImageReference,
@@ -64,16 +76,32 @@ async fn named(
     caller: Caller,
     job: &Job,
 ) -> Result<Imported, Error> {
+    if let ImageReference::Stored(digest) = image {
+        return stored(context, digest, job).await;
+    }
+    let mut imported = fetch(context, image.clone(), options, &caller, job).await?;
+    let (options, meant) = (options.clone(), imported.told.meant.take());
+    imported.record.origin = Some(Box::new(Origin { image, options, caller, meant }));
+    Ok(imported)
+}
+
+async fn fetch(
+    context: &Context,
+    image: ImageReference,
+    options: &ImageOptions,
+    caller: &Caller,
+    job: &Job,
+) -> Result<Imported, Error> {
     match image {
-        ImageReference::Stored(digest) => stored(context, digest).await,
-        ImageReference::Path(path) => receive(context, images::open_as(path, &caller).await?, job).await,
+        ImageReference::Stored(digest) => Err(images::Error::NotStored(digest).into()),
+        ImageReference::Path(path) => receive(context, images::open_as(path, caller).await?, job).await,
         ImageReference::DockerArchive(SavedImage { path, name }) => {
             let name = name.map(|name| name.to_string());
-            saved::from_file(context, path, Form::Docker, name, options, &caller, job).await
+            saved::from_file(context, path, Form::Docker, name, options, caller, job).await
         }
         ImageReference::OciArchive(SavedImage { path, name }) => {
             let name = name.map(|name| name.to_string());
-            saved::from_file(context, path, Form::OciArchive, name, options, &caller, job).await
+            saved::from_file(context, path, Form::OciArchive, name, options, caller, job).await
         }
         ImageReference::OciLayout(saved) => saved::from_folder(context, saved, options, caller, job).await,
         ImageReference::Engine(image) => engine::import(context, image, options, job).await,
@@ -88,11 +116,53 @@ fn wanted(context: &Context, options: &ImageOptions) -> Wanted {
     Wanted { paths: options.image_paths(), limit: context.store.limit(), signature }
 }
 
-async fn stored(context: &Context, digest: ImageDigest) -> Result<Imported, Error> {
+/// An image of the store, which must still be what it was.
+async fn stored(context: &Context, digest: ImageDigest, job: &Job) -> Result<Imported, Error> {
     let pin = context.claims.pin(digest);
     let known = context.owner.look(move |state| state.world.image(digest).cloned()).await?;
     let record = known.ok_or(images::Error::NotStored(digest))?;
-    Ok(Imported { record, pin, brought: false })
+    match context.store.verify(digest).await {
+        Ok(true) => Ok(Imported { record, pin, brought: false, told: Told::default() }),
+        Ok(false) | Err(images::Error::NotStored(_)) => again(context, record, job).await,
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gets an image from where it came from, since what was stored is damaged. What has it open goes on with it as it is.
+async fn again(context: &Context, damaged: ImageRecord, job: &Job) -> Result<Imported, Error> {
+    let digest = damaged.digest;
+    warn!(%digest, "a stored image is damaged");
+    let Some(origin) = damaged.origin else { return Err(Error::ImageDamaged { digest, origin: None }) };
+    let shown = origin.to_string();
+    let Origin { image, options, caller, .. } = *origin;
+    let fetched = Box::pin(fetch(context, image, &options, &caller, job)).await;
+    let failed = |source| Error::ImageDamaged { digest, origin: Some((shown, source)) };
+    match fetched {
+        Ok(imported) if imported.record.digest == digest => {
+            info!(%digest, "a damaged image was replaced by what it came from");
+            Ok(imported)
+        }
+        Ok(other) => {
+            other.drop_unused(context).await?;
+            Err(failed(None))
+        }
+        Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
+        Err(error) => Err(failed(Some(Box::new(error)))),
+    }
+}
+
+/// Drops what nothing uses, where one more image may be one too many.
+async fn make_room(context: &Context) -> Result<(), Error> {
+    if !context.store.is_nearly_full().await? {
+        return Ok(());
+    }
+    let images = context.owner.look(|state| state.world.images().map(|image| image.digest).collect::<Vec<_>>()).await?;
+    for digest in images {
+        if collect::drop_unused_image(context, digest).await? {
+            info!(%digest, "dropped an image that nothing uses, to make room");
+        }
+    }
+    Ok(())
 }
 
 /// Copies the image into the store. Whoever removes it at this moment had not seen that it is wanted again: a file is
@@ -116,12 +186,13 @@ async fn receive_once(context: &Context, store: &Store, file: File, job: &Job) -
             progress(bytes as f64 / total as f64);
         }
     };
+    make_room(context).await?;
     let record = store.import(file, counted, job.cancelled()).await?;
     let _gate = context.store_gate.lock().await;
     let pin = context.claims.pin(record.digest);
     // A Collect between the import and the gate took an image that was stored before, and unused.
-    context.store.get(record.digest).await.map_err(|_| Error::ImageGone(record.digest))?;
+    context.store.open_stored(record.digest).await.map_err(|_| Error::ImageGone(record.digest))?;
     let digest = record.digest;
     let brought = context.owner.look(move |state| state.world.image(digest).is_none()).await?;
-    Ok(Imported { record, pin, brought })
+    Ok(Imported { record, pin, brought, told: Told::default() })
 }

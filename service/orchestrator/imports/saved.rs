@@ -31,12 +31,12 @@ pub(super) async fn from_folder(
     context: &Context,
     SavedImage { path, name }: SavedImage<LayoutName>,
     options: &ImageOptions,
-    caller: Caller,
+    caller: &Caller,
     job: &Job,
 ) -> Result<Imported, Error> {
-    let folder = images::open_folder_as(path, &caller).await?;
+    let folder = images::open_folder_as(path, caller).await?;
     let name = name.map(|name| name.to_string());
     let task = Task::Saved(Saved { form: Form::OciFolder, name, wanted: wanted(context, options) });
-    let link = Link::from(Assignment { task, caller: Some(caller) });
+    let link = Link::from(Assignment { task, caller: Some(caller.clone()) });
     through(context, Some(folder.into()), vec![link], job).await
 }

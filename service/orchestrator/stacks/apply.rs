@@ -245,7 +245,9 @@ impl Apply {
 
     fn source(&self, (image, options): Wanted) -> ImageSource {
         match (image, &self.cause) {
-            (image, Cause::Manifest { caller, .. }) => ImageSource::Named { image, options, caller: caller.clone() },
+            (image, Cause::Manifest { caller, .. }) => {
+                ImageSource::Named { image, options: Box::new(options), caller: caller.clone() }
+            }
             (ImageReference::Stored(digest), _) => ImageSource::Stored(digest),
             // Every member of a chain has its digest.
             (_, Cause::Move { .. }) => ImageSource::Stored(ImageDigest([0; 32])),

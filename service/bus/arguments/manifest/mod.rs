@@ -17,7 +17,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::configuration::{DeployOptions, KNOWN};
 use super::deploy::image_reference;
-use super::image_options::{IMAGE, Written, takes};
+use super::image_options::{IMAGE, Written, goes_with, takes};
 use super::options::Known;
 use super::publication::{PublishOptions, Terms, mappings};
 use super::refusal::{Refusal, about, each};
@@ -90,6 +90,7 @@ fn read(mut entries: DeTable<'_>) -> Result<Manifest, Fault> {
     members.sort_by_key(|(key, _)| key.span().start);
     let members = members.into_iter().map(|(key, value)| member(&key, value, &defaults));
     let members = members.collect::<Result<BTreeMap<_, _>, _>>()?;
+    check_use(&defaults, &members)?;
     let bytes = members.values().flat_map(|plan| &plan.configuration.arguments.0).map(String::len).sum::<usize>();
     if bytes > MAX_TEXT {
         // What stands once for all members is kept for each.
@@ -122,6 +123,18 @@ fn check_defaults(defaults: &Table<'_>) -> Result<(), Fault> {
     let known = [("stack", "s"), ("service", "")].iter().chain(all).copied().collect::<Vec<_>>();
     defaults.check(&known)?;
     defaults.read::<DeployOptions>()?.configuration().map_err(|refusal| defaults.fault(refusal))?;
+    Ok(())
+}
+
+/// What is said of the images of all must be said of one at least.
+fn check_use(defaults: &Table<'_>, members: &BTreeMap<ServiceName, MemberPlan>) -> Result<(), Fault> {
+    let unused = |option: &str| !members.values().any(|plan| takes(&plan.image, option));
+    for key in defaults.entries.keys() {
+        let option = key.get_ref().as_ref();
+        if unused(option) {
+            return Err(Fault::new(key.span().start, format!("{}, and no member has one", goes_with(option))));
+        }
+    }
     Ok(())
 }
 

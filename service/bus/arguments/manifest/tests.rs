@@ -46,18 +46,13 @@ fn tcp(host: u16, unikernel: u16) -> PortMapping {
 }
 
 #[test]
-fn the_contracts_example_is_refused_for_its_images_only() {
-    assert_eq!(
-        refused(CONTRACT),
-        "line 5, column 9: image \"docker-daemon:dns-resolver:latest\" is of a form that this version cannot read: give an \
-         absolute path, sha256:HEX of a stored image, or hand the file over with DeployImage"
-    );
-    let Manifest { stack, members } = manifest(&CONTRACT.replace("docker-daemon:", "/srv/")).unwrap();
+fn the_contracts_example_is_read() {
+    let Manifest { stack, members } = manifest(CONTRACT).unwrap();
     assert_eq!(stack.as_str(), "mail");
     assert_eq!(members.keys().map(ServiceName::as_str).collect::<Vec<_>>(), ["entry", "forward", "signer"]);
     let [entry, forward, signer] = ["entry", "forward", "signer"].map(|name| &members[&name.parse().unwrap()]);
     for member in [entry, forward, signer] {
-        assert_eq!(member.image.to_string(), "/srv/dns-resolver:latest");
+        assert_eq!(member.image.to_string(), "docker-daemon:dns-resolver:latest");
         assert_eq!(member.configuration.network.as_ref().unwrap().as_str(), "br0");
     }
     assert_eq!((forward.configuration.memory, signer.configuration.memory), (256, 32));
@@ -212,8 +207,8 @@ fn values_that_are_not_valid_have_their_place() {
         ("sources = [\"10.0.0.1\"]", "12: sources: \"10.0.0.1\" is not a prefix"),
         ("drain = 86400001", "9: drain is 86400001 milliseconds"),
         ("watch = \"10\"", "9: watch \"10\" is not a duration from 1s to 24h"),
-        ("image-path = \"/x\"", "1: option image-path of Deploy goes with docker-daemon:"),
-        ("dockerfile = 5", "1: option dockerfile of Deploy goes with git+https://"),
+        ("image-path = \"/x\"", "14: option image-path of Deploy goes with docker-daemon:"),
+        ("dockerfile = \"x\"", "14: option dockerfile of Deploy goes with git+https://"),
         ("unikernel = \"a\"", "1: a member has no key \"unikernel\"; its keys are image, ports"),
     ] {
         // A member with ports, so that what goes with them is looked at.
