@@ -12,7 +12,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
@@ -34,6 +34,9 @@ pub(super) fn confine(assignment: &Assignment, input: &impl AsFd) -> Result<(), 
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::set(None, set, &CapsHashSet::new()).map_err(|error| format!("capabilities: {error}"))?;
     }
+    // Killed, the service could not end it. A change of rights would take this back, so it comes after all of them.
+    let dies = set_parent_process_death_signal(Some(Signal::KILL));
+    dies.map_err(|error| format!("the signal of its parent's death: {error}"))?;
     limit(&rights)?;
     let enforced = restrict_files(&rights, input.as_fd()).map_err(|error| format!("Landlock: {error}"))?;
     // The filter of who needs nothing lets it open nothing, whatever Landlock says.
