@@ -27,6 +27,7 @@
 //! | [`bus`] | D-Bus: arguments in, objects and signals out, who may | know how anything is done |
 //! | [`albatross`] | Albatross's wire format and its oddities | know of leases or ports |
 //! | [`consoles`] | what unikernels print: kept, and read without ever being waited for | know of leases or ports |
+//! | [`tail`] | lines as they come: the last ones kept, and readers that nobody waits for | know whose lines they are |
 //! | [`images`] | opening as the caller, checking, storing | know of services |
 //! | [`host_network`] | nftables, conntrack, links, addresses, neighbours | choose an address or a port |
 //! | [`ledger`] | changes to disk, all or none | interpret them |
@@ -95,3 +96,4 @@ pub mod ledger;
 pub mod orchestrator;
 pub mod planning;
 pub mod privilege;
+pub mod tail;

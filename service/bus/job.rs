@@ -52,6 +52,22 @@ impl JobObject {
         self.entrance.after_events(cancelled).await
     }
 
+    /// What it does as a pipe: lines so far, then lines as they come, each with a newline, to the end of the job. A line
+    /// that begins with two equals signs is a step, or at last how the job ended; all others are said by what builds or
+    /// fetches an image, in a stack with the member in front. The job never waits for a reader: who reads too slowly loses
+    /// lines, and finds a line that says where and how many. The last 4096 lines are kept, at most 1 MiB.
+    ///
+    /// Errors: NoSuchJob when it has ended meanwhile, NotAuthorized, InUse (32 logs are open).
+    #[zbus(out_args("log"))]
+    async fn open_log(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<zbus::OwnedFd, Failure> {
+        self.entrance.admit(connection, &header).await?;
+        Ok(self.entrance.orchestrator.open_log(self.view().number).await?.into())
+    }
+
     /// Which call it works for: deploy, publish, unpublish, rollback, collect, restart, destroy, apply, activate,
     /// rollback-stack or remove-stack.
     #[zbus(property(emits_changed_signal = "const"))]
@@ -75,5 +91,11 @@ impl JobObject {
     #[zbus(property)]
     fn progress(&self) -> f64 {
         self.view().progress.unwrap_or(-1.0)
+    }
+
+    /// How many bytes the step has worked on so far; 0 where none are counted.
+    #[zbus(property)]
+    fn bytes(&self) -> u64 {
+        self.view().bytes
     }
 }

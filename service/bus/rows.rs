@@ -82,6 +82,7 @@ mod tests {
             subject: "dns".into(),
             step: "create".into(),
             progress: None,
+            bytes: 0,
         };
         assert_eq!(job(&(view.clone(), None)).3, "running");
         assert_eq!(job(&(view, Some(JobResult::Cancelled))).3, "cancelled");

@@ -1,14 +1,16 @@
 //! One console as its follower fills it and its readers see it.
 
 use std::ops::ControlFlow;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::ring::{Known, Ring};
+use super::BOUNDS;
+use super::known::Known;
 use crate::domain::{ConsoleLine, Timestamp};
+use crate::tail::Tail;
 
 /// How long the history may take to come, and a console to become quiet.
 pub const MOMENT: Duration = Duration::from_millis(500);
@@ -19,17 +21,13 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Lines that are looked at in one go.
 const AT_A_TIME: usize = 64;
 
-/// What has become of a console; readers are told when it changes.
+/// What has become of its subscription.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct News {
-    /// The number of the line that comes next.
-    pub next: u64,
+struct Subscription {
     /// When the console daemon first confirmed, or could first not be reached.
     tried: Option<Instant>,
     /// The unikernel's record is gone.
     removed: bool,
-    /// No line comes any more.
-    pub ended: bool,
 }
 
 /// From where on lines count as those of this start of the unikernel. Not the number alone: those of an earlier life can
@@ -42,62 +40,46 @@ pub struct Start {
 
 #[derive(Debug)]
 pub struct Console {
-    ring: Mutex<Ring>,
+    pub tail: Arc<Tail>,
     start: Mutex<Start>,
-    news: watch::Sender<News>,
+    subscription: watch::Sender<Subscription>,
 }
 
 impl Default for Console {
     fn default() -> Self {
         let start = Start { number: 0, at: Timestamp(i64::MIN) };
-        Self { ring: Mutex::default(), start: Mutex::new(start), news: watch::Sender::default() }
+        Self { tail: Arc::new(Tail::new(BOUNDS)), start: Mutex::new(start), subscription: watch::Sender::default() }
     }
 }
 
 impl Console {
-    pub fn ring(&self) -> MutexGuard<'_, Ring> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn news(&self) -> watch::Receiver<News> {
-        self.news.subscribe()
-    }
-
     /// The last lines, at most `count`.
     pub fn last(&self, count: usize) -> Vec<ConsoleLine> {
-        let ring = self.ring();
+        let ring = self.tail.ring();
         ring.from(ring.back(count)).1.cloned().collect()
     }
 
     /// Takes in lines as they came, but those that are `known`.
     pub fn print(&self, lines: Vec<ConsoleLine>, known: &mut Known) {
-        let mut ring = self.ring();
-        lines.into_iter().filter(|line| known.is_new(line)).for_each(|line| ring.push(line));
-        let next = ring.next();
-        drop(ring);
-        self.news.send_if_modified(|news| std::mem::replace(&mut news.next, next) != next);
+        self.tail.push(lines.into_iter().filter(|line| known.is_new(line)));
     }
 
     /// The console daemon has confirmed, or could not be reached.
     pub fn tried(&self) {
-        self.news.send_if_modified(|news| {
-            let first = news.tried.is_none();
-            news.tried.get_or_insert_with(Instant::now);
+        self.subscription.send_if_modified(|subscription| {
+            let first = subscription.tried.is_none();
+            subscription.tried.get_or_insert_with(Instant::now);
             first
         });
     }
 
     pub fn remove(&self) {
-        self.news.send_modify(|news| news.removed = true);
-    }
-
-    pub fn end(&self) {
-        self.news.send_modify(|news| news.ended = true);
+        self.subscription.send_modify(|subscription| subscription.removed = true);
     }
 
     /// The unikernel is about to be started.
     pub fn begin(&self) {
-        let number = self.ring().next();
+        let number = self.tail.ring().next();
         // Lines have the time of their millisecond.
         *self.start.lock().unwrap_or_else(PoisonError::into_inner) =
             Start { number, at: Timestamp::now().to_milliseconds() };
@@ -105,7 +87,7 @@ impl Console {
 
     /// The unikernel was started at `at`.
     pub fn begun(&self, at: Timestamp) {
-        let number = self.ring().since(at);
+        let number = self.tail.ring().since(at);
         let mut start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
         if start.at < at {
             *start = Start { number, at };
@@ -118,7 +100,7 @@ impl Console {
 
     /// Looks for a line that `matches` from the number `cursor` on, for some lines. Continues with where to go on.
     pub fn find(&self, cursor: u64, matches: impl Fn(&ConsoleLine) -> bool) -> ControlFlow<(), u64> {
-        let ring = self.ring();
+        let ring = self.tail.ring();
         let (lost, lines) = ring.from(cursor);
         let mut next = cursor + lost;
         for line in lines.take(AT_A_TIME) {
@@ -133,7 +115,7 @@ impl Console {
     /// Waits until the record is gone.
     pub async fn removed(&self) {
         // An error would be the end of the sender, which is here.
-        let _ = self.news().wait_for(|news| news.removed).await;
+        let _ = self.subscription.subscribe().wait_for(|subscription| subscription.removed).await;
     }
 
     /// Waits until no line has come for `pause`, at most a moment.
@@ -143,15 +125,16 @@ impl Console {
 
     /// Waits until no line has come for `pause`, at most until `end`.
     pub async fn quiet_until(&self, pause: Duration, end: Instant) {
-        let mut news = self.news();
+        let mut news = self.tail.news();
         while Instant::now() < end && timeout(pause, news.changed()).await.is_ok() {}
     }
 
     /// Waits until the history from before is there, as far as it comes within a moment.
     pub async fn settled(&self) {
-        let mut news = self.news();
-        let tried = timeout_at(Instant::now() + MOMENT, news.wait_for(|news| news.tried.is_some())).await;
-        let tried = tried.ok().and_then(|news| news.ok()?.tried);
+        let mut subscription = self.subscription.subscribe();
+        let tried = subscription.wait_for(|subscription| subscription.tried.is_some());
+        let tried = timeout_at(Instant::now() + MOMENT, tried).await;
+        let tried = tried.ok().and_then(|subscription| subscription.ok()?.tried);
         if let Some(tried) = tried {
             self.quiet_until(PAUSE, tried + MOMENT).await;
         }

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::console::Console;
+use super::known::Known;
 use crate::albatross::{self, Client, ConsoleHistory};
 use crate::domain::UnikernelId;
 
@@ -39,7 +40,7 @@ impl Follower {
         let console = Arc::clone(&self.console);
         tokio::select! {
             never = self.follow() => match never {},
-            () = async { console.removed().await; console.quiet(FAREWELL).await } => console.end(),
+            () = async { console.removed().await; console.quiet(FAREWELL).await } => console.tail.end(),
         }
     }
 
@@ -64,8 +65,8 @@ impl Follower {
     /// Reads one subscription to its end. No timer runs meanwhile.
     async fn read(&self) -> Result<Infallible, albatross::Error> {
         let (history, mut known) = {
-            let ring = self.console.ring();
-            (ring.last().map_or(ConsoleHistory::All, |last| ConsoleHistory::Since(last.at)), ring.known())
+            let ring = self.console.tail.ring();
+            (ring.last().map_or(ConsoleHistory::All, |last| ConsoleHistory::Since(last.at)), Known::of(&ring))
         };
         let mut stream = self.albatross.console(&self.id, history, CONFIRMED).await?;
         self.console.tried();

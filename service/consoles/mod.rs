@@ -1,18 +1,16 @@
 //! What unikernels print: the last lines of each in memory, and readers that none of them ever waits for.
 //!
 //! ```text
-//!   console daemon ── one subscription for each record ──► Follower ──► Console (a ring) ◄── cursor ── Pipe (OpenConsole)
+//!   console daemon ── one subscription for each record ──► Follower ──► Console (a Tail) ◄── cursor ── pipe (OpenConsole)
 //!                                                                            ▲               cursor ── readiness
 //!                                                                            └── ReadConsole, last words
 //! ```
 //!
-//! A follower always reads. A reader is a number in the ring and has no queue: what it did not read in time is lost to
-//! it, and it is told how much that was.
+//! A follower always reads. Who reads from the service is not waited for ([`crate::tail`]).
 
 mod console;
 mod follower;
-mod pipe;
-mod ring;
+mod known;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,17 +19,20 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::unix::pipe::Sender;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use self::console::Console;
 use self::follower::Follower;
-use self::pipe::Pipe;
 use crate::albatross::Client;
 use crate::domain::{Change, ConsoleLine, Timestamp, UnikernelId};
+use crate::tail::Bounds;
 
-pub use ring::LINES;
+/// Lines that are kept of each: as many as Albatross's console daemon keeps.
+pub const LINES: usize = 1024;
+
+/// Lines of Albatross have 512 bytes and ` [truncated]` at most.
+const BOUNDS: Bounds = Bounds { lines: LINES, line: 1024, bytes: LINES * 1024 };
 
 /// Pipes that may be open at a time.
 pub const READERS: usize = 256;
@@ -146,7 +147,7 @@ impl Consoles {
     ) -> Vec<ConsoleLine> {
         let Some(console) = self.get(id) else { return Vec::new() };
         console.quiet_until(pause, Instant::now() + within).await;
-        let ring = console.ring();
+        let ring = console.tail.ring();
         ring.from(ring.back(count)).1.cloned().collect()
     }
 
@@ -161,29 +162,24 @@ impl Consoles {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Error::TooManyReaders)?;
         let Some(console) = self.get(id) else { return Ok(None) };
         console.settled().await;
-        let (reader, writer) = io::pipe()?;
-        let sender = Sender::from_owned_fd(writer.into())?;
-        let mut pending = Vec::new();
-        let cursor = {
-            let ring = console.ring();
-            if ring.is_empty() {
-                select(&stored, history).for_each(|line| pipe::append(&mut pending, line));
-            }
-            match history {
+        let (first, cursor) = {
+            let ring = console.tail.ring();
+            let first = if ring.is_empty() { select(&stored, history) } else { &[] };
+            let cursor = match history {
                 History::All => ring.first(),
                 History::Lines(count) => ring.back(count),
                 History::Since(at) => ring.since(at),
-            }
+            };
+            (first, cursor)
         };
-        tokio::spawn(Pipe { console, sender, cursor, pending, _place: place }.run());
-        Ok(Some(reader.into()))
+        Ok(Some(console.tail.open(first, cursor, place)?))
     }
 
     /// Waits for a line since the last start of `id` that `matches`; for ever where it has no record.
     pub async fn wait_for(&self, id: &UnikernelId, matches: impl Fn(&[u8]) -> bool) {
         let Some(console) = self.get(id) else { return std::future::pending().await };
         let start = console.start();
-        let (mut news, mut cursor) = (console.news(), start.number);
+        let (mut news, mut cursor) = (console.tail.news(), start.number);
         loop {
             while cursor < news.borrow_and_update().next {
                 match console.find(cursor, |line| line.at >= start.at && matches(&line.text)) {
@@ -208,11 +204,11 @@ impl Consoles {
     }
 }
 
-fn select(lines: &[ConsoleLine], history: History) -> impl Iterator<Item = &ConsoleLine> {
+fn select(lines: &[ConsoleLine], history: History) -> &[ConsoleLine] {
     let skip = match history {
         History::All => 0,
         History::Lines(count) => lines.len().saturating_sub(count),
         History::Since(at) => lines.len() - lines.iter().rev().take_while(|line| line.at >= at).count(),
     };
-    lines.iter().skip(skip)
+    lines.get(skip..).unwrap_or_default()
 }

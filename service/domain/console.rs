@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
 
-/// A line of a unikernel's console.
+/// A line of a unikernel's console, or of a job's log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsoleLine {
-    /// When the console daemon read it.
+    /// When the console daemon read it, or it was logged.
     pub at: Timestamp,
     /// Any bytes but a newline, also such as are not UTF-8.
     #[serde(with = "latin1")]

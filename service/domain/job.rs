@@ -76,4 +76,6 @@ pub struct JobView {
     pub step: Cow<'static, str>,
     /// 0 to 1; `None` where there is no measure.
     pub progress: Option<f64>,
+    /// Those that the step has worked on, 0 where none are counted.
+    pub bytes: u64,
 }

@@ -1,5 +1,6 @@
 //! Everything that a call can end with. The bus gives each its name by [`Error::kind`].
 
+use super::jobs::LogError;
 use crate::domain::{ImageDigest, JobNumber, ServiceName, StackName, UnikernelId};
 use crate::planning::address_pool::{self, Why};
 use crate::{albatross, consoles, host_network, images, ledger, planning};
@@ -44,6 +45,8 @@ pub enum Error {
     Ledger(#[from] ledger::Error),
     #[error(transparent)]
     Console(#[from] consoles::Error),
+    #[error(transparent)]
+    Log(#[from] LogError),
     #[error("{id} is not ready: {reason}{}", console_text(.console))]
     NotReady { id: UnikernelId, reason: String, console: Vec<String> },
     #[error("member {member} of stack {stack}: {source}")]
@@ -112,16 +115,15 @@ impl Error {
             Self::Image(error) => image_kind(error),
             Self::Albatross(error) => albatross_kind(error),
             Self::Kernel(_) => ErrorKind::KernelRefused,
-            Self::Console(consoles::Error::TooManyReaders) => ErrorKind::InUse,
+            Self::Console(consoles::Error::TooManyReaders) | Self::Log(LogError::TooManyReaders) => ErrorKind::InUse,
             Self::NotReady { .. } => ErrorKind::NotReady,
             Self::Member { source, .. } | Self::Leaving { source, .. } => source.kind(),
             Self::ImageDamaged { .. } => ErrorKind::ImageInvalid,
             Self::ImageGone(_) => ErrorKind::ImageUnavailable,
             Self::NoSuchJob(_) => ErrorKind::NoSuchJob,
             Self::Cancelled => ErrorKind::Cancelled,
-            Self::Console(consoles::Error::Pipe(_)) | Self::Ledger(_) | Self::Stopping | Self::Defect => {
-                ErrorKind::Internal
-            }
+            Self::Console(consoles::Error::Pipe(_)) | Self::Log(LogError::Pipe(_)) => ErrorKind::Internal,
+            Self::Ledger(_) | Self::Stopping | Self::Defect => ErrorKind::Internal,
         }
     }
 }

@@ -242,6 +242,11 @@ impl Orchestrator {
         self.context.jobs.cancel(number)
     }
 
+    /// A pipe with what a job has logged and logs, to the end of the job.
+    pub async fn open_log(&self, number: JobNumber) -> Result<OwnedFd, Error> {
+        self.context.jobs.open_log(number)
+    }
+
     /// Those that work, then the last that have ended.
     pub async fn jobs(&self) -> Result<Vec<(JobView, Option<JobResult>)>, Error> {
         Ok(self.context.jobs.list())

@@ -64,5 +64,6 @@ pub fn job(number: u64, step: &'static str) -> JobView {
         subject: "website".into(),
         step: step.into(),
         progress: None,
+        bytes: 0,
     }
 }

@@ -62,7 +62,9 @@ pub(super) async fn through(
     let store = context.store.clone().with_patience(longest, longest);
     let told = Mutex::default();
     let (unikernel, workers) = start(input, links, context.store.limit(), &told, job).await?;
-    let (mut workers, mut import) = (pin!(join_all(workers)), pin!(receive_once(context, &store, unikernel, job)));
+    // What there is to count, the workers do.
+    let import = receive_once(context, &store, unikernel, |_, _| {}, job);
+    let (mut workers, mut import) = (pin!(join_all(workers)), pin!(import));
     let (imported, outcomes) = tokio::select! {
         biased;
         imported = &mut import => match imported {

@@ -170,22 +170,22 @@ async fn make_room(context: &Context) -> Result<(), Error> {
 async fn receive(context: &Context, file: File, job: &Job) -> Result<Imported, Error> {
     for _ in 0..ATTEMPTS {
         let Ok(again) = file.try_clone() else { break };
-        match receive_once(context, &context.store, again, job).await {
+        match receive_once(context, &context.store, again, job.counter(), job).await {
             Err(Error::ImageGone(_)) if file.metadata().is_ok_and(|kind| kind.is_file()) => {}
             outcome => return outcome,
         }
     }
-    receive_once(context, &context.store, file, job).await
+    receive_once(context, &context.store, file, job.counter(), job).await
 }
 
 /// Pins what it copied before Collect can look at it again.
-async fn receive_once(context: &Context, store: &Store, file: File, job: &Job) -> Result<Imported, Error> {
-    let progress = job.progress();
-    let counted = move |bytes: u64, total: Option<u64>| {
-        if let Some(total) = total.filter(|&total| total > 0) {
-            progress(bytes as f64 / total as f64);
-        }
-    };
+async fn receive_once(
+    context: &Context,
+    store: &Store,
+    file: File,
+    counted: impl Fn(u64, Option<u64>) + Send,
+    job: &Job,
+) -> Result<Imported, Error> {
     make_room(context).await?;
     let record = store.import(file, counted, job.cancelled()).await?;
     let _gate = context.store_gate.lock().await;

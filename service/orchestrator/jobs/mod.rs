@@ -1,19 +1,35 @@
 //! Calls that are working, for those who watch or cancel them.
 
+mod log;
+
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::select_all;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
 
+use self::log::{Log, READERS};
 use super::error::{Error, ErrorKind};
 use crate::domain::{Event, JobKind, JobNumber, JobResult, JobView};
+
+pub use log::Error as LogError;
+
+/// Characters of what is said of a step.
+const DETAIL: usize = 200;
+
+/// Between two signals of how far a step is.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// All jobs: those that work, and the last that have ended.
 #[derive(Debug)]
 pub struct Jobs {
     events: mpsc::Sender<Event>,
     history: usize,
+    /// Places for readers of logs.
+    places: Arc<Semaphore>,
     inner: Mutex<Inner>,
 }
 
@@ -30,6 +46,34 @@ struct Inner {
 struct Running {
     view: JobView,
     cancel: watch::Sender<bool>,
+    log: Option<Log>,
+    /// When it was last told how far the step is.
+    told: Option<Instant>,
+}
+
+impl Running {
+    fn log(&mut self) -> &Log {
+        self.log.get_or_insert_with(|| Log::new(&self.view.step))
+    }
+
+    /// A step that is to be seen by who reads its log.
+    fn log_step(&self, before: &str) {
+        if let Some(log) = self.log.as_ref().filter(|_| self.view.step != before) {
+            log.step(&self.view.step);
+        }
+    }
+
+    /// Whether that is to be told: as often as somebody can look, and when all bytes are there.
+    fn count(&mut self, done: u64, total: Option<u64>) -> bool {
+        let progress = total.filter(|&total| total > 0).map(|total| (done as f64 / total as f64).min(1.0));
+        let is_over = progress == Some(1.0) && self.view.progress != progress;
+        (self.view.bytes, self.view.progress) = (done, progress);
+        let due = is_over || self.told.is_none_or(|told| told.elapsed() >= PAUSE);
+        if due {
+            self.told = Some(Instant::now());
+        }
+        due
+    }
 }
 
 /// One call's job.
@@ -52,7 +96,8 @@ struct Entry {
 impl Jobs {
     /// `history`: how many that have ended are still listed.
     pub fn new(events: mpsc::Sender<Event>, history: usize) -> Arc<Self> {
-        Arc::new(Self { events, history, inner: Mutex::default() })
+        let places = Arc::new(Semaphore::new(READERS));
+        Arc::new(Self { events, history, places, inner: Mutex::default() })
     }
 
     pub async fn begin(self: &Arc<Self>, kind: JobKind, subject: String) -> Job {
@@ -61,8 +106,8 @@ impl Jobs {
             let (cancel, receiver) = watch::channel(inner.closing);
             inner.last += 1;
             let number = JobNumber(inner.last);
-            let view = JobView { number, kind, subject, step: "waiting".into(), progress: None };
-            inner.running.insert(number, Running { view: view.clone(), cancel });
+            let view = JobView { number, kind, subject, step: "waiting".into(), progress: None, bytes: 0 };
+            inner.running.insert(number, Running { view: view.clone(), cancel, log: None, told: None });
             (view, receiver)
         };
         let number = view.number;
@@ -85,6 +130,14 @@ impl Jobs {
         Ok(())
     }
 
+    /// A pipe with the lines of the job's log so far and then as they come, to the end of the job.
+    pub fn open_log(&self, number: JobNumber) -> Result<OwnedFd, Error> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| LogError::TooManyReaders)?;
+        let mut inner = self.lock();
+        let running = inner.running.get_mut(&number).ok_or(Error::NoSuchJob(number))?;
+        Ok(running.log().open(place).map_err(LogError::from)?)
+    }
+
     pub fn cancel_all(&self) {
         let mut inner = self.lock();
         inner.closing = true;
@@ -99,14 +152,34 @@ impl Jobs {
 
     fn change(&self, number: JobNumber, change: impl FnOnce(&mut JobView)) -> Option<JobView> {
         let mut inner = self.lock();
-        let view = &mut inner.running.get_mut(&number)?.view;
-        change(view);
-        Some(view.clone())
+        let running = inner.running.get_mut(&number)?;
+        let before = running.view.step.clone();
+        change(&mut running.view);
+        running.log_step(&before);
+        Some(running.view.clone())
     }
 
-    fn remove(&self, number: JobNumber, result: JobResult) -> Option<Event> {
+    /// Returns how it looks then, where that is to be told.
+    fn count(&self, number: JobNumber, done: u64, total: Option<u64>) -> Option<JobView> {
+        let mut inner = self.lock();
+        let running = inner.running.get_mut(&number)?;
+        running.count(done, total).then(|| running.view.clone())
+    }
+
+    fn log(&self, number: JobNumber, line: &str) {
+        if let Some(running) = self.lock().running.get_mut(&number) {
+            running.log().line(line);
+        }
+    }
+
+    /// `why`: what it ended with, for its log.
+    fn remove(&self, number: JobNumber, result: JobResult, why: Option<&Error>) -> Option<Event> {
         let mut inner = self.lock();
         let running = inner.running.remove(&number)?;
+        if let Some(log) = &running.log {
+            let why = why.filter(|_| result == JobResult::Failed).map(|why| format!(": {why}"));
+            log.step(&format!("{result}{}", why.unwrap_or_default()));
+        }
         inner.ended.push_front((running.view, result));
         inner.ended.truncate(self.history);
         Some(Event::JobRemoved { number, result })
@@ -139,11 +212,10 @@ impl Job {
             Some(part) => format!("{part}: {step}").into(),
             None => step.into(),
         };
-        // How far a job of parts is, is not a part's to say.
         let whole = self.part.is_none();
         let change = |view: &mut JobView| {
             view.step = step;
-            view.progress = view.progress.filter(|_| !whole);
+            forget_count(view, whole);
         };
         if let Some(view) = self.entry.jobs.change(self.entry.number, change) {
             self.entry.jobs.tell(Event::Job(view)).await;
@@ -160,23 +232,35 @@ impl Job {
         let part = self.part.as_deref();
         let change = |view: &mut JobView| {
             view.step = detailed(&view.step, part, detail).into();
-            view.progress = view.progress.filter(|_| part.is_some());
+            forget_count(view, part.is_none());
         };
         if let Some(view) = self.entry.jobs.change(self.entry.number, change) {
             self.entry.jobs.tell(Event::Job(view)).await;
         }
     }
 
-    /// Bytes of what the step is doing.
+    /// How much of what the step works on is done, and of how much where that is known.
     pub fn bytes(&self, done: u64, total: Option<u64>) {
-        if let Some(total) = total.filter(|total| *total > 0) {
-            self.progress()((done as f64 / total as f64).min(1.0));
+        self.counter()(done, total);
+    }
+
+    /// A handle for who counts for this job: see [`Self::bytes`].
+    pub fn counter(&self) -> impl Fn(u64, Option<u64>) + Send + 'static {
+        let (jobs, number, whole) = (Arc::clone(&self.entry.jobs), self.entry.number, self.part.is_none());
+        move |done, total| {
+            if let Some(view) = whole.then(|| jobs.count(number, done, total)).flatten() {
+                // Where so much is to be told that there is no room, the next one tells it.
+                let _ = jobs.events.try_send(Event::Job(view));
+            }
         }
     }
 
-    /// A line of what a build or an engine says.
+    /// A line of what a build or an engine says, for the job's log.
     pub fn log(&self, line: &str) {
-        tracing::debug!(job = %self.entry.number, line, "a source of an image says");
+        match &self.part {
+            Some(part) => self.entry.jobs.log(self.entry.number, &format!("{part}: {line}")),
+            None => self.entry.jobs.log(self.entry.number, line),
+        }
     }
 
     /// Says that `done` of `all` parts have come to their end.
@@ -184,25 +268,6 @@ impl Job {
         let change = |view: &mut JobView| view.progress = Some(done as f64 / all.max(1) as f64);
         if let Some(view) = self.entry.jobs.change(self.entry.number, change) {
             self.entry.jobs.tell(Event::Job(view)).await;
-        }
-    }
-
-    /// A handle for a thread that does the work and counts it, 0 to 1.
-    pub fn progress(&self) -> impl Fn(f64) + Send + 'static {
-        let (jobs, number, whole) = (Arc::clone(&self.entry.jobs), self.entry.number, self.part.is_none());
-        move |fraction| {
-            if !whole {
-                return;
-            }
-            let mut old = None;
-            let view = jobs.change(number, |view| old = view.progress.replace(fraction));
-            // Hundredths are enough to look at, and keep a large image from flooding the bus.
-            let moved = old.is_none_or(|old| fraction - old >= 0.01);
-            if let Some(view) = view.filter(|_| moved) {
-                let _ = jobs.events.try_send(Event::Job(view));
-            } else if let Some(old) = old {
-                jobs.change(number, |view| view.progress = Some(old));
-            }
         }
     }
 
@@ -233,23 +298,35 @@ impl Job {
             Some(error) if error.kind() == ErrorKind::Cancelled => JobResult::Cancelled,
             Some(_) => JobResult::Failed,
         };
-        if let Some(event) = self.entry.jobs.remove(self.entry.number, result) {
+        if let Some(event) = self.entry.jobs.remove(self.entry.number, result, error) {
             self.entry.jobs.tell(event).await;
         }
     }
 }
 
-/// `step: detail`, or of a part `part: step: detail`, whatever detail stood there before.
+/// What was counted was of the step before. How far a job of parts is, is not a part's to say.
+fn forget_count(view: &mut JobView, whole: bool) {
+    if whole {
+        (view.bytes, view.progress) = (0, None);
+    }
+}
+
+/// `step: detail`, or of a part `part: step: detail`, whatever detail stood there before. The detail is a worker's word: it
+/// is shortened where it is long, and has no character that D-Bus does not take.
 fn detailed(step: &str, part: Option<&str>, detail: &str) -> String {
     let known = usize::from(part.is_some()) + 1;
     let head: Vec<&str> = step.split(": ").take(known).collect();
+    let detail: String = detail.chars().filter(|character| !character.is_control()).take(DETAIL).collect();
     format!("{}: {detail}", head.join(": "))
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if let Some(event) = self.jobs.remove(self.number, JobResult::Failed) {
+        if let Some(event) = self.jobs.remove(self.number, JobResult::Failed, None) {
             let _ = self.jobs.events.try_send(event);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,31 +1,43 @@
-//! The last lines of one console, numbered for ever: who has seen the one before a number knows how many it has lost.
+//! The last lines, numbered for ever: who has seen the one before a number knows how many it has lost.
 
 use std::collections::VecDeque;
 
 use crate::domain::{ConsoleLine, Timestamp};
 
-/// Lines that are kept: as many as Albatross's console daemon keeps.
-pub const LINES: usize = 1024;
+/// What is kept at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    pub lines: usize,
+    /// Bytes of a line: what is more is cut off.
+    pub line: usize,
+    /// Bytes of all lines.
+    pub bytes: usize,
+}
 
-/// Bytes that are kept of a line. Those of Albatross are 512 and ` [truncated]` at most.
-const LONGEST: usize = 1024;
-
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ring {
+    bounds: Bounds,
     lines: VecDeque<ConsoleLine>,
+    /// Bytes of [`Self::lines`].
+    bytes: usize,
     /// The number of the line that comes next.
     next: u64,
 }
 
 impl Ring {
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, lines: VecDeque::new(), bytes: 0, next: 0 }
+    }
+
     pub fn push(&mut self, mut line: ConsoleLine) {
-        line.text.truncate(LONGEST);
+        line.text.truncate(self.bounds.line);
         line.text.shrink_to_fit();
-        if self.lines.len() == LINES {
-            self.lines.pop_front();
-        }
+        self.bytes += line.text.len();
         self.lines.push_back(line);
         self.next += 1;
+        while self.lines.len() > self.bounds.lines || self.bytes > self.bounds.bytes {
+            self.bytes -= self.lines.pop_front().map_or(0, |oldest| oldest.text.len());
+        }
     }
 
     pub fn next(&self) -> u64 {
@@ -54,7 +66,7 @@ impl Ring {
     /// How many lines from `number` on are gone already, and those that are there.
     pub fn from(&self, number: u64) -> (u64, impl Iterator<Item = &ConsoleLine>) {
         let lost = self.first().saturating_sub(number);
-        let skip = usize::try_from(number.saturating_sub(self.first())).unwrap_or(LINES);
+        let skip = usize::try_from(number.saturating_sub(self.first())).unwrap_or(usize::MAX);
         (lost, self.lines.iter().skip(skip))
     }
 
@@ -62,34 +74,11 @@ impl Ring {
         self.lines.back()
     }
 
-    /// What a subscription since the time of the last line brings once more.
-    pub fn known(&self) -> Known {
-        let Some(last) = self.last() else { return Known::default() };
-        let same_time = self.lines.iter().rev().take_while(|line| line.at == last.at).count();
-        Known(self.lines.range(self.lines.len() - same_time..).cloned().collect())
-    }
-}
-
-/// Lines that are there already and may come again: those of the last millisecond, in their order.
-#[derive(Debug, Default)]
-pub struct Known(VecDeque<ConsoleLine>);
-
-impl Known {
-    /// Whether `line`, the next that comes, is not one of them.
-    pub fn is_new(&mut self, line: &ConsoleLine) -> bool {
-        match self.0.iter().position(|known| known == line) {
-            // Those before it are gone from the daemon's own history.
-            Some(position) => {
-                self.0.drain(..=position);
-                false
-            }
-            None => {
-                if self.0.front().is_some_and(|known| known.at != line.at) {
-                    self.0.clear();
-                }
-                true
-            }
-        }
+    /// Those that are all of the time of the last one, the oldest first.
+    pub fn last_moment(&self) -> impl Iterator<Item = &ConsoleLine> {
+        let at = self.last().map(|last| last.at);
+        let count = self.lines.iter().rev().take_while(|line| Some(line.at) == at).count();
+        self.lines.range(self.lines.len() - count..)
     }
 }
 
@@ -97,12 +86,15 @@ impl Known {
 mod tests {
     use super::*;
 
+    const LINES: usize = 1024;
+    const BOUNDS: Bounds = Bounds { lines: LINES, line: 1000, bytes: 1_000_000 };
+
     fn line(at: i64, text: &str) -> ConsoleLine {
         ConsoleLine { at: Timestamp(at), text: text.into() }
     }
 
     fn ring(lines: &[(i64, &str)]) -> Ring {
-        let mut ring = Ring::default();
+        let mut ring = Ring::new(BOUNDS);
         lines.iter().for_each(|(at, text)| ring.push(line(*at, text)));
         ring
     }
@@ -113,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_reader_knows_what_it_has_lost() {
-        let mut ring = Ring::default();
+        let mut ring = Ring::new(BOUNDS);
         assert_eq!((ring.next(), ring.first(), ring.back(5), ring.from(0).0), (0, 0, 0, 0));
         for number in 0..LINES as u64 + 12 {
             ring.push(line(1, &number.to_string()));
@@ -138,22 +130,25 @@ mod tests {
     #[test]
     fn a_line_has_a_bound() {
         let ring = ring(&[(1, &"x".repeat(100_000))]);
-        assert_eq!(ring.last().unwrap().text.len(), LONGEST);
+        assert_eq!(ring.last().unwrap().text.len(), 1000);
     }
 
     #[test]
-    fn what_comes_again_is_known_and_what_is_new_is_not() {
-        let new = |ring: &Ring, comes: &[(i64, &str)]| {
-            let mut known = ring.known();
-            let new = comes.iter().map(|(at, text)| line(*at, text)).filter(|line| known.is_new(line));
-            new.map(|line| line.lossy()).collect::<Vec<_>>()
-        };
-        let had = ring(&[(1, "a"), (2, "x"), (2, "x"), (2, "y")]);
-        assert_eq!(new(&had, &[(2, "x"), (2, "x"), (2, "y"), (2, "y"), (3, "x")]), ["y", "x"]);
-        // The daemon itself has the older ones no more.
-        assert_eq!(new(&had, &[(2, "y"), (2, "x"), (3, "z")]), ["x", "z"]);
-        // It was started again, and knows nothing of them.
-        assert_eq!(new(&had, &[(7, "x"), (7, "y")]), ["x", "y"]);
-        assert_eq!(new(&Ring::default(), &[(1, "a"), (1, "a")]), ["a", "a"]);
+    fn all_lines_together_have_a_bound() {
+        let mut ring = Ring::new(Bounds { lines: 100, line: 50, bytes: 120 });
+        for number in 0..10 {
+            ring.push(line(1, &number.to_string().repeat(50)));
+        }
+        assert_eq!((ring.first(), ring.next(), ring.bytes), (8, 10, 100));
+        (0..50).for_each(|_| ring.push(line(1, "")));
+        assert_eq!((ring.first(), ring.bytes), (8, 100), "what is empty costs no bytes");
+        (0..100).for_each(|_| ring.push(line(1, "")));
+        assert_eq!((ring.first(), ring.bytes), (60, 0));
+    }
+
+    #[test]
+    fn the_last_moment() {
+        assert_eq!(texts(ring(&[]).last_moment()), [""; 0]);
+        assert_eq!(texts(ring(&[(1, "a"), (2, "b"), (2, "c")]).last_moment()), ["b", "c"]);
     }
 }

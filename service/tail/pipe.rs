@@ -1,4 +1,4 @@
-//! What OpenConsole gives: a pipe, written as fast as its reader reads and no faster.
+//! What OpenConsole and OpenLog give: a pipe, written as fast as its reader reads and no faster.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -9,20 +9,19 @@ use tokio::net::unix::pipe::Sender;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::sleep;
 
-use super::console::{Console, News};
-use super::ring::Ring;
+use super::{News, Ring, Tail};
 use crate::domain::ConsoleLine;
 
 /// Bytes that are on their way to one reader, beside those of a line and those in the pipe itself.
 const CHUNK: usize = 4096;
 
-/// How long a reader may take for each chunk when the unikernel is gone.
+/// How long a reader may take for each chunk when no line comes any more.
 const LEAVE: Duration = Duration::from_secs(30);
 
-/// The writing end, until the reader closes the other one or the unikernel is gone for good.
+/// The writing end, until the reader closes the other one or has all that there will ever be.
 #[derive(Debug)]
 pub struct Pipe {
-    pub console: Arc<Console>,
+    pub tail: Arc<Tail>,
     pub sender: Sender,
     /// The number of the line that comes next. It is all that a reader costs: what it has not read is in the ring, or
     /// lost.
@@ -35,11 +34,11 @@ pub struct Pipe {
 
 impl Pipe {
     pub async fn run(mut self) {
-        let mut news = self.console.news();
+        let mut news = self.tail.news();
         loop {
             let ended = news.borrow_and_update().ended;
             if self.pending.is_empty() {
-                let ring = self.console.ring();
+                let ring = self.tail.ring();
                 self.cursor = fill(&mut self.pending, &ring, self.cursor);
             }
             let gone = if !self.pending.is_empty() {
@@ -119,11 +118,12 @@ fn fill(bytes: &mut Vec<u8>, ring: &Ring, cursor: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Bounds;
     use super::*;
     use crate::domain::Timestamp;
 
     fn ring(lines: usize) -> Ring {
-        let mut ring = Ring::default();
+        let mut ring = Ring::new(Bounds { lines: 1024, line: 1024, bytes: 1 << 20 });
         let texts = (0..lines).map(|number| number.to_string().into());
         texts.for_each(|text| ring.push(ConsoleLine { at: Timestamp(1), text }));
         ring
