@@ -82,7 +82,7 @@ pub struct Runner {
 /// Opens what the kernel gives and puts the parts together.
 pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let Parts { config, state_directory, ledger, contents, store, albatross } = parts;
-    let sources = Sources::new(&config.images, &state_directory);
+    let sources = Sources::new(&config, &state_directory);
     let (events_sender, events) = mpsc::channel(EVENTS);
     let claims = Arc::new(Claims::default());
     let settings = ruleset::Settings { loopback: config.publish.loopback };
