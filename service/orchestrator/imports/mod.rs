@@ -6,6 +6,7 @@ mod git;
 mod registry;
 mod saved;
 mod sources;
+mod workshop;
 
 use std::fs::File;
 
@@ -20,6 +21,7 @@ use crate::images::worker::{Form, Wanted};
 use crate::images::{self, Store};
 
 pub use sources::Sources;
+pub use workshop::clear as clear_workshop;
 
 /// How often an image may be removed from the store while it is read.
 const ATTEMPTS: usize = 3;
@@ -117,11 +119,19 @@ async fn receive_once(context: &Context, store: &Store, file: File, job: &Job) -
         }
     };
     let record = store.import(file, counted, job.cancelled()).await?;
-    let _gate = context.store_gate.lock().await;
-    let pin = context.claims.pin(record.digest);
-    // A Collect between the import and the gate took an image that was stored before, and unused.
-    context.store.get(record.digest).await.map_err(|_| Error::ImageGone(record.digest))?;
     let digest = record.digest;
+    // A Collect between the import and the gate took an image that was stored before, and unused.
+    hold(context, digest).await.map_err(|error| match error {
+        Error::Image(_) => Error::ImageGone(digest),
+        other => other,
+    })
+}
+
+/// An image whose file is in the store.
+async fn hold(context: &Context, digest: ImageDigest) -> Result<Imported, Error> {
+    let _gate = context.store_gate.lock().await;
+    let pin = context.claims.pin(digest);
+    let (_, record) = context.store.get(digest).await?;
     let brought = context.owner.look(move |state| state.world.image(digest).is_none()).await?;
     Ok(Imported { record, pin, brought })
 }
