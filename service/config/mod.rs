@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use self::networks::NetworkDrafts;
 use crate::domain::{Network, NetworkName};
+use crate::images::recipe::BaseImages;
 
 /// More than any configuration that a person writes.
 const MOST_BYTES: u64 = 1024 * 1024;
@@ -32,6 +33,8 @@ pub struct Config {
     pub collect: Collect,
     pub limits: Limits,
     pub images: Images,
+    pub git: Git,
+    pub build: Build,
     pub albatross: Albatross,
     pub access: Access,
 }
@@ -78,6 +81,25 @@ pub struct Images {
     pub cache_size: u64,
 }
 
+/// With what repositories are reached that are not everybody's. Every path is absolute.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Git {
+    /// The private key for git+ssh://.
+    pub ssh_key: Option<PathBuf>,
+    /// Keys of SSH hosts, besides those of the host.
+    pub known_hosts: Option<PathBuf>,
+    /// The certificate authorities of git+https://; the host's without.
+    pub certificates: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Build {
+    /// The images in which unikernels are built.
+    pub bases: BaseImages,
+    /// For one build, with what the engine fetches for it.
+    pub deadline: Duration,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Albatross {
     /// Labels with `:` between them, in lower case; empty: the root.
@@ -119,6 +141,12 @@ impl Default for Images {
             keys: Vec::new(),
             cache_size: 2 << 30,
         }
+    }
+}
+
+impl Default for Build {
+    fn default() -> Self {
+        Self { bases: BaseImages::default(), deadline: Duration::from_secs(2 * 60 * 60) }
     }
 }
 

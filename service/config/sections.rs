@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use super::reading::{self, Setting, Source};
-use super::{Access, Albatross, Collect, Draft, Error, Images, Limits, Publish};
+use super::{Access, Albatross, Build, Collect, Draft, Error, Git, Images, Limits, Publish};
 
 /// A day: longer than any connection is worth waiting for.
 const LONGEST_DRAIN: u64 = 86_400_000;
 /// Ten minutes.
 const LONGEST_DEADLINE: u64 = 600_000;
+/// A day.
+const LONGEST_BUILD: u64 = 86_400_000;
 
 /// Takes over what one file sets.
 pub(super) fn read(draft: &mut Draft, file: &Path, text: &str) -> Result<(), Error> {
@@ -24,6 +26,8 @@ pub(super) fn read(draft: &mut Draft, file: &Path, text: &str) -> Result<(), Err
             "collect" => collect(&mut draft.config.collect, &setting)?,
             "limits" => limits(&mut draft.config.limits, &setting)?,
             "images" => images(&mut draft.config.images, &setting)?,
+            "git" => git(&mut draft.config.git, &setting)?,
+            "build" => build(&mut draft.config.build, &setting)?,
             "albatross" => albatross(&mut draft.config.albatross, &setting)?,
             "access" => access(&mut draft.config.access, &setting)?,
             _ => {
@@ -34,6 +38,8 @@ pub(super) fn read(draft: &mut Draft, file: &Path, text: &str) -> Result<(), Err
                     "collect",
                     "limits",
                     "images",
+                    "git",
+                    "build",
                     "albatross",
                     "access",
                 ]));
@@ -112,6 +118,36 @@ fn images(images: &mut Images, section: &Setting) -> Result<(), Error> {
     Ok(())
 }
 
+fn git(git: &mut Git, section: &Setting) -> Result<(), Error> {
+    for setting in section.table()? {
+        // All three end up in configurations of other programs.
+        let path = || {
+            let what = "an absolute path without '\"', '\\' and control characters, or \"\" for none";
+            let path = setting.checked(what, |text| text.is_empty() || is_absolute_and_plain(text))?;
+            Ok((!path.is_empty()).then(|| path.into()))
+        };
+        match setting.name {
+            "ssh-key" => git.ssh_key = path()?,
+            "known-hosts" => git.known_hosts = path()?,
+            "certificates" => git.certificates = path()?,
+            _ => return Err(setting.unknown(&["ssh-key", "known-hosts", "certificates"])),
+        }
+    }
+    Ok(())
+}
+
+fn build(build: &mut Build, section: &Setting) -> Result<(), Error> {
+    for setting in section.table()? {
+        match setting.name {
+            "mirage-3" => build.bases.mirage_3 = Some(setting.parsed("an image as REGISTRY/NAME:TAG")?),
+            "mirage-4" => build.bases.mirage_4 = Some(setting.parsed("an image as REGISTRY/NAME:TAG")?),
+            "deadline" => build.deadline = setting.milliseconds(1..=LONGEST_BUILD)?,
+            _ => return Err(setting.unknown(&["mirage-3", "mirage-4", "deadline"])),
+        }
+    }
+    Ok(())
+}
+
 fn albatross(albatross: &mut Albatross, section: &Setting) -> Result<(), Error> {
     for setting in section.table()? {
         match setting.name {
@@ -146,6 +182,10 @@ fn count<T: From<u16>>(setting: &Setting, range: std::ops::RangeInclusive<u16>) 
 
 fn is_absolute(text: &str) -> bool {
     text.starts_with('/') && !text.contains('\0')
+}
+
+fn is_absolute_and_plain(text: &str) -> bool {
+    is_absolute(text) && !text.contains(|c: char| c.is_control() || matches!(c, '"' | '\\'))
 }
 
 fn is_registry(text: &str) -> bool {

@@ -54,6 +54,16 @@ auth-file = ""
 keys = []
 cache-size = "2 GiB"
 
+[git]
+ssh-key = ""
+known-hosts = ""
+certificates = ""
+
+[build]
+mirage-3 = "docker.io/ocaml/opam:ubuntu-20.04-ocaml-4.11"
+mirage-4 = "docker.io/ocaml/opam:debian-12-ocaml-4.14"
+deadline = 7200000
+
 [albatross]
 path = ""
 deadline = 10000
@@ -75,6 +85,13 @@ fn the_example_of_the_contract() {
             exclude,
         }],
         managed: [name].into(),
+        build: Build {
+            bases: BaseImages {
+                mirage_3: BaseImages::DEFAULT_MIRAGE_3.parse().ok(),
+                mirage_4: BaseImages::DEFAULT_MIRAGE_4.parse().ok(),
+            },
+            ..Build::default()
+        },
         ..Config::default()
     };
     assert_eq!(loaded(&[("", EXAMPLE)]), Ok(expected));
@@ -103,6 +120,14 @@ fn every_key_is_taken_over() {
         auth-file = "/root/.docker/config.json"
         keys = ["key"]
         cache-size = "1TiB"
+        [git]
+        ssh-key = "/etc/albatross-deployer/id_ed25519"
+        known-hosts = "/etc/albatross-deployer/known hosts"
+        certificates = "/etc/albatross-deployer/ca.pem"
+        [build]
+        mirage-3 = "registry.local:5000/mirage:3"
+        mirage-4 = "localhost/mirage-4"
+        deadline = 60_000
         [albatross]
         path = "Mail:relay"
         deadline = 1
@@ -121,6 +146,18 @@ fn every_key_is_taken_over() {
             auth_file: Some("/root/.docker/config.json".into()),
             keys: vec!["key".into()],
             cache_size: 1 << 40,
+        },
+        git: Git {
+            ssh_key: Some("/etc/albatross-deployer/id_ed25519".into()),
+            known_hosts: Some("/etc/albatross-deployer/known hosts".into()),
+            certificates: Some("/etc/albatross-deployer/ca.pem".into()),
+        },
+        build: Build {
+            bases: BaseImages {
+                mirage_3: "registry.local:5000/mirage:3".parse().ok(),
+                mirage_4: "localhost/mirage-4".parse().ok(),
+            },
+            deadline: Duration::from_secs(60),
         },
         albatross: Albatross { path: "mail:relay".into(), deadline: Duration::from_millis(1) },
         access: Access { group: "deployers".into() },
@@ -164,7 +201,7 @@ fn refusals_name_file_line_and_key() {
     for (text, expected) in [
         (
             "x = 1",
-            "config.toml:1: x: unknown key, expected one of default-network, network, publish, collect, limits, images, albatross, access",
+            "config.toml:1: x: unknown key, expected one of default-network, network, publish, collect, limits, images, git, build, albatross, access",
         ),
         (
             "\n[publish]\ndrains = 1",
@@ -178,6 +215,20 @@ fn refusals_name_file_line_and_key() {
         (
             "[images]\nx = 1",
             "config.toml:2: images.x: unknown key, expected one of docker-socket, insecure-registries, auth-file, keys, cache-size",
+        ),
+        ("[git]\nx = 1", "config.toml:2: git.x: unknown key, expected one of ssh-key, known-hosts, certificates"),
+        ("[build]\nx = 1", "config.toml:2: build.x: unknown key, expected one of mirage-3, mirage-4, deadline"),
+        (
+            "[git]\nssh-key = \"id\"",
+            "config.toml:2: git.ssh-key: \"id\" is not valid here, expected an absolute path without '\"', '\\' and control characters, or \"\" for none",
+        ),
+        (
+            "[git]\nknown-hosts = '/a\"b'",
+            "config.toml:2: git.known-hosts: '/a\"b' is not valid here, expected an absolute path without '\"', '\\' and control characters, or \"\" for none",
+        ),
+        (
+            "[build]\ndeadline = 0",
+            "config.toml:2: build.deadline: 0 is not valid here, expected milliseconds, a whole number from 1 to 86400000",
         ),
         ("[albatross]\nx = 1", "config.toml:2: albatross.x: unknown key, expected one of path, deadline"),
         ("[access]\nx = 1", "config.toml:2: access.x: unknown key, expected one of group"),

@@ -6,8 +6,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::container::ImagePath;
+use super::image::ImageDigest;
 use super::names::InvalidName;
-use super::repository::{CommitId, RepositoryPath};
+use super::repository::{CommitId, GitUrl, RepositoryPath};
+use super::time::Timestamp;
 
 /// Which `mirage` makes the unikernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -282,8 +284,41 @@ where
 }
 
 /// Names one build: what is built once is there for every later call with the same.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct BuildKey(pub [u8; 32]);
+
+/// What is not 64 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a build is named by 64 hexadecimal digits")]
+pub struct InvalidKey;
+
+impl TryFrom<String> for BuildKey {
+    type Error = InvalidKey;
+    fn try_from(text: String) -> Result<Self, InvalidKey> {
+        let digest: ImageDigest = format!("sha256:{text}").parse().map_err(|_| InvalidKey)?;
+        Ok(Self(digest.0))
+    }
+}
+
+impl From<BuildKey> for String {
+    fn from(key: BuildKey) -> String {
+        key.to_string()
+    }
+}
+
+/// A build that was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Build {
+    pub key: BuildKey,
+    /// What came of it.
+    pub image: ImageDigest,
+    /// For people: the same commit of another repository is the same build.
+    pub url: GitUrl,
+    pub commit: CommitId,
+    pub at: Timestamp,
+}
 
 impl fmt::Display for BuildKey {
     /// 64 hexadecimal digits.

@@ -1,8 +1,8 @@
 //! What the ledger is told. The same list is applied to the view in memory, so that the two cannot drift apart.
 
 use super::{
-    ConsoleLine, ImageDigest, ImageRecord, Lease, LeaseTag, Service, ServiceName, Stack, StackName, StaleFlows,
-    Timestamp, Unikernel, UnikernelId,
+    Build, BuildKey, ConsoleLine, ImageDigest, ImageRecord, Lease, LeaseTag, Service, ServiceName, Stack, StackName,
+    StaleFlows, Timestamp, Unikernel, UnikernelId,
 };
 
 /// One fact to write down. A transaction is a list of them: all or none.
@@ -28,6 +28,8 @@ pub enum Change {
         lines: Vec<ConsoleLine>,
     },
     RemoveLastWords(UnikernelId),
+    PutBuild(Box<Build>),
+    RemoveBuild(BuildKey),
     PutStack(Box<Stack>),
     RemoveStack(StackName),
 }

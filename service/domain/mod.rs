@@ -20,7 +20,7 @@ mod time;
 mod unikernel;
 
 pub use build::{
-    BuildKey, BuildOptions, BuildRequest, Instruction, InvalidBuild, InvalidText, MirageArgument, MirageRecipe,
+    Build, BuildKey, BuildOptions, BuildRequest, Instruction, InvalidBuild, InvalidText, MirageArgument, MirageRecipe,
     MirageVersion, Recipe, Target,
 };
 pub use change::Change;

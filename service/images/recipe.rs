@@ -22,12 +22,12 @@ use crate::domain::{
     BuildKey, BuildOptions, CommitId, GitUrl, ImageName, ImagePath, MirageRecipe, MirageVersion, Recipe,
 };
 
-/// The images in which unikernels are built. They are Debian's or Ubuntu's, with opam as ocaml/opam sets it up: the
-/// user 1000 in /home/opam, and the opam repository in /home/opam/opam-repository.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The images in which unikernels are built, the defaults where none is said. They are Debian's or Ubuntu's, with opam
+/// as ocaml/opam sets it up: the user 1000 in /home/opam, and the opam repository in /home/opam/opam-repository.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BaseImages {
-    pub mirage_3: ImageName,
-    pub mirage_4: ImageName,
+    pub mirage_3: Option<ImageName>,
+    pub mirage_4: Option<ImageName>,
 }
 
 impl BaseImages {
@@ -35,11 +35,12 @@ impl BaseImages {
     pub const DEFAULT_MIRAGE_3: &str = "docker.io/ocaml/opam:ubuntu-20.04-ocaml-4.11";
     pub const DEFAULT_MIRAGE_4: &str = "docker.io/ocaml/opam:debian-12-ocaml-4.14";
 
-    fn of(&self, version: MirageVersion) -> &ImageName {
-        match version {
-            MirageVersion::Three => &self.mirage_3,
-            MirageVersion::Four => &self.mirage_4,
-        }
+    fn of(&self, version: MirageVersion) -> String {
+        let (image, default) = match version {
+            MirageVersion::Three => (&self.mirage_3, Self::DEFAULT_MIRAGE_3),
+            MirageVersion::Four => (&self.mirage_4, Self::DEFAULT_MIRAGE_4),
+        };
+        image.as_ref().map_or_else(|| default.to_owned(), ToString::to_string)
     }
 }
 

@@ -206,6 +206,16 @@ impl Store {
         blocking(move || open_stored(&path, digest)).await
     }
 
+    /// What the notes of a stored image say.
+    ///
+    /// # Errors
+    /// [`Error::NotStored`]; [`Error::Invalid`] where it is damaged.
+    pub async fn record(&self, digest: ImageDigest) -> Result<ImageRecord, Error> {
+        let (file, size) = self.open_stored(digest).await?;
+        let devices = self.inspection.devices(digest, || Ok(file)).await?;
+        Ok(ImageRecord { digest, size, network_device: devices.network, block_devices: devices.blocks, origin: None })
+    }
+
     /// Whether a stored image still is what its digest says: a disk can forget.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::error::Error;
 use self::writer::{Request, Storage};
 use crate::domain::{
-    Change, ConsoleLine, ImageRecord, Lease, Service, Stack, StaleFlows, Timestamp, Unikernel, UnikernelId,
+    Build, Change, ConsoleLine, ImageRecord, Lease, Service, Stack, StaleFlows, Timestamp, Unikernel, UnikernelId,
 };
 
 /// Callers that may wait for the disk at a time; further ones wait before they are queued.
@@ -36,6 +36,7 @@ pub struct Contents {
     /// What those said before they ended last that have ended.
     pub last_words: Vec<(UnikernelId, Vec<ConsoleLine>)>,
     pub stacks: Vec<Stack>,
+    pub builds: Vec<Build>,
 }
 
 /// A handle to the thread that writes; it ends, and the file is closed, after the last handle is gone.

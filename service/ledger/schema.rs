@@ -46,6 +46,9 @@ const STACKS: Table = TableDefinition::new("stacks");
 /// staged to live does not write it again.
 const STACK_PARTS: Table = TableDefinition::new("stack_parts");
 
+/// Builds that were done, by the bytes of their keys. A version that does not know them does not need them.
+const BUILDS: Table = TableDefinition::new("builds");
+
 const SCHEMA: &str = "schema";
 /// Counts transactions, so that it can be told whether one whose commit failed is there after all.
 const SEQUENCE: &str = "sequence";
@@ -64,7 +67,9 @@ pub(super) fn initialize(database: &Database) -> Result<(), Error> {
         let mut meta = transaction.open_table(META)?;
         meta.insert(SCHEMA, VERSION)?;
         meta.insert(SEQUENCE, 0)?;
-        for table in [UNIKERNELS, SERVICES, LEASES, RELEASED, IMAGES, STALE_FLOWS, LAST_WORDS, STACKS, STACK_PARTS] {
+        for table in
+            [UNIKERNELS, SERVICES, LEASES, RELEASED, IMAGES, STALE_FLOWS, LAST_WORDS, STACKS, STACK_PARTS, BUILDS]
+        {
             transaction.open_table(table)?;
         }
     }
@@ -91,6 +96,7 @@ pub(super) fn read(database: &Database) -> Result<Contents, Error> {
         stale_flows: entries(&transaction, STALE_FLOWS, |key, _| decode(STALE_FLOWS, key))?,
         last_words: later(&transaction, LAST_WORDS, |key, value| Ok((unikernel_id(key)?, decode(LAST_WORDS, value)?)))?,
         stacks: stacks(&transaction)?,
+        builds: later(&transaction, BUILDS, |_, value| decode(BUILDS, value))?,
     })
 }
 
@@ -150,6 +156,8 @@ impl Edit<'_> {
             Change::RemoveStaleFlows(flows) => self.set(STALE_FLOWS, encode(flows)?, None),
             Change::PutLastWords { id, lines } => self.put(LAST_WORDS, id.as_str(), lines),
             Change::RemoveLastWords(id) => self.set(LAST_WORDS, id.as_str(), None),
+            Change::PutBuild(build) => self.put(BUILDS, build.key.0, build),
+            Change::RemoveBuild(key) => self.set(BUILDS, key.0, None),
             Change::PutStack(stack) => self.put_stack(stack),
             Change::RemoveStack(name) => {
                 self.drop_parts(name, &BTreeSet::new())?;
@@ -389,6 +397,7 @@ pub(super) fn make_first(database: &Database) -> Result<(), Error> {
     transaction.delete_table(LAST_WORDS)?;
     transaction.delete_table(STACKS)?;
     transaction.delete_table(STACK_PARTS)?;
+    transaction.delete_table(BUILDS)?;
     transaction.open_table(META)?.insert(SCHEMA, 1)?;
     Ok(transaction.commit()?)
 }

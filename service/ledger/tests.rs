@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::domain::{
-    AddressChoice, Applied, Arguments, Caller, Chain, Configuration, ImageDigest, LeaseTag, MacAddress, Manifest,
-    Member, MemberPlan, NetworkDevice, Phase, PortMapping, PortProtocol, Provisional, Publication, Readiness,
+    AddressChoice, Applied, Arguments, BuildKey, Caller, Chain, Configuration, ImageDigest, LeaseTag, MacAddress,
+    Manifest, Member, MemberPlan, NetworkDevice, Phase, PortMapping, PortProtocol, Provisional, Publication, Readiness,
     RestartPolicy, ServiceName, StackName, UnikernelId, UnikernelSpec,
 };
 
@@ -165,6 +165,16 @@ fn last_words(number: u8, text: &[u8]) -> Change {
     Change::PutLastWords { id: unikernel("web", number, "").id, lines: vec![line] }
 }
 
+fn build(number: u8, image: u8) -> Build {
+    Build {
+        key: BuildKey([number; 32]),
+        image: ImageDigest([image; 32]),
+        url: "https://example.org/website.git".parse().unwrap(),
+        commit: "0123456789012345678901234567890123456789".parse().unwrap(),
+        at: Timestamp(i64::from(number)),
+    }
+}
+
 fn every_kind() -> Vec<Change> {
     vec![
         Change::PutUnikernel(Box::new(unikernel("website", 1, "--password=secret"))),
@@ -178,6 +188,7 @@ fn every_kind() -> Vec<Change> {
         Change::PutStaleFlows(flows("website", 443)),
         last_words(1, b"caf\xc3\xa9 \xff\xfe\0bin"),
         Change::PutStack(Box::new(stack("mail"))),
+        Change::PutBuild(Box::new(build(1, 1))),
     ]
 }
 
@@ -203,6 +214,7 @@ fn what_is_committed_is_there_at_the_next_start() {
             vec![ConsoleLine { at: Timestamp(3), text: b"caf\xc3\xa9 \xff\xfe\0bin".to_vec() }],
         )],
         stacks: vec![stack("mail")],
+        builds: vec![build(1, 1)],
     };
     assert_eq!(contents, expected);
 
@@ -217,6 +229,7 @@ fn what_is_committed_is_there_at_the_next_start() {
         Change::RemoveStaleFlows(flows("website", 443)),
         Change::RemoveLastWords(unikernel("web", 1, "").id),
         Change::RemoveStack("mail".parse().unwrap()),
+        Change::RemoveBuild(BuildKey([1; 32])),
     ];
     commit(&ledger, emptied).unwrap();
     drop(ledger);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::domain::{ImageDigest, StackName, UnikernelId};
+use crate::domain::{BuildKey, ImageDigest, StackName, UnikernelId};
 
 #[derive(Debug, Default)]
 pub struct Claims {
@@ -21,6 +21,7 @@ struct Inner {
     /// Those that a call has worked on at any time since the last look began.
     touched: BTreeSet<UnikernelId>,
     stacks: BTreeSet<StackName>,
+    builds: BTreeSet<BuildKey>,
     images: BTreeMap<ImageDigest, usize>,
     held: BTreeMap<UnikernelId, usize>,
     late: BTreeSet<UnikernelId>,
@@ -42,6 +43,13 @@ pub struct Claim {
 pub struct StackClaim {
     claims: Arc<Claims>,
     name: StackName,
+}
+
+/// A build that one call does, until this is dropped.
+#[derive(Debug)]
+pub struct BuildClaim {
+    claims: Arc<Claims>,
+    key: BuildKey,
 }
 
 /// An image that stays in the store until this is dropped.
@@ -89,6 +97,15 @@ impl Claims {
     /// As [`Claims::claim_in_turn`].
     pub async fn claim_stack_in_turn(self: &Arc<Self>, name: &StackName) -> StackClaim {
         self.in_turn(|| self.claim_stack(name)).await
+    }
+
+    /// As [`Claims::claim_in_turn`]: who waits finds it done.
+    pub async fn claim_build_in_turn(self: &Arc<Self>, key: BuildKey) -> BuildClaim {
+        let claim = || {
+            let free = self.lock().builds.insert(key);
+            free.then(|| BuildClaim { claims: Arc::clone(self), key })
+        };
+        self.in_turn(claim).await
     }
 
     async fn in_turn<C>(&self, claim: impl Fn() -> Option<C>) -> C {
@@ -186,6 +203,13 @@ impl Drop for Claim {
 impl Drop for StackClaim {
     fn drop(&mut self) {
         self.claims.lock().stacks.remove(&self.name);
+        self.claims.released.notify_waiters();
+    }
+}
+
+impl Drop for BuildClaim {
+    fn drop(&mut self) {
+        self.claims.lock().builds.remove(&self.key);
         self.claims.released.notify_waiters();
     }
 }

@@ -12,6 +12,7 @@ use super::publish::{SWITCH, Switch, To};
 use super::remove::{REMOVE, Remove};
 use super::workflow;
 use crate::domain::{Change, ImageDigest, UnikernelId};
+use crate::planning::builds;
 use crate::planning::collecting::{self, Keep, Removal};
 
 /// What becomes of those that still have connections.
@@ -118,8 +119,11 @@ pub async fn drop_unused_image(context: &Context, digest: ImageDigest) -> Result
         .decide(move |state| {
             let used = state.world.images_in_use().contains(&digest);
             let free = !used && !state.facts.pinned.contains_key(&digest);
-            let record = state.world.image(digest).filter(|_| free).cloned();
-            Ok((record.iter().map(|image| Change::RemoveImage(image.digest)).collect(), free.then_some(record)))
+            if !free {
+                return Ok((Vec::new(), None));
+            }
+            let record = state.world.image(digest).cloned();
+            Ok((builds::forget_image(&state.world, digest), Some(record)))
         })
         .await?;
     let Some(record) = dropped else { return Ok(false) };

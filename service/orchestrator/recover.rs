@@ -15,7 +15,8 @@ use super::owner::State;
 use super::remove::{REMOVE, Remove};
 use super::stacks;
 use super::workflow;
-use crate::domain::{Change, Inventory, JobKind, Timestamp, Unikernel, UnikernelId};
+use crate::domain::{Inventory, JobKind, Timestamp, Unikernel, UnikernelId};
+use crate::planning::builds;
 use crate::planning::reconcile::{self, HalfDone};
 
 /// Between two attempts at what could not be finished: from the first to the second, and at once after a look at Albatross.
@@ -187,5 +188,9 @@ pub async fn match_images(context: &Context) -> Result<(), Error> {
     for digest in lost.iter().filter(|digest| used.contains(digest)) {
         warn!(%digest, "the file of an image is gone: its unikernels cannot be started again");
     }
-    context.owner.decide(move |_| Ok((lost.into_iter().map(Change::RemoveImage).collect(), ()))).await
+    let forget = move |state: &State| {
+        let lost = lost.into_iter().flat_map(|digest| builds::forget_image(&state.world, digest));
+        Ok((lost.chain(builds::forget_lost(&state.world, &state.facts)).collect(), ()))
+    };
+    context.owner.decide(forget).await
 }

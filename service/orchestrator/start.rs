@@ -12,7 +12,7 @@ use super::imports::Sources;
 use super::jobs::Jobs;
 use super::owner::{self, Owner, State};
 use super::watch::{HostWatch, Taps};
-use super::{Orchestrator, automatic, drains, recover, returns, stacks, watch as watching};
+use super::{Orchestrator, automatic, drains, imports, recover, returns, stacks, watch as watching};
 use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, ServiceView, StackView, UnikernelView};
@@ -82,7 +82,10 @@ pub struct Runner {
 /// Opens what the kernel gives and puts the parts together.
 pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let Parts { config, state_directory, ledger, contents, store, albatross } = parts;
-    let sources = Sources::new(&config.images, &state_directory);
+    let sources = Sources::new(&config, &state_directory);
+    if let Err(error) = imports::clear_workshop(&sources.workshop) {
+        warn!(%error, folder = %sources.workshop.display(), "what earlier builds have left cannot be removed");
+    }
     let (events_sender, events) = mpsc::channel(EVENTS);
     let claims = Arc::new(Claims::default());
     let settings = ruleset::Settings { loopback: config.publish.loopback };
@@ -169,10 +172,12 @@ fn world(contents: Contents) -> World {
     let services = contents.services.into_iter().map(|service| Change::PutService(Box::new(service)));
     let images = contents.images.into_iter().map(Change::PutImage);
     let stale_flows = contents.stale_flows.into_iter().map(Change::PutStaleFlows);
+    let builds = contents.builds.into_iter().map(|build| Change::PutBuild(Box::new(build)));
     let stacks = contents.stacks.into_iter().map(|stack| Change::PutStack(Box::new(stack)));
     let last_words = contents.last_words.into_iter().map(|(id, lines)| Change::PutLastWords { id, lines });
     // One at a time: all at once would compare the views of everything with everything.
-    for change in unikernels.chain(services).chain(images).chain(stale_flows).chain(last_words).chain(stacks) {
+    let rest = stale_flows.chain(last_words).chain(builds).chain(stacks);
+    for change in unikernels.chain(services).chain(images).chain(rest) {
         world.apply(vec![change]);
     }
     world

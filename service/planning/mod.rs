@@ -5,6 +5,7 @@
 
 pub mod address_pool;
 pub mod admission;
+pub mod builds;
 pub mod collecting;
 pub mod error;
 pub mod facts;

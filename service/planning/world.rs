@@ -9,8 +9,8 @@ use super::error::Error;
 use super::ports::Ports;
 use super::states::{stack_state, state};
 use crate::domain::{
-    Chain, Change, ConsoleLine, Event, HostPort, ImageDigest, ImageRecord, Lease, Phase, Publication, Service,
-    ServiceName, ServiceView, Stack, StackName, StackView, StaleFlows, Timestamp, Unikernel, UnikernelId,
+    Build, BuildKey, Chain, Change, ConsoleLine, Event, HostPort, ImageDigest, ImageRecord, Lease, Phase, Publication,
+    Service, ServiceName, ServiceView, Stack, StackName, StackView, StaleFlows, Timestamp, Unikernel, UnikernelId,
     UnikernelView,
 };
 
@@ -23,6 +23,7 @@ pub struct World {
     ports: Ports<ServiceName>,
     pool: AddressPool,
     images: BTreeMap<ImageDigest, ImageRecord>,
+    builds: BTreeMap<BuildKey, Build>,
     stale_flows: BTreeSet<StaleFlows>,
     last_words: BTreeMap<UnikernelId, Vec<ConsoleLine>>,
     stacks: BTreeMap<StackName, Stack>,
@@ -40,6 +41,7 @@ impl World {
             ports: Ports::default(),
             pool: AddressPool::new(leases, released),
             images: BTreeMap::new(),
+            builds: BTreeMap::new(),
             stale_flows: BTreeSet::new(),
             last_words: BTreeMap::new(),
             stacks: BTreeMap::new(),
@@ -143,6 +145,14 @@ impl World {
 
     pub fn images(&self) -> impl Iterator<Item = &ImageRecord> {
         self.images.values()
+    }
+
+    pub fn build(&self, key: &BuildKey) -> Option<&Build> {
+        self.builds.get(key)
+    }
+
+    pub fn builds(&self) -> impl Iterator<Item = &Build> {
+        self.builds.values()
     }
 
     pub fn stale_flows(&self) -> impl Iterator<Item = &StaleFlows> {
@@ -266,6 +276,11 @@ impl World {
                 None => Change::RemoveImage(image.digest),
             },
             Change::RemoveImage(digest) => Change::PutImage(self.images.get(digest)?.clone()),
+            Change::PutBuild(new) => match self.builds.get(&new.key) {
+                Some(old) => Change::PutBuild(Box::new(old.clone())),
+                None => Change::RemoveBuild(new.key),
+            },
+            Change::RemoveBuild(key) => Change::PutBuild(Box::new(self.builds.get(key)?.clone())),
             Change::PutStaleFlows(flows) if self.stale_flows.contains(flows) => return None,
             Change::PutStaleFlows(flows) => Change::RemoveStaleFlows(flows.clone()),
             Change::RemoveStaleFlows(flows) => Change::PutStaleFlows(self.stale_flows.get(flows)?.clone()),
@@ -320,6 +335,12 @@ impl World {
             }
             Change::RemoveImage(digest) => {
                 self.images.remove(&digest);
+            }
+            Change::PutBuild(build) => {
+                self.builds.insert(build.key, *build);
+            }
+            Change::RemoveBuild(key) => {
+                self.builds.remove(&key);
             }
             Change::PutStaleFlows(flows) => {
                 self.stale_flows.insert(flows);

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, storing};
+use super::{Connection, Error, storing};
 use crate::domain::{GitTransport, GitUrl};
 
 /// With what a repository is reached that is not everybody's. A path is absolute, without '"' and control characters.
@@ -23,17 +23,34 @@ pub struct Access {
 }
 
 /// Where Debian and people's own installations have git and ssh.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The private folder, with the configuration in it.
 pub(super) struct Environment {
     directory: PathBuf,
-    scheme: &'static str,
+    protocol: &'static str,
+    remote: String,
+}
+
+/// What git calls the protocol in which a repository is spoken with.
+fn protocol(transport: GitTransport) -> &'static str {
+    match transport {
+        GitTransport::Https | GitTransport::Ssh => transport.scheme(),
+        // Over a descriptor: who reads the repository is another, with the rights of who asked for it.
+        GitTransport::File => "fd",
+    }
 }
 
 impl Environment {
-    pub(super) fn write(directory: &Path, url: &GitUrl, access: &Access) -> Result<Self, Error> {
-        let environment = Self { directory: directory.into(), scheme: url.transport().scheme() };
+    /// `connection` leads to a repository of this host.
+    pub(super) fn write(
+        directory: &Path,
+        url: &GitUrl,
+        access: &Access,
+        connection: Option<&Connection>,
+    ) -> Result<Self, Error> {
+        let remote = connection.map_or_else(|| url.as_str().into(), Connection::url);
+        let environment = Self { directory: directory.into(), protocol: protocol(url.transport()), remote };
         let files = [
             (environment.git_configuration(), git_configuration(url.transport(), access)),
             (environment.ssh_configuration(), ssh_configuration(access)),
@@ -42,6 +59,11 @@ impl Environment {
             fs::write(&path, text).map_err(|error| storing("write", &path, error))?;
         }
         Ok(environment)
+    }
+
+    /// What git calls the repository.
+    pub(super) fn remote(&self) -> &str {
+        &self.remote
     }
 
     pub(super) fn repository(&self) -> PathBuf {
@@ -61,10 +83,9 @@ impl Environment {
         let mut git = Command::new("git");
         git.env_clear().current_dir(&self.directory);
         git.env("PATH", PATH).env("LC_ALL", "C").env("HOME", &self.directory).env("XDG_CONFIG_HOME", &self.directory);
-        // Not with -c: what git starts at the other end of file:// reads the file, and is told nothing of -c.
         git.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", self.git_configuration());
         git.env("GIT_ATTR_NOSYSTEM", "1").env("GIT_NO_REPLACE_OBJECTS", "1").env("GIT_NO_LAZY_FETCH", "1");
-        git.env("GIT_ALLOW_PROTOCOL", self.scheme).env("GIT_PROTOCOL_FROM_USER", "0");
+        git.env("GIT_ALLOW_PROTOCOL", self.protocol).env("GIT_PROTOCOL_FROM_USER", "0");
         git.env("GIT_TERMINAL_PROMPT", "0").env("GIT_ASKPASS", "/bin/false").env("SSH_ASKPASS_REQUIRE", "never");
         // A shell reads it, in the private folder: no word of it is anybody's to choose.
         git.env("GIT_SSH_COMMAND", "ssh -F ./ssh_config").env("GIT_SSH_VARIANT", "ssh");
@@ -102,11 +123,7 @@ fn git_configuration(transport: GitTransport, access: &Access) -> String {
     for harmless in ["zeroPaddedFilemode", "badTimezone", "missingSpaceBeforeDate", "missingTaggerEntry"] {
         let _ = writeln!(text, "[fetch \"fsck\"]\n\t{harmless} = ignore");
     }
-    let _ = writeln!(text, "[protocol \"{}\"]\n\tallow = always", transport.scheme());
-    if transport == GitTransport::File {
-        // Whose it is does not matter to who may read it and was asked to; git at the other end would refuse it.
-        text.push_str("[safe]\n\tdirectory = *\n");
-    }
+    let _ = writeln!(text, "[protocol \"{}\"]\n\tallow = always", protocol(transport));
     if let Some(path) = &access.certificates {
         let _ = writeln!(text, "[http]\n\tsslCAInfo = \"{}\"", path.display());
     }

@@ -7,11 +7,13 @@
 //!
 //! There is never a work tree, so that nothing of the repository is ever run or followed: no hook, no filter, no LFS, no
 //! symbolic link. What git may do is said in a configuration of this module's own ([`environment`]), and in no other.
+//! A repository of this host is read by another process, with the caller's rights ([`serve`]).
 //! Blocking: this is for the worker process.
 
 mod environment;
 mod program;
 mod refs;
+mod serve;
 mod task;
 mod tree;
 
@@ -21,11 +23,13 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use super::worker::{Failure, Kind};
 use crate::domain::{CommitId, GitRef, GitUrl};
 
 pub use environment::Access;
 use environment::Environment;
 use program::{Patience, Program};
+use serve::Connection;
 pub(super) use task::run;
 pub use task::{Remote, Request};
 
@@ -94,24 +98,26 @@ fn indented(lines: &[String]) -> String {
     lines.iter().map(|line| format!("\n  {line}")).collect()
 }
 
-impl From<Error> for super::Error {
+impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        match error {
-            Error::Cancelled => Self::Cancelled,
-            Error::Io { what, error } => Self::Io { what, error },
-            other => Self::Unavailable(other.to_string()),
-        }
+        let kind = match error {
+            Error::Cancelled | Error::Reader(_) => Kind::Unwanted,
+            _ => Kind::Unavailable,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 
 /// One repository, and what it may take.
-pub struct Fetch<'a> {
+struct Fetch<'a> {
     pub url: &'a GitUrl,
     /// The remote's HEAD where it is not said.
     pub reference: Option<&'a GitRef>,
     /// Empty, and nobody else's; who made it removes it.
     pub directory: &'a Path,
     pub access: &'a Access,
+    /// To a repository of this host: for the next question, and no other one.
+    pub connection: Option<Connection>,
     pub limits: Limits,
     pub deadline: Instant,
     /// Ends it when set.
@@ -132,8 +138,10 @@ impl Fetch<'_> {
             return Ok(commit);
         }
         (self.report)(Report::Step("looking up the reference"));
-        let mut command = self.environment()?.git();
-        command.args(["ls-remote", "--quiet", "--", self.url.as_str()]).args(refs::asked(self.reference));
+        let connection = self.connection.take();
+        let environment = self.environment(connection.as_ref())?;
+        let mut command = environment.git();
+        command.args(["ls-remote", "--quiet", "--", environment.remote()]).args(refs::asked(self.reference));
         let mut answer = Vec::new();
         self.run("ls-remote", command, &mut |bytes| {
             answer.extend_from_slice(bytes);
@@ -146,7 +154,8 @@ impl Fetch<'_> {
     /// Brings `commit` into the private folder, and looks at what is in it.
     pub fn fetch(&mut self, commit: &CommitId) -> Result<(), Error> {
         (self.report)(Report::Step("fetching the commit"));
-        let environment = self.environment()?;
+        let connection = self.connection.take();
+        let environment = self.environment(connection.as_ref())?;
         let mut init = environment.git();
         init.args(["init", "--quiet", "--bare", "--template=", "--object-format=sha1", "--"])
             .arg(environment.repository());
@@ -161,8 +170,9 @@ impl Fetch<'_> {
             "--no-auto-maintenance",
             "--progress",
         ]);
-        fetch.args(["--no-write-fetch-head", "--refmap=", "--", self.url.as_str(), commit.as_str()]);
+        fetch.args(["--no-write-fetch-head", "--refmap=", "--", environment.remote(), commit.as_str()]);
         self.run("fetch", fetch, &mut |_| Ok(()))?;
+        drop(connection);
         let mut list = environment.in_repository();
         // With the folders: a tree of nothing but folders can be without end as well.
         list.args(["ls-tree", "-r", "-t", "-z", "--full-tree", commit.as_str()]);
@@ -174,7 +184,7 @@ impl Fetch<'_> {
     /// without a deadline: that is its own to have.
     pub fn archive(&mut self, commit: &CommitId, to: &mut dyn Write) -> Result<u64, Error> {
         (self.report)(Report::Step("reading the tree"));
-        let mut command = self.environment()?.in_repository();
+        let mut command = self.environment(None)?.in_repository();
         command.args(["archive", "--format=tar", commit.as_str()]);
         let limit = self.limits.tree;
         let mut written = 0;
@@ -189,8 +199,8 @@ impl Fetch<'_> {
         Ok(written)
     }
 
-    fn environment(&self) -> Result<Environment, Error> {
-        Environment::write(self.directory, self.url, self.access)
+    fn environment(&self, connection: Option<&Connection>) -> Result<Environment, Error> {
+        Environment::write(self.directory, self.url, self.access, connection)
     }
 
     fn run(

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, prlimit, waitid};
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
 use super::{Error, Report, storing};
 
@@ -40,23 +40,21 @@ enum Heard {
     Words(Vec<u8>),
 }
 
-/// A program and all that it has started. Dropping it ends them.
+/// A program. Dropping it ends it; what it has started ends with the worker, which has a group of processes for itself.
 pub(super) struct Program<'a> {
     child: Child,
     heard: Receiver<Heard>,
     patience: Patience<'a>,
-    /// Its number may be another's now.
-    waited_for: bool,
 }
 
 impl<'a> Program<'a> {
     pub(super) fn start(mut command: Command, patience: Patience<'a>) -> Result<Self, Error> {
-        // A group of its own, so that its own children can be ended with it.
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // In the group of who starts it: who ends that ends this.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(Error::NoProgram)?;
         let (sender, heard) = sync_channel(4);
         let pipes = (child.stdout.take(), child.stderr.take());
-        let program = Self { child, heard, patience, waited_for: false };
+        let program = Self { child, heard, patience };
         let limit = Rlimit { current: Some(patience.disk.1), maximum: Some(patience.disk.1) };
         // What it starts later inherits this. When it has ended already there is nothing to limit.
         let _ = prlimit(Some(program.pid()), Resource::Fsize, limit);
@@ -120,17 +118,14 @@ impl<'a> Program<'a> {
 
     /// It has closed its output, and ends at once or never.
     fn wait(&mut self) -> Result<ExitStatus, Error> {
-        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let waiting = |error: io::Error| Error::Io { what: "wait for git".into(), error };
-        // It stays a zombie meanwhile: its number is not another's while the group is ended.
-        while waitid(WaitId::Pid(self.pid()), ended).map_err(|error| waiting(error.into()))?.is_none() {
+        loop {
+            let status = self.child.try_wait().map_err(|error| Error::Io { what: "wait for git".into(), error })?;
+            if let Some(status) = status {
+                return Ok(status);
+            }
             self.may_go_on()?;
             thread::sleep(Duration::from_millis(2));
         }
-        let _ = kill_process_group(self.pid(), Signal::KILL);
-        let status = self.child.wait().map_err(waiting)?;
-        self.waited_for = true;
-        Ok(status)
     }
 
     fn judge(&self, status: ExitStatus, words: Words) -> Result<(), Error> {
@@ -149,15 +144,14 @@ impl<'a> Program<'a> {
 
 impl Drop for Program<'_> {
     fn drop(&mut self) {
-        if !self.waited_for {
-            let _ = kill_process_group(self.pid(), Signal::KILL);
-            let _ = self.child.wait();
-        }
+        // Neither does anything to one that has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
 /// What a person can do about git's words.
-fn hint(lines: &[String]) -> &'static str {
+pub(super) fn hint(lines: &[String]) -> &'static str {
     let said = |words: &str| lines.iter().any(|line| line.contains(words));
     if said("Host key verification failed") {
         return ": the host is not known here; put its key into /etc/ssh/ssh_known_hosts, after you have made sure of it";
@@ -195,17 +189,17 @@ fn listen(
 
 /// Lines of what the program says, of which a stranger says a part.
 #[derive(Default)]
-struct Words {
+pub(super) struct Words {
     line: Vec<u8>,
     /// The last byte was a carriage return.
     returned: bool,
     count: usize,
-    last: VecDeque<String>,
+    pub last: VecDeque<String>,
     percent: u8,
 }
 
 impl Words {
-    fn read(&mut self, bytes: &[u8], report: &mut dyn FnMut(Report<'_>)) {
+    pub fn read(&mut self, bytes: &[u8], report: &mut dyn FnMut(Report<'_>)) {
         for byte in bytes {
             // ssh ends its lines with both; git those of its progress with the first, and writes over them.
             if self.returned && *byte != b'\n' {
@@ -324,7 +318,7 @@ mod tests {
         assert!(failed.contains("why"), "{failed}");
         assert!(matches!(run("kill -KILL $$", 9), Err(Error::Failed { .. })));
         // With its output open, and without.
-        for script in ["sleep 60", "exec >&- 2>&-; sleep 60", "sleep 60 & sleep 60", "yes"] {
+        for script in ["exec sleep 60", "exec >&- 2>&-; exec sleep 60", "sleep 5 & exec sleep 60", "exec yes"] {
             let began = Instant::now();
             assert!(matches!(run(script, 1), Err(Error::TimedOut { .. })), "{script}");
             assert!(began.elapsed() < Duration::from_secs(3));
@@ -332,18 +326,8 @@ mod tests {
     }
 
     #[test]
-    fn what_it_has_started_ends_with_it() {
-        // It holds no pipe, so that the run ends before it.
-        let number = run("sleep 60 >&- 2>&- & echo $!", 9).unwrap();
-        let state = || fs::read_to_string(format!("/proc/{}/stat", number.trim()));
-        let runs = || state().is_ok_and(|state| !state.contains(") Z "));
-        (0..100).take_while(|_| runs()).for_each(|_| thread::sleep(Duration::from_millis(10)));
-        assert!(!runs());
-    }
-
-    #[test]
     fn its_disk_is_bounded_in_one_file_and_in_many() {
-        let many = "for f in a b c d; do head -c 400000 /dev/zero >$f; done; sleep 9";
+        let many = "for f in a b c d; do head -c 400000 /dev/zero >$f; done; exec sleep 9";
         for script in ["exec head -c 3000000 /dev/zero >a", many] {
             let error = run(script, 5).unwrap_err();
             assert!(matches!(error, Error::TooLarge { limit: 0x10_0000, .. }), "{script}: {error:?}");

@@ -2,12 +2,15 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::Access;
-use crate::domain::{CommitId, GitRef, GitUrl};
-use crate::images::worker::{Failure, Kind, Voice};
+use super::serve::{Connection, serve};
+use super::{Access, Error, Fetch, Limits, Report};
+use crate::domain::{CommitId, GitRef, GitTransport, GitUrl};
+use crate::images::worker::{Failure, Gone, Kind, Voice};
 
 /// One step of the way from a reference to a commit's files.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,8 +35,62 @@ pub struct Remote {
     pub access: Access,
 }
 
+/// How much a repository may take.
+const LIMITS: Limits = Limits { disk: 2 << 30, tree: 2 << 30, entries: 250_000 };
+
+/// For all of one step. Who takes the tree takes all of it first.
+const PATIENCE: Duration = Duration::from_secs(25 * 60);
+
 /// Does it.
 pub fn run(request: &Request, input: File, output: File, voice: &mut Voice) -> Result<(), Failure> {
-    let _ = (request, input, output, voice);
-    Err(Failure::new(Kind::Unavailable, "git+ images cannot be built yet"))
+    voice
+        .end_when_gone()
+        .map_err(|error| Failure::new(Kind::Unavailable, format!("cannot start a thread: {error}")))?;
+    match request {
+        Request::Serve { repository } => serve(repository, input),
+        Request::Resolve(remote) => {
+            let commit = with_fetch(remote, input, voice, |fetch| fetch.resolve())?;
+            Ok(voice.answer(commit.as_str())?)
+        }
+        Request::Fetch { remote, commit } => with_fetch(remote, input, voice, |fetch| {
+            fetch.fetch(commit)?;
+            fetch.archive(commit, &mut &output).map(drop)
+        }),
+    }
+}
+
+fn with_fetch<T>(
+    remote: &Remote,
+    input: File,
+    voice: &mut Voice,
+    work: impl FnOnce(&mut Fetch<'_>) -> Result<T, Error>,
+) -> Result<T, Failure> {
+    let is_here = remote.url.transport() == GitTransport::File;
+    let connection = is_here.then(|| Connection::new(input)).transpose()?;
+    let stop = AtomicBool::new(false);
+    let mut report = |report: Report<'_>| {
+        if tell(voice, report).is_err() {
+            stop.store(true, Ordering::Relaxed);
+        }
+    };
+    let mut fetch = Fetch {
+        url: &remote.url,
+        reference: remote.reference.as_ref(),
+        directory: &remote.directory,
+        access: &remote.access,
+        connection,
+        limits: LIMITS,
+        deadline: Instant::now() + PATIENCE,
+        stop: &stop,
+        report: &mut report,
+    };
+    Ok(work(&mut fetch)?)
+}
+
+fn tell(voice: &mut Voice, report: Report<'_>) -> Result<(), Gone> {
+    match report {
+        Report::Step(step) => voice.step(step),
+        Report::Line(line) => voice.line(line),
+        Report::Received { percent } => voice.progress(percent.into(), Some(100)),
+    }
 }

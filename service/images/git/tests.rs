@@ -4,6 +4,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::*;
@@ -104,16 +105,26 @@ fn take(url: &str, reference: &str, wishes: &Wishes) -> Result<Taken, Error> {
         reference: reference.as_ref(),
         directory: directory.path(),
         access: &wishes.access,
+        connection: connection(&url),
         limits: wishes.limits,
         deadline: Instant::now() + wishes.patience,
         stop: &wishes.stop,
         report: &mut report,
     };
     let commit = fetch.resolve()?;
+    fetch.connection = connection(&url);
     fetch.fetch(&commit)?;
     let mut tar = Vec::new();
     assert_eq!(fetch.archive(&commit, &mut tar)?, tar.len() as u64);
     Ok(Taken { commit: commit.to_string(), files: files(&tar), said })
+}
+
+/// To who reads a repository of this host.
+fn connection(url: &GitUrl) -> Option<Connection> {
+    let path = url.path()?.to_owned();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    std::thread::spawn(move || serve::serve(&path, std::os::fd::OwnedFd::from(theirs).into()));
+    Some(Connection::new(ours).unwrap())
 }
 
 /// The entries of a tar stream with short names.
@@ -332,7 +343,7 @@ fn silent() -> (TcpListener, String) {
     (server, url)
 }
 
-/// What was killed takes a moment to be gone.
+/// What was killed takes a moment to be gone; what it has started ends with its connection, or with the worker's group.
 fn assert_nothing_runs(of: &str) {
     let running = || {
         let processes = fs::read_dir("/proc").unwrap().flatten();
@@ -349,11 +360,12 @@ fn assert_nothing_runs(of: &str) {
 
 #[test]
 fn a_silent_server_is_not_waited_for() {
-    let (_server, url) = silent();
+    let (server, url) = silent();
     let began = Instant::now();
     let error = take(&url, "main", &Wishes { patience: Duration::from_secs(1), ..Default::default() }).unwrap_err();
     assert!(matches!(error, Error::TimedOut { what: "ls-remote" }), "{error:?}");
     assert!(began.elapsed() < Duration::from_secs(5));
+    drop(server);
     assert_nothing_runs(&url);
 }
 
@@ -370,6 +382,7 @@ fn a_fetch_is_stopped_at_once() {
         let error = take(&url, "main", &wishes).unwrap_err();
         assert!(matches!(error, Error::Cancelled), "{error:?}");
     });
+    drop(server);
     assert_nothing_runs(&url);
 }
 
@@ -402,12 +415,14 @@ fn a_reader_that_goes_ends_it() {
         reference: None,
         directory: directory.path(),
         access: &wishes.access,
+        connection: None,
         limits: wishes.limits,
         deadline: Instant::now() + wishes.patience,
         stop: &wishes.stop,
         report: &mut |_| {},
     };
-    let commit = fetch.resolve().unwrap();
+    let commit = repository.git(&["rev-parse", "HEAD"]).parse().unwrap();
+    fetch.connection = connection(&url);
     fetch.fetch(&commit).unwrap();
     assert!(matches!(fetch.archive(&commit, &mut Gone), Err(Error::Reader(_))));
 }

@@ -18,7 +18,7 @@ use seccompiler::{
 };
 
 use super::Assignment;
-use super::rights::{Limits, Rights};
+use super::rights::{Limits, PROGRAMS, Rights};
 use crate::images::identity;
 
 /// Before the first foreign byte, while there is one thread. `input`: what may be a folder to read.
@@ -84,8 +84,6 @@ fn limit(rights: &Rights) -> Result<(), String> {
 fn restrict_files(rights: &Rights, input: BorrowedFd<'_>) -> Result<bool, RulesetError> {
     let abi = ABI::V6;
     let reading: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
-    // Programs can stand wherever there is something to read.
-    let read = if rights.programs { reading | AccessFs::Execute } else { reading };
     let write = AccessFs::from_all(abi) & !(AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock);
     let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
     ruleset = ruleset.handle_access(AccessFs::from_all(abi))?.handle_access(AccessNet::BindTcp)?;
@@ -93,8 +91,12 @@ fn restrict_files(rights: &Rights, input: BorrowedFd<'_>) -> Result<bool, Rulese
         ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?;
     }
     let mut created = ruleset.scope(Scope::from_all(abi))?.create()?;
-    created = created.add_rules(path_beneath_rules(&rights.read, read))?;
+    created = created.add_rules(path_beneath_rules(&rights.read, reading))?;
     created = created.add_rules(path_beneath_rules(&rights.write, write))?;
+    if rights.programs {
+        // And nowhere else: what is fetched is not to be run.
+        created = created.add_rules(path_beneath_rules(PROGRAMS, reading | AccessFs::Execute))?;
+    }
     if rights.folder {
         created = created.add_rule(PathBeneath::new(input, reading))?;
     }

@@ -5,11 +5,11 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Assignment, FLAG, Heard, Said};
 use crate::images::Error;
@@ -22,6 +22,9 @@ const LAST_WORDS: usize = 400;
 
 /// In which a worker that has said its last word ends.
 const END: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether it has.
+const TICK: Duration = Duration::from_millis(1);
 
 /// A worker at work, and all that it has started. Dropped, they are killed.
 #[derive(Debug)]
@@ -98,9 +101,33 @@ impl Running {
     }
 
     async fn wait(&mut self) -> Option<std::process::ExitStatus> {
+        // What it has started goes with it, however it ends: as long as it is not waited for, its number, which is its
+        // group's, is nobody else's.
+        let _ = timeout(END, self.exit()).await;
+        self.kill();
         let status = timeout(END, self.child.wait()).await;
         self.has_ended = status.is_ok();
         status.ok()?.ok()
+    }
+
+    /// Returns when it has ended, and is not waited for yet.
+    async fn exit(&self) {
+        let Some(pid) = self.pid() else { return };
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        while waitid(WaitId::Pid(pid), look).is_ok_and(|ended| ended.is_none()) {
+            sleep(TICK).await;
+        }
+    }
+
+    fn kill(&self) {
+        if let Some(group) = self.pid().filter(|_| !self.has_ended) {
+            // It fails where there is nobody left.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        self.child.id().and_then(|id| Pid::from_raw(id.cast_signed()))
     }
 
     /// `said`: its last words, such as those of a panic.
@@ -114,11 +141,6 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Until it is waited for, its number is nobody else's.
-        let group = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())).filter(|_| !self.has_ended);
-        if let Some(group) = group {
-            // It fails where there is nobody left.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
+        self.kill();
     }
 }

@@ -60,18 +60,11 @@ const NETWORK: [&str; 12] = [
     "/usr",
 ];
 
-/// What a program needs to run at all.
-const PROGRAMS: [&str; 9] = [
-    "/bin",
-    "/lib",
-    "/lib64",
-    "/usr",
-    "/etc/ld.so.cache",
-    "/etc/alternatives",
-    "/etc/passwd",
-    "/dev/null",
-    "/dev/urandom",
-];
+/// Where programs are, with what they are made of.
+pub(super) const PROGRAMS: [&str; 4] = ["/bin", "/lib", "/lib64", "/usr"];
+
+/// What a program reads besides.
+const FOR_PROGRAMS: [&str; 4] = ["/etc/ld.so.cache", "/etc/alternatives", "/etc/passwd", "/dev/urandom"];
 
 impl Rights {
     /// Whether what was handed over is all there is.
@@ -93,7 +86,9 @@ impl Rights {
     fn running_programs(self) -> Self {
         // The largest pack is read into memory in part, by each of a few processes.
         let limits = Limits { memory: 4 << 30, processor: 1800, descriptors: 256 };
-        Self { programs: true, limits, ..self }.with(&PROGRAMS)
+        // git opens it to write as well, to be sure that it has something to write to.
+        let write = vec!["/dev/null".into()];
+        Self { programs: true, write, limits, ..self }.with(&FOR_PROGRAMS)
     }
 }
 
@@ -122,7 +117,8 @@ fn git(request: &git::Request) -> Rights {
             let Remote { directory, access, .. } = remote;
             let keys = [&access.ssh_key, &access.known_hosts, &access.certificates].into_iter().flatten().cloned();
             let read = rights.read.iter().cloned().chain(keys).chain([PathBuf::from("/etc/ssh")]).collect();
-            let rights = Rights { read, write: vec![directory.clone()], ..rights };
+            let write = [rights.write, vec![directory.clone()]].concat();
+            let rights = Rights { read, write, ..rights };
             if remote.url.transport() == GitTransport::File { rights } else { rights.on_the_internet() }
         }
     }

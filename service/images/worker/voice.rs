@@ -1,8 +1,11 @@
 //! What a worker says on its way, as often as somebody can make use of it.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_current_process_group};
 
 use super::{Failure, Heard, Kind, Said};
 
@@ -33,6 +36,21 @@ pub struct Voice {
 impl Voice {
     pub(super) fn new(socket: UnixStream) -> Self {
         Self { socket, told: None }
+    }
+
+    /// From now on this process and all that it has started end as soon as nobody listens, also where nothing is said for
+    /// long. The service may not have the right to end what has another user's rights.
+    ///
+    /// # Errors
+    /// Where no thread can be started.
+    pub fn end_when_gone(&self) -> io::Result<()> {
+        let mut socket = self.socket.try_clone()?;
+        let wait = move || {
+            // After the task nothing comes but the end.
+            while socket.read(&mut [0; 16]).is_ok_and(|count| count > 0) {}
+            let _ = kill_current_process_group(Signal::KILL);
+        };
+        thread::Builder::new().name("listener".into()).spawn(wait).map(drop)
     }
 
     /// What is done next, in a word or two, e.g. `downloading`.

@@ -32,6 +32,8 @@ pub(super) fn apply(contents: &mut Contents, change: &Change) {
             put(&mut contents.last_words, (id.clone(), lines.clone()), |(one, _)| one == id);
         }
         Change::RemoveLastWords(id) => contents.last_words.retain(|(one, _)| one != id),
+        Change::PutBuild(new) => put(&mut contents.builds, (**new).clone(), |one| one.key == new.key),
+        Change::RemoveBuild(key) => contents.builds.retain(|one| one.key != *key),
         Change::PutStack(new) => put(&mut contents.stacks, (**new).clone(), |one| one.name == new.name),
         Change::RemoveStack(name) => contents.stacks.retain(|one| one.name != *name),
     }
@@ -70,6 +72,8 @@ pub(super) fn change() -> impl Strategy<Value = Change> {
         (0..6_u8, since).prop_map(|(n, at)| Change::ReleaseLease { tag: tag(&n.to_string()), at: Timestamp(at) }),
         (0..3_u8).prop_map(|n| Change::PutImage(image(n))),
         (0..3_u8).prop_map(|n| Change::RemoveImage(ImageDigest([n; 32]))),
+        (0..3_u8, 0..3_u8).prop_map(|(n, image)| Change::PutBuild(Box::new(build(n, image)))),
+        (0..3_u8).prop_map(|n| Change::RemoveBuild(BuildKey([n; 32]))),
         (0..3_u16).prop_map(|n| Change::PutStaleFlows(flows("web", n))),
         (0..3_u16).prop_map(|n| Change::RemoveStaleFlows(flows("web", n))),
         (0..3_u8, "[a-z]{0,9}").prop_map(|(n, text)| last_words(n, text.as_bytes())),

@@ -14,12 +14,14 @@ use super::super::error::Error;
 use super::super::jobs::Job;
 use super::{Imported, Told, receive_once};
 use crate::images;
-use crate::images::worker::{self, Assignment, Heard, Next, Running, Task};
+use crate::images::worker::{self, Assignment, Heard, Next, Running};
 
 /// One worker of a row.
 #[derive(Debug)]
 pub(super) struct Link {
     assignment: Assignment,
+    /// What it reads instead of what the one before it makes.
+    input: Option<OwnedFd>,
     /// How long it may be at work.
     deadline: Duration,
     /// Whether it is the one whose progress the job shows: the slowest of the row.
@@ -31,14 +33,18 @@ const DEADLINE: Duration = Duration::from_secs(30 * 60);
 
 impl<A: Into<Assignment>> From<A> for Link {
     fn from(assignment: A) -> Self {
-        Self { assignment: assignment.into(), deadline: DEADLINE, shown: true }
+        Self { assignment: assignment.into(), input: None, deadline: DEADLINE, shown: true }
     }
 }
 
 impl Link {
     /// One of which the job shows nothing.
-    pub(super) fn unseen(task: Task) -> Self {
-        Self { shown: false, ..Self::from(task) }
+    pub(super) fn unseen(assignment: impl Into<Assignment>) -> Self {
+        Self { shown: false, ..Self::from(assignment) }
+    }
+
+    pub(super) fn reading(self, input: OwnedFd) -> Self {
+        Self { input: Some(input), ..self }
     }
 
     pub(super) fn with_deadline(self, deadline: Duration) -> Self {
@@ -80,7 +86,29 @@ pub(super) async fn through(
     Ok(Imported { told, ..imported })
 }
 
+/// Runs workers whose last one makes nothing but an answer.
+pub(super) async fn ask(context: &Context, links: Vec<Link>, job: &Job) -> Result<String, Error> {
+    let told = Mutex::default();
+    let (_nothing, workers) = start(None, links, context.store.limit(), &told, job).await?;
+    let outcomes = tokio::select! {
+        biased;
+        () = job.cancelled() => return Err(Error::Cancelled),
+        outcomes = join_all(workers) => outcomes,
+    };
+    match first_failed(outcomes) {
+        Some(failed) => Err(failed.err().unwrap_or(Error::Defect)),
+        None => told.into_inner().answer.ok_or(Error::Defect),
+    }
+}
+
+/// Whether it made what it was to make; `false`, too, where nobody wanted that any more.
 type Outcome = Result<bool, Error>;
+
+/// The cause, where there is one. Who has lost its reader or its writer knows less than that one.
+fn first_failed(outcomes: Vec<Outcome>) -> Option<Outcome> {
+    let (failed, others): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_err);
+    failed.into_iter().chain(others).find(|outcome| !matches!(outcome, Ok(true)))
+}
 
 async fn start<'w>(
     input: Option<OwnedFd>,
@@ -91,8 +119,9 @@ async fn start<'w>(
 ) -> Result<(File, Vec<impl Future<Output = Outcome> + 'w>), Error> {
     let mut input = input;
     let mut workers = Vec::new();
-    for link in links {
-        let (output, worker) = worker::start(&link.assignment, input.take()).await?;
+    for mut link in links {
+        let reads = link.input.take().or(input.take());
+        let (output, worker) = worker::start(&link.assignment, reads).await?;
         workers.push(follow(worker, link, limit, told, job));
         input = Some(output.into());
     }
@@ -119,9 +148,11 @@ async fn hear(heard: Heard, shown: bool, told: &Mutex<Told>, job: &Job) {
         Heard::Step(step) if shown => job.detail(&step).await,
         Heard::Progress { done, total } if shown => job.bytes(done, total),
         Heard::Line(line) => job.log(&line),
-        Heard::Origin(origin) => told.lock().await.meant = Some(origin),
+        // Of a row, the first knows where it all comes from.
+        Heard::Origin(origin) => drop(told.lock().await.meant.get_or_insert(origin)),
         Heard::Signature(signature) => told.lock().await.signature = Some(signature),
-        Heard::Step(_) | Heard::Progress { .. } | Heard::Answer(_) => {}
+        Heard::Answer(answer) => told.lock().await.answer = Some(answer),
+        Heard::Step(_) | Heard::Progress { .. } => {}
     }
 }
 
@@ -130,8 +161,7 @@ async fn judge(
     imported: Result<Imported, Error>,
     outcomes: Vec<Outcome>,
 ) -> Result<Imported, Error> {
-    let failed = outcomes.into_iter().find(|outcome| !matches!(outcome, Ok(true)));
-    match (imported, failed) {
+    match (imported, first_failed(outcomes)) {
         (imported, None) => imported,
         (Err(_), Some(Err(error))) => Err(error),
         (Err(error), Some(Ok(_))) => Err(error),

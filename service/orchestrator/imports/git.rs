@@ -1,11 +1,39 @@
 //! Images that are built from a repository.
+//!
+//! ```text
+//! reference ── resolve ──► commit ── known, and its image is stored ──────────────────────────────────► the store
+//!                                 └─ git fetch ── tar ──► engine: build ── tar ──► the one file in it ──┘
+//! ```
+//!
+//! A repository of this host is read by a worker beside, that has the caller's rights; git speaks with it over a socket.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 use super::super::context::Context;
 use super::super::error::Error;
 use super::super::jobs::Job;
-use super::Imported;
-use crate::domain::{Caller, GitSource, ImageOptions};
-use crate::images;
+use super::chain::{Link, ask, through};
+use super::workshop::Folder;
+use super::{Imported, hold, wanted};
+use crate::domain::{
+    Build, BuildKey, BuildOptions, Caller, CommitId, GitSource, ImageOptions, ImagePath, Recipe, Timestamp,
+};
+use crate::images::engine::{self, Dockerfile, Work};
+use crate::images::git::{Remote, Request};
+use crate::images::worker::{Assignment, Task};
+use crate::images::{self, recipe};
+use crate::planning::builds;
+
+/// One call's repository.
+struct Repository<'a> {
+    context: &'a Context,
+    source: GitSource,
+    caller: Caller,
+    job: &'a Job,
+}
 
 pub(super) async fn import(
     context: &Context,
@@ -14,6 +42,138 @@ pub(super) async fn import(
     caller: &Caller,
     job: &Job,
 ) -> Result<Imported, Error> {
-    let _ = (context, source, options, caller, job);
-    Err(images::Error::Unavailable("git+ images cannot be built yet".into()).into())
+    // Every call about a repository has them.
+    let build = options.build.as_ref().ok_or(Error::Defect)?;
+    let repository = Repository { context, source, caller: caller.clone(), job };
+    repository.look().await?;
+    let commit = repository.resolve().await?;
+    let key = recipe::key(build, &commit, &context.sources.bases);
+    // Whoever comes while it is built waits, and finds it done.
+    let _claim = tokio::select! {
+        biased;
+        () = job.cancelled() => return Err(Error::Cancelled),
+        claim = context.claims.claim_build_in_turn(key) => claim,
+    };
+    if let Some(mut built) = built(context, key).await? {
+        job.log(&format!("{commit} was built before: {}", built.record.digest));
+        built.told.meant = Some(commit.to_string());
+        return Ok(built);
+    }
+    let mut imported = repository.build(&commit, build, options).await?;
+    imported.told.meant = Some(commit.to_string());
+    let url = repository.source.url.clone();
+    let done = Build { key, image: imported.record.digest, url, commit, at: Timestamp::now() };
+    match context.owner.decide(move |state| Ok((builds::remember(&state.world, done), ()))).await {
+        Ok(()) => Ok(imported),
+        Err(error) => {
+            imported.drop_unused(context).await?;
+            Err(error)
+        }
+    }
 }
+
+/// What came of the same build before, where it is still whole.
+async fn built(context: &Context, key: BuildKey) -> Result<Option<Imported>, Error> {
+    let image = context.owner.look(move |state| state.world.build(&key).map(|build| build.image)).await?;
+    let Some(image) = image else { return Ok(None) };
+    let held = async {
+        if !context.store.verify(image).await? {
+            return Err(images::Error::NotStored(image).into());
+        }
+        hold(context, context.store.record(image).await?).await
+    };
+    match held.await {
+        Ok(imported) => Ok(Some(imported)),
+        // It is built again, and so put in its place.
+        Err(Error::Image(images::Error::NotStored(_))) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Repository<'_> {
+    /// That the caller may look into one of this host, also where what it asks for was built before.
+    async fn look(&self) -> Result<(), Error> {
+        if let Some(path) = self.source.url.path() {
+            images::open_folder_as(path.to_owned(), &self.caller).await?;
+        }
+        Ok(())
+    }
+
+    async fn resolve(&self) -> Result<CommitId, Error> {
+        if let Some(commit) = self.source.reference.as_ref().and_then(|reference| reference.commit()) {
+            return Ok(commit);
+        }
+        let folder = Folder::create(&self.context.sources.workshop).await?;
+        let answer = match self.spoken_with(Request::Resolve(self.remote(folder.path()))) {
+            Ok(links) => ask(self.context, links, self.job).await,
+            Err(error) => Err(error),
+        };
+        folder.remove().await;
+        // It comes from a process that has read what strangers wrote.
+        answer?.parse().map_err(|_| Error::Defect)
+    }
+
+    async fn build(&self, commit: &CommitId, build: &BuildOptions, options: &ImageOptions) -> Result<Imported, Error> {
+        let folder = Folder::create(&self.context.sources.workshop).await?;
+        let request = Request::Fetch { remote: self.remote(folder.path()), commit: commit.clone() };
+        let imported = match self.spoken_with(request) {
+            Ok(fetch) => {
+                let links = fetch.into_iter().chain(self.built_by_engine(build, options)).collect();
+                through(self.context, None, links, self.job).await
+            }
+            Err(error) => Err(error),
+        };
+        folder.remove().await;
+        imported
+    }
+
+    fn remote(&self, directory: &Path) -> Remote {
+        Remote {
+            url: self.source.url.clone(),
+            reference: self.source.reference.clone(),
+            directory: directory.to_owned(),
+            access: self.context.sources.access.clone(),
+        }
+    }
+
+    /// The worker that runs git, and the one that reads the repository where that is on this host.
+    fn spoken_with(&self, request: Request) -> Result<Vec<Link>, Error> {
+        let git = Link::from(Task::Git(request));
+        let Some(path) = self.source.url.path() else { return Ok(vec![git]) };
+        let what = || "make a pair of sockets".to_owned();
+        let (one, other) = UnixStream::pair().map_err(|error| images::Error::Io { what: what(), error })?;
+        let serve = Task::Git(Request::Serve { repository: path.to_owned() });
+        let serve = Link::unseen(Assignment { task: serve, caller: Some(self.caller.clone()) });
+        Ok(vec![serve.reading(OwnedFd::from(one)), git.reading(OwnedFd::from(other))])
+    }
+
+    /// The workers that make the unikernel of a tree.
+    fn built_by_engine(&self, build: &BuildOptions, options: &ImageOptions) -> [Link; 2] {
+        let sources = &self.context.sources;
+        let wanted = wanted(self.context, options);
+        let work = Work::Build {
+            dockerfile: self.dockerfile(build),
+            paths: wanted.paths.clone(),
+            signature: wanted.signature,
+        };
+        let request = engine::Request { socket: sources.engine.clone(), work, label: self.job.number().to_string() };
+        let deadline = sources.build_deadline + FETCH;
+        let links = [Link::from(Task::Engine(request)), Link::unseen(Task::Taken(wanted))];
+        links.map(|link| link.with_deadline(deadline))
+    }
+
+    fn dockerfile(&self, build: &BuildOptions) -> Dockerfile {
+        let bases = &self.context.sources.bases;
+        match (&build.recipe, build.image_paths().first()) {
+            (Recipe::Dockerfile(path), _) => Dockerfile::OfContext(path.to_string()),
+            (Recipe::Mirage(mirage), path) => {
+                let path = path.cloned().unwrap_or_else(|| ImagePath::default_of(mirage.target));
+                let text = |caches| recipe::dockerfile(mirage, &path, bases, caches);
+                Dockerfile::Text { with_caches: text(Some(&self.source.url)), plain: text(None) }
+            }
+        }
+    }
+}
+
+/// What the tree may take until it is there; the build's own time comes after that.
+const FETCH: Duration = Duration::from_secs(30 * 60);

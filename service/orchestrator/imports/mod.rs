@@ -6,6 +6,7 @@ mod git;
 mod registry;
 mod saved;
 mod sources;
+mod workshop;
 
 use std::fs::File;
 
@@ -22,6 +23,7 @@ use crate::images::worker::{Form, Wanted};
 use crate::images::{self, Store};
 
 pub use sources::Sources;
+pub use workshop::clear as clear_workshop;
 
 /// How often an image may be removed from the store while it is read.
 const ATTEMPTS: usize = 3;
@@ -42,6 +44,7 @@ struct Told {
     /// See [`Origin::meant`].
     meant: Option<String>,
     signature: Option<String>,
+    answer: Option<String>,
 }
 
 impl Imported {
@@ -188,11 +191,20 @@ async fn receive_once(
 ) -> Result<Imported, Error> {
     make_room(context).await?;
     let record = store.import(file, counted, job.cancelled()).await?;
-    let _gate = context.store_gate.lock().await;
-    let pin = context.claims.pin(record.digest);
     // A Collect between the import and the gate took an image that was stored before, and unused.
-    context.store.open_stored(record.digest).await.map_err(|_| Error::ImageGone(record.digest))?;
     let digest = record.digest;
+    hold(context, record).await.map_err(|error| match error {
+        Error::Image(_) => Error::ImageGone(digest),
+        other => other,
+    })
+}
+
+/// An image whose file is in the store.
+async fn hold(context: &Context, record: ImageRecord) -> Result<Imported, Error> {
+    let digest = record.digest;
+    let _gate = context.store_gate.lock().await;
+    let pin = context.claims.pin(digest);
+    context.store.open_stored(digest).await?;
     let brought = context.owner.look(move |state| state.world.image(digest).is_none()).await?;
     Ok(Imported { record, pin, brought, told: Told::default() })
 }

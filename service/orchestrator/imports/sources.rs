@@ -1,8 +1,11 @@
 //! What the configuration says of where images come from.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::config;
+use crate::config::Config;
+use crate::images::git::Access;
+use crate::images::recipe::BaseImages;
 
 /// Places and limits, for every import.
 #[derive(Debug, Clone)]
@@ -21,10 +24,18 @@ pub struct Sources {
     pub cache_limit: u64,
     /// Where repositories are fetched to, in the state directory.
     pub workshop: PathBuf,
+    /// With what repositories are reached that are not everybody's.
+    pub access: Access,
+    pub bases: BaseImages,
+    /// For one build.
+    pub build_deadline: Duration,
 }
 
 impl Sources {
-    pub fn new(images: &config::Images, state_directory: &Path) -> Self {
+    pub fn new(config: &Config, state_directory: &Path) -> Self {
+        let Config { images, git, build, .. } = config;
+        // Workers are in another folder. It fails only where this process is in none.
+        let state_directory = std::path::absolute(state_directory).unwrap_or_else(|_| state_directory.into());
         Self {
             engine: images.docker_socket.clone(),
             insecure_registries: images.insecure_registries.clone(),
@@ -33,6 +44,13 @@ impl Sources {
             cache: state_directory.join("layers"),
             cache_limit: images.cache_size,
             workshop: state_directory.join("workshop"),
+            access: Access {
+                ssh_key: git.ssh_key.clone(),
+                known_hosts: git.known_hosts.clone(),
+                certificates: git.certificates.clone(),
+            },
+            bases: build.bases.clone(),
+            build_deadline: build.deadline,
         }
     }
 }
