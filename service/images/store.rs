@@ -90,6 +90,9 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub async fn is_nearly_full(&self) -> Result<bool, Error> {
+        if self.room == u64::MAX {
+            return Ok(false);
+        }
         let (directory, room) = (self.directory.clone(), self.room.saturating_sub(self.limit));
         blocking(move || Ok(used(&directory)? > room)).await
     }

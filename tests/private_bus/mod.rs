@@ -98,7 +98,7 @@ impl PrivateBus {
 pub fn unattended() -> Orchestrator {
     let directory = tempfile::tempdir().unwrap();
     let (ledger, contents) = Ledger::open(&directory.path().join("state.redb")).unwrap();
-    let store = images::Store::open(&directory.path().join("images"), 1 << 20).unwrap();
+    let store = images::Store::open(&directory.path().join("images"), 1 << 20).unwrap().inspecting_here();
     let settings = albatross::Settings {
         directory: directory.path().into(),
         path: String::new(),
