@@ -12,7 +12,7 @@ use super::imports::Sources;
 use super::jobs::Jobs;
 use super::owner::{self, Owner, State};
 use super::watch::{HostWatch, Taps};
-use super::{Orchestrator, automatic, drains, recover, returns, stacks, watch as watching};
+use super::{Orchestrator, automatic, drains, imports, recover, returns, stacks, watch as watching};
 use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, ServiceView, StackView, UnikernelView};
@@ -155,6 +155,7 @@ impl Runner {
         tokio::spawn(recover::follow(Arc::clone(&context)));
         tokio::spawn(drains::run(Arc::clone(&context), events));
         tokio::spawn(returns::run(Arc::clone(&context)));
+        tokio::spawn(imports::tidy(Arc::clone(&context)));
         tokio::spawn(stacks::watching::run(Orchestrator { context: Arc::clone(&context) }));
         if let Some(orchestrator) = automatic {
             tokio::spawn(automatic::run(orchestrator));

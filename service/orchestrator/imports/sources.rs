@@ -9,6 +9,8 @@ use crate::config;
 pub struct Sources {
     /// The API of the local engine.
     pub engine: PathBuf,
+    /// This run of the service, in the labels of what it makes in the engine.
+    pub instance: String,
     /// `HOST:PORT` of registries without TLS.
     pub insecure_registries: Vec<String>,
     /// Docker's and Podman's `auth.json`.
@@ -24,9 +26,11 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// Blocks: for the start of the service.
     pub fn new(images: &config::Images, state_directory: &Path) -> Self {
         Self {
             engine: images.docker_socket.clone(),
+            instance: super::engine::instance(),
             insecure_registries: images.insecure_registries.clone(),
             auth_file: images.auth_file.clone(),
             keys: images.keys.clone(),
