@@ -222,11 +222,6 @@ impl Job {
         }
     }
 
-    /// The job's, while the service runs.
-    pub fn number(&self) -> JobNumber {
-        self.entry.number
-    }
-
     /// What the step is doing, e.g. `downloading`: stands after its name.
     pub async fn detail(&self, detail: &str) {
         let part = self.part.as_deref();
