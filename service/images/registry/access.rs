@@ -68,8 +68,8 @@ struct Entry {
 /// [`Wrong`], for a file that is not as it should be, or the entry that is meant.
 pub fn of_file(file: &[u8], registry: &str, repository: &str) -> Result<Access, Wrong> {
     // The error's own text would repeat what stands in the file.
-    let file: File = serde_json::from_slice(file)
-        .map_err(|error| Wrong::Form { line: error.line(), column: error.column() })?;
+    let file: File =
+        serde_json::from_slice(file).map_err(|error| Wrong::Form { line: error.line(), column: error.column() })?;
     let host = normal(registry);
     for name in prefixes(&format!("{host}/{repository}")) {
         for (key, entry) in file.auths.iter().filter(|(key, _)| normal(key) == name) {
@@ -130,7 +130,8 @@ mod tests {
 
     #[test]
     fn the_entry_that_says_most() {
-        let only = |key: &str, repository: &str| of_file(file(&auth(key, "u:p")).as_bytes(), "r.example:5000", repository);
+        let only =
+            |key: &str, repository: &str| of_file(file(&auth(key, "u:p")).as_bytes(), "r.example:5000", repository);
         assert_eq!(only("r.example:5000", "a/b"), Ok(known("u", "p")));
         assert_eq!(only("r.example:5000/a", "a/b"), Ok(known("u", "p")));
         assert_eq!(only("r.example:5000/a", "ab"), Ok(Access::Anyone));
@@ -144,7 +145,11 @@ mod tests {
     #[test]
     fn as_docker_writes_them() {
         for key in ["https://index.docker.io/v1/", "docker.io", "index.docker.io"] {
-            assert_eq!(of_file(file(&auth(key, "u:p")).as_bytes(), "docker.io", "library/x"), Ok(known("u", "p")), "{key}");
+            assert_eq!(
+                of_file(file(&auth(key, "u:p")).as_bytes(), "docker.io", "library/x"),
+                Ok(known("u", "p")),
+                "{key}"
+            );
         }
         let padded = file(&auth("a.example", "u:p:q\0\0"));
         assert_eq!(of_file(padded.as_bytes(), "a.example", "x"), Ok(known("u", "p:q")));
@@ -161,7 +166,9 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_not_repeated() {
-        for text in ["", "[]", "{\"auths\": {\"a.example\": \"hunter2\"}}", "{\"auths\": 5}", "{\"auths\": {\"a.example\":"] {
+        for text in
+            ["", "5", "{\"auths\": {\"a.example\": \"hunter2\"}}", "{\"auths\": 5}", "{\"auths\": {\"a.example\":"]
+        {
             let wrong = of_file(text.as_bytes(), "a.example", "x").unwrap_err();
             assert!(matches!(wrong, Wrong::Form { .. }), "{text}");
             assert!(!wrong.to_string().contains("hunter2"));

@@ -67,7 +67,8 @@ impl Cache {
 
     /// Alone among the workers.
     fn locked<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        let lock = File::options().create(true).write(true).truncate(false).mode(0o600).open(self.folder.join(LOCK_FILE))?;
+        let lock =
+            File::options().create(true).write(true).truncate(false).mode(0o600).open(self.folder.join(LOCK_FILE))?;
         let mut left = LOCK;
         loop {
             match lock.try_lock() {
@@ -275,10 +276,13 @@ mod tests {
         thread::scope(|scope| {
             for worker in 0..8_u8 {
                 let scene = &scene;
-                scope.spawn(move || (0..20).for_each(|at| drop(scene.keep(&[worker.wrapping_mul(20).wrapping_add(at) / 2; 90]))));
+                scope.spawn(move || {
+                    (0..20).for_each(|at| drop(scene.keep(&[worker.wrapping_mul(20).wrapping_add(at) / 2; 90])))
+                });
             }
         });
-        let sizes = scene.names().iter().map(|name| fs::metadata(scene.0.path().join(name)).unwrap().len()).sum::<u64>();
+        let sizes =
+            scene.names().iter().map(|name| fs::metadata(scene.0.path().join(name)).unwrap().len()).sum::<u64>();
         assert!((900..=1000).contains(&sizes), "{sizes}");
     }
 }

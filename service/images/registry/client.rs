@@ -145,7 +145,10 @@ impl Client {
             }
             other => {
                 let other: String = other.chars().take(80).collect();
-                Err(Error::odd(&self.host, format!("answers with {other} where a manifest should be: is it a registry?")))
+                Err(Error::odd(
+                    &self.host,
+                    format!("answers with {other} where a manifest should be: is it a registry?"),
+                ))
             }
         }
     }
@@ -255,7 +258,8 @@ impl Client {
         let fields = iter::once(("scope", scope.as_str())).chain(service.map(|service| ("service", service)));
         let answer = match &self.access {
             Access::Known(Credential::IdentityToken(token)) => {
-                let more = [("grant_type", "refresh_token"), ("client_id", "albatross-deployer"), ("refresh_token", token)];
+                let more =
+                    [("grant_type", "refresh_token"), ("client_id", "albatross-deployer"), ("refresh_token", token)];
                 self.agent.post(uri).send_form(fields.chain(more))
             }
             Access::Known(Credential::Password { user, password }) => {

@@ -116,7 +116,8 @@ fn manifest(client: &Client, request: &Request) -> Result<Document, Failure> {
     let image = &request.image;
     let reference = image.digest.as_ref().map_or(image.tag(), |digest| digest.as_str());
     let limit = Limits::default().manifest;
-    let document = client.manifest(reference, &image.to_string(), limit)?;
+    let name = ImageName { registry: None, ..image.clone() }.to_string();
+    let document = client.manifest(reference, &name, limit)?;
     if document.bytes.len() as u64 > limit {
         return Err(archive::Error::TooLarge(format!("the manifest has more than {limit} bytes, the limit")).into());
     }

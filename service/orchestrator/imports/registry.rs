@@ -45,12 +45,7 @@ pub(super) async fn import(
 }
 
 /// What the worker cannot do itself: it sees no file but those of the cache.
-fn prepare(
-    cache: &Path,
-    auth_file: Option<&Path>,
-    registry: &str,
-    repository: &str,
-) -> Result<Access, images::Error> {
+fn prepare(cache: &Path, auth_file: Option<&Path>, registry: &str, repository: &str) -> Result<Access, images::Error> {
     let failed = |error| images::Error::Io { what: format!("make the cache {}", cache.display()), error };
     DirBuilder::new().recursive(true).mode(0o700).create(cache).map_err(failed)?;
     std::fs::set_permissions(cache, Permissions::from_mode(0o700)).map_err(failed)?;
@@ -82,7 +77,7 @@ fn patience() -> Patience {
     let told = std::env::var("ALBATROSS_DEPLOYER_PATIENCE").ok().and_then(|text| text.parse().ok());
     told.map(Duration::from_millis).map_or_else(Patience::default, |silence| Patience {
         silence,
-        pause: silence / 10,
+        pause: Patience::default().pause.min(silence / 10),
         whole: silence * 20,
         ..Patience::default()
     })
