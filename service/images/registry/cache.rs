@@ -277,7 +277,9 @@ mod tests {
             for worker in 0..8_u8 {
                 let scene = &scene;
                 scope.spawn(move || {
-                    (0..20).for_each(|at| drop(scene.keep(&[worker.wrapping_mul(20).wrapping_add(at) / 2; 90])))
+                    for at in 0..20 {
+                        scene.keep(&[worker.wrapping_mul(20).wrapping_add(at) / 2; 90]);
+                    }
                 });
             }
         });
