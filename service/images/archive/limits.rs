@@ -119,6 +119,11 @@ impl<'a> Meter<'a> {
         Error::Malformed(why)
     }
 
+    /// Bytes that a manifest, an index or a configuration may have.
+    pub fn longest_document(&self) -> u64 {
+        self.limits.manifest
+    }
+
     /// A whole small document.
     pub(super) fn document(&self, what: &str, reader: impl Read) -> Result<Vec<u8>, Error> {
         let limit = self.limits.manifest;

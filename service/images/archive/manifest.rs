@@ -82,6 +82,9 @@ pub struct Annotations {
     /// BuildKit's statements about an image stand beside it in the index.
     #[serde(rename = "vnd.docker.reference.type", default)]
     pub reference_type: Option<String>,
+    /// The name of an artifact's file.
+    #[serde(rename = "org.opencontainers.image.title", default)]
+    pub title: Option<String>,
 }
 
 /// An index or a manifest. Which of them is told by what is in it.

@@ -32,16 +32,79 @@ pub fn extract(
     meter: &Meter<'_>,
     output: &mut dyn Write,
 ) -> Result<Found, Error> {
-    let (digest, manifest) = resolve(document, media_type, blobs, selection, meter)?;
-    layers::check_count(manifest.layers.len(), meter)?;
-    if manifest.is_artifact && manifest.layers.len() > 1 {
-        let count = manifest.layers.len();
-        return unsupported(format!("the artifact has {count} files: push the unikernel alone"));
+    Image::resolve(document, media_type, blobs, selection, meter)?.extract(blobs, &selection.paths, meter, output)
+}
+
+/// The image that is meant, of which no layer was read yet.
+#[derive(Debug)]
+pub struct Image {
+    /// Of the manifest.
+    pub digest: Digest,
+    /// The lowest first.
+    layers: Vec<Descriptor>,
+    described: Vec<Layer>,
+    /// What signs an artifact's file, beside it.
+    pub signature: Option<Descriptor>,
+}
+
+/// What the name of a file that signs another ends in.
+const SIGNATURE: &str = ".minisig";
+
+impl Image {
+    /// From the index, or the manifest, down to the layers.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn resolve(
+        document: &[u8],
+        media_type: &str,
+        blobs: &mut dyn Blobs,
+        selection: &Selection,
+        meter: &Meter<'_>,
+    ) -> Result<Self, Error> {
+        let (digest, mut manifest) = resolve(document, media_type, blobs, selection, meter)?;
+        layers::check_count(manifest.layers.len(), meter)?;
+        let signature = if manifest.is_artifact { alone(&mut manifest.layers)? } else { None };
+        let described = described(&manifest, blobs, meter)?;
+        Ok(Self { digest, layers: manifest.layers, described, signature })
     }
-    let layers = described(&manifest, blobs, meter)?;
-    let mut source = Described { blobs, layers: &manifest.layers };
-    let found = layers::extract(&layers, &mut source, &selection.paths, meter, output)?;
-    Ok(Found { image: Some(digest), ..found })
+
+    /// Bytes of all layers as they come.
+    pub fn bytes(&self) -> u64 {
+        self.layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.size))
+    }
+
+    /// Writes the first of `paths` that there is. What was written counts only when this is `Ok`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn extract(
+        &self,
+        blobs: &mut dyn Blobs,
+        paths: &[String],
+        meter: &Meter<'_>,
+        output: &mut dyn Write,
+    ) -> Result<Found, Error> {
+        let mut source = Described { blobs, layers: &self.layers };
+        let found = layers::extract(&self.described, &mut source, paths, meter, output)?;
+        Ok(Found { image: Some(self.digest), ..found })
+    }
+}
+
+/// Leaves the artifact's file alone, and returns what signs it.
+fn alone(layers: &mut Vec<Descriptor>) -> Result<Option<Descriptor>, Error> {
+    let signs = |layer: &Descriptor| {
+        let title = layer.annotations.as_ref().and_then(|its| its.title.as_deref());
+        title.is_some_and(|title| title.ends_with(SIGNATURE))
+    };
+    let (mut signatures, files): (Vec<_>, Vec<_>) = layers.drain(..).partition(signs);
+    *layers = files;
+    match (layers.len(), signatures.len()) {
+        (1, 0 | 1) => Ok(signatures.pop()),
+        (files, _) => unsupported(format!(
+            "the artifact has {files} files: push the unikernel alone, or with one NAME{SIGNATURE} that signs it"
+        )),
+    }
 }
 
 /// From the index down to the manifest that is meant.
@@ -76,7 +139,10 @@ fn resolve(
 }
 
 /// A small document, with the digest and size that it was announced with.
-fn checked(what: &str, blob: &Descriptor, blobs: &mut dyn Blobs, meter: &Meter<'_>) -> Result<Vec<u8>, Error> {
+///
+/// # Errors
+/// See [`Error`].
+pub fn checked(what: &str, blob: &Descriptor, blobs: &mut dyn Blobs, meter: &Meter<'_>) -> Result<Vec<u8>, Error> {
     let bytes = meter.document(what, blobs.open(blob)?)?;
     blob.digest.expect(what, Digest::of(&bytes))?;
     if bytes.len() as u64 != blob.size {

@@ -222,6 +222,11 @@ impl Job {
         }
     }
 
+    #[cfg(test)]
+    fn number(&self) -> JobNumber {
+        self.entry.number
+    }
+
     /// What the step is doing, e.g. `downloading`: stands after its name.
     pub async fn detail(&self, detail: &str) {
         let part = self.part.as_deref();

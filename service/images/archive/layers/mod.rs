@@ -1,7 +1,8 @@
 //! One file out of layers that lie on one another, wherever the layers come from.
 //!
-//! A layer is read to its end before anything of it is believed. The file is then read once more and compared with what
-//! was found: a layer is never held in memory or unpacked to a disk.
+//! A layer is read to its end before anything of it is believed, and never held in memory or unpacked to a disk. The file
+//! that is wanted most is written as it is met, and counts where the layer turns out to be good; any other, which may have
+//! to give way to one that is met later, is read once more and compared with what was found.
 
 mod scan;
 mod view;
@@ -14,12 +15,11 @@ use super::error::{Error, malformed, shown, unsupported};
 use super::limits::Meter;
 use super::path::ImagePath;
 use crate::domain::ImageDigest;
-use scan::{Candidates, Traced};
+use scan::{Candidates, Scan, Scanned, Traced};
 use view::{Node, Outcome, View};
 
 /// Symbolic links and hard links on the way to one file, as the kernel has it.
 const LINKS: usize = 40;
-const ELF: &[u8] = b"\x7fELF";
 
 /// One layer, and what it must be.
 #[derive(Debug, Clone)]
@@ -68,14 +68,23 @@ pub fn extract(
     output: &mut dyn Write,
 ) -> Result<Found, Error> {
     check_count(layers.len(), meter)?;
-    let (path, place) = match whole(layers, source, meter)? {
-        Some(place) => (None, place),
-        None => Search { layers, source, meter, candidates: Candidates::new() }.run(paths)?,
-    };
-    if let Some(layer) = layers.get(place.layer) {
-        scan::copy(layer, source.open(place.layer)?, &place, meter, output)?;
+    let mut early = Early { output, written: None };
+    let search = Search { layers, source, meter, candidates: Candidates::new(), early: &mut early };
+    let (path, place) = search.run(paths)?;
+    match (early.written, layers.get(place.layer)) {
+        (Some(written), _) if written == place => {}
+        // What was written cannot be taken back.
+        (Some(_), _) => return malformed("the image shows one file and another at the same path"),
+        (None, Some(layer)) => scan::copy(layer, source.open(place.layer)?, &place, meter, early.output)?,
+        (None, None) => {}
     }
     Ok(Found { path, size: place.size, digest: place.digest, image: None })
+}
+
+/// Where the file goes, and what of it went there before the layer was read to its end.
+struct Early<'o> {
+    output: &'o mut dyn Write,
+    written: Option<Place>,
 }
 
 /// Before anything is made of the list.
@@ -95,22 +104,6 @@ pub(super) fn name(at: usize, count: usize) -> String {
     format!("layer {} of {count}", at + 1)
 }
 
-/// An artifact's only layer is the unikernel itself. Its media type says little: `oras push` calls every file a tar.
-fn whole(layers: &[Layer], source: &mut dyn Open, meter: &Meter<'_>) -> Result<Option<Place>, Error> {
-    let [Layer { name, digest: Some(digest), size: Some(size), .. }] = layers else { return Ok(None) };
-    let mut start = Vec::new();
-    let read = source.open(0)?.take(ELF.len() as u64).read_to_end(&mut start);
-    read.map_err(|error| meter.explain(name, &error))?;
-    if start != ELF {
-        return Ok(None);
-    }
-    let limit = meter.limits.output;
-    if *size > limit {
-        return Err(Error::OutputTooLarge { size: *size, limit });
-    }
-    Ok(Some(Place { layer: 0, position: None, size: *size, digest: ImageDigest(digest.0) }))
-}
-
 /// A path that is looked for, and how it came to be.
 struct Query<'p> {
     wanted: &'p str,
@@ -122,14 +115,22 @@ struct Query<'p> {
     through_hard_link: bool,
 }
 
-struct Search<'s, 'm, 'a> {
+struct Search<'s, 'o, 'm, 'a> {
     layers: &'s [Layer],
     source: &'s mut dyn Open,
     meter: &'m Meter<'a>,
     candidates: Candidates,
+    early: &'s mut Early<'o>,
 }
 
-impl Search<'_, '_, '_> {
+/// What the layers show.
+enum Shown {
+    /// The only layer is the file itself.
+    Whole(Place),
+    At(Vec<Answer>),
+}
+
+impl Search<'_, '_, '_, '_> {
     fn run(mut self, paths: &[String]) -> Result<(Option<String>, Place), Error> {
         let top = self.layers.len() - 1;
         let mut queries = Vec::new();
@@ -143,7 +144,11 @@ impl Search<'_, '_, '_> {
         }
         // The last is the one that is wanted most.
         while !queries.is_empty() {
-            for answer in self.descend(&queries)?.into_iter().rev() {
+            let answers = match self.descend(&queries)? {
+                Shown::Whole(place) => return Ok((None, place)),
+                Shown::At(answers) => answers,
+            };
+            for answer in answers.into_iter().rev() {
                 let Some(query) = queries.pop() else { break };
                 match (answer.view.outcome(), answer.file) {
                     (Outcome::At { node: Node::File, .. }, Some(file)) => {
@@ -169,13 +174,15 @@ impl Search<'_, '_, '_> {
     }
 
     /// Goes down the layers until it is known what the most wanted path has that is there at all.
-    fn descend(&mut self, queries: &[Query<'_>]) -> Result<Vec<Answer>, Error> {
+    fn descend(&mut self, queries: &[Query<'_>]) -> Result<Shown, Error> {
         let mut answers: Vec<Answer> =
             queries.iter().map(|query| Answer { view: View::new(query.path.clone()), file: None }).collect();
         for (index, layer) in self.layers.iter().enumerate().rev() {
             if is_known(&answers) {
                 break;
             }
+            // Asked for, it is the last of those that are.
+            let leading = leading(&answers).and_then(|at| queries.get(at)).is_some_and(|query| index <= query.from);
             let mut asked: Vec<&mut Answer> = answers
                 .iter_mut()
                 .zip(queries)
@@ -188,7 +195,20 @@ impl Search<'_, '_, '_> {
             let paths: Vec<ImagePath> = asked.iter().map(|answer| answer.view.path().clone()).collect();
             let paths: Vec<&ImagePath> = paths.iter().collect();
             let reader = self.source.open(index)?;
-            let traced = scan::scan(index, layer, reader, &paths, &mut self.candidates, self.meter)?;
+            let mut scan = Scan {
+                layer,
+                index,
+                is_only: self.layers.len() == 1,
+                paths: &paths,
+                leading,
+                candidates: &mut self.candidates,
+                early: self.early,
+                meter: self.meter,
+            };
+            let traced = match scan.run(reader)? {
+                Scanned::Whole(place) => return Ok(Shown::Whole(place)),
+                Scanned::Tar(traced) => traced,
+            };
             for (answer, Traced { trace, file }) in asked.iter_mut().zip(traced) {
                 answer.view.under(trace, index);
                 answer.file = answer.file.take().or(file);
@@ -197,7 +217,7 @@ impl Search<'_, '_, '_> {
         if !is_known(&answers) {
             answers.iter_mut().for_each(|answer| answer.view.bottom());
         }
-        Ok(answers)
+        Ok(Shown::At(answers))
     }
 
     fn not_found<T>(&self, what: &str) -> Result<T, Error> {
@@ -216,9 +236,13 @@ struct Answer {
 }
 
 /// The most wanted is the last; those that are absent are out of the way.
+fn leading(answers: &[Answer]) -> Option<usize> {
+    answers.iter().rposition(|answer| answer.view.outcome() != Outcome::Absent)
+}
+
 fn is_known(answers: &[Answer]) -> bool {
-    let leading = answers.iter().rev().map(|answer| answer.view.outcome()).find(|outcome| *outcome != Outcome::Absent);
-    leading != Some(Outcome::Undecided)
+    let leading = leading(answers).and_then(|at| answers.get(at));
+    leading.is_none_or(|answer| answer.view.outcome() != Outcome::Undecided)
 }
 
 impl Query<'_> {

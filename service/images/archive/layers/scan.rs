@@ -13,12 +13,16 @@ use super::super::limits::{Meter, discard};
 use super::super::path::ImagePath;
 use super::super::unpack::Unpacked;
 use super::view::Trace;
-use super::{Layer, Place};
+use super::{Early, Layer, Place};
 use crate::domain::ImageDigest;
 
 const BUFFER: usize = 64 << 10;
+const ELF: &[u8] = b"\x7fELF";
 const CANDIDATES: usize = 8;
 const UNIKERNELS: [&[u8]; 3] = [b".hvt", b".spt", b".virtio"];
+
+/// A layer as it comes, of which the first bytes were looked at.
+type Packed<R> = io::Chain<io::Cursor<Vec<u8>>, BufReader<Hashed<R>>>;
 
 /// Files that look like unikernels, for a message.
 pub(super) type Candidates = BTreeSet<String>;
@@ -29,53 +33,113 @@ pub(super) struct Traced {
     pub file: Option<Place>,
 }
 
-/// Reads `reader`, the layer of the number `index`, for all of `paths`.
-pub(super) fn scan(
-    index: usize,
-    layer: &Layer,
-    reader: impl Read,
-    paths: &[&ImagePath],
-    candidates: &mut Candidates,
-    meter: &Meter<'_>,
-) -> Result<Vec<Traced>, Error> {
-    let what = layer.name.as_str();
-    let packed = BufReader::with_capacity(BUFFER, Hashed::new(reader, layer.digest, layer.size));
-    let unpacked = Unpacked::new(what, packed, meter)?;
-    // The same bytes: hashed once.
-    let diff_id = layer.diff_id.filter(|diff_id| !(unpacked.is_plain() && layer.digest == Some(*diff_id)));
-    let tar = Stream(BufReader::with_capacity(BUFFER, Hashed::new(unpacked, diff_id, None)));
-    let mut entries = Entries::new(what, tar, meter);
-    let traced = trace(index, &mut entries, paths, candidates, meter)?;
-    let mut unpacked = entries.into_inner().0.into_inner();
-    unpacked.finish(&format!("{what}, unpacked,"), meter)?;
-    unpacked.into_inner().into_packed().into_inner().finish(what, meter)?;
-    Ok(traced)
+/// What a layer turned out to be.
+pub(super) enum Scanned {
+    /// The file itself, already written.
+    Whole(Place),
+    Tar(Vec<Traced>),
 }
 
-/// Goes through the entries of the layer.
-fn trace<R: Input>(
-    index: usize,
-    entries: &mut Entries<'_, '_, R>,
-    paths: &[&ImagePath],
-    candidates: &mut Candidates,
-    meter: &Meter<'_>,
-) -> Result<Vec<Traced>, Error> {
-    let mut traced: Vec<Traced> = paths.iter().map(|path| Traced { trace: Trace::new(path), file: None }).collect();
-    while let Some(entry) = entries.next()? {
-        note(&entry, candidates);
-        let mut hits = Vec::new();
-        for one in &mut traced {
-            if one.trace.note(&entry.path, entry.kind, &entry.link)? {
-                hits.push(one);
+/// How one layer is looked through.
+pub(super) struct Scan<'s, 'o, 'm, 'a> {
+    pub layer: &'s Layer,
+    /// Its number.
+    pub index: usize,
+    /// There is no other.
+    pub is_only: bool,
+    pub paths: &'s [&'s ImagePath],
+    /// The file at the last of the paths is what is looked for, if this layer has it.
+    pub leading: bool,
+    pub candidates: &'s mut Candidates,
+    pub early: &'s mut Early<'o>,
+    pub meter: &'m Meter<'a>,
+}
+
+impl Scan<'_, '_, '_, '_> {
+    /// Reads the layer to its end.
+    pub fn run(&mut self, reader: impl Read) -> Result<Scanned, Error> {
+        let what = self.layer.name.as_str();
+        let mut packed = BufReader::with_capacity(BUFFER, Hashed::new(reader, self.layer.digest, self.layer.size));
+        let mut start = Vec::new();
+        let read = packed.by_ref().take(ELF.len() as u64).read_to_end(&mut start);
+        read.map_err(|error| self.meter.explain(what, &error))?;
+        let is_whole = start == ELF;
+        let packed = io::Cursor::new(start).chain(packed);
+        match (is_whole, self.layer) {
+            (true, Layer { digest: Some(digest), size: Some(size), .. }) if self.is_only => {
+                self.whole(packed, *digest, *size).map(Scanned::Whole)
             }
-        }
-        if entry.kind == Kind::File && !hits.is_empty() {
-            let digest = content(&entry, entries, meter)?;
-            let place = Place { layer: index, position: Some(entry.position), size: entry.size, digest };
-            hits.into_iter().for_each(|one| one.file = Some(place.clone()));
+            _ => self.tar(packed).map(Scanned::Tar),
         }
     }
-    Ok(traced)
+
+    /// An artifact's only layer is the unikernel itself. Its media type says little: `oras push` calls every file a tar.
+    fn whole(&mut self, mut packed: Packed<impl Read>, digest: Digest, size: u64) -> Result<Place, Error> {
+        let limit = self.meter.limits.output;
+        if size > limit {
+            return Err(Error::OutputTooLarge { size, limit });
+        }
+        copy_through(&self.layer.name, &mut packed, self.meter, self.early.output, |_| ())?;
+        packed.into_inner().1.into_inner().finish(&self.layer.name, self.meter)?;
+        let place = Place { layer: self.index, position: None, size, digest: ImageDigest(digest.0) };
+        self.early.written = Some(place.clone());
+        Ok(place)
+    }
+
+    fn tar(&mut self, packed: Packed<impl Read>) -> Result<Vec<Traced>, Error> {
+        let Layer { name: what, digest, diff_id, .. } = self.layer;
+        let unpacked = Unpacked::new(what, packed, self.meter)?;
+        // The same bytes: hashed once.
+        let diff_id = diff_id.filter(|diff_id| !(unpacked.is_plain() && *digest == Some(*diff_id)));
+        let tar = Stream(BufReader::with_capacity(BUFFER, Hashed::new(unpacked, diff_id, None)));
+        let mut entries = Entries::new(what, tar, self.meter);
+        let traced = self.trace(&mut entries)?;
+        let mut unpacked = entries.into_inner().0.into_inner();
+        unpacked.finish(&format!("{what}, unpacked,"), self.meter)?;
+        unpacked.into_inner().into_packed().into_inner().1.into_inner().finish(what, self.meter)?;
+        Ok(traced)
+    }
+
+    /// Goes through the entries of the layer.
+    fn trace<R: Input>(&mut self, entries: &mut Entries<'_, '_, R>) -> Result<Vec<Traced>, Error> {
+        let mut traced: Vec<Traced> =
+            self.paths.iter().map(|path| Traced { trace: Trace::new(path), file: None }).collect();
+        while let Some(entry) = entries.next()? {
+            note(&entry, self.candidates);
+            let mut is_leading = false;
+            let mut hits = Vec::new();
+            for (at, one) in traced.iter_mut().enumerate() {
+                if one.trace.note(&entry.path, entry.kind, &entry.link)? {
+                    is_leading = self.leading && at + 1 == self.paths.len();
+                    hits.push(one);
+                }
+            }
+            if entry.kind == Kind::File && !hits.is_empty() {
+                let place = self.content(&entry, entries, is_leading)?;
+                hits.into_iter().for_each(|one| one.file = Some(place.clone()));
+            }
+        }
+        Ok(traced)
+    }
+
+    /// Reads the entry's content, and writes it where it is what is looked for.
+    fn content(&mut self, entry: &Entry, reader: &mut impl Read, is_leading: bool) -> Result<Place, Error> {
+        let limit = self.meter.limits.output;
+        if entry.size > limit {
+            return Err(Error::OutputTooLarge { size: entry.size, limit });
+        }
+        let is_written = is_leading && self.early.written.is_none();
+        let (output, nowhere): (_, &mut dyn Write) = (&mut *self.early.output, &mut io::sink());
+        let mut hash = Sha256::new();
+        let output = if is_written { output } else { nowhere };
+        copy_through(&entry.path.shown(), reader, self.meter, output, |bytes| hash.update(bytes))?;
+        let digest = ImageDigest(hash.finalize().into());
+        let place = Place { layer: self.index, position: Some(entry.position), size: entry.size, digest };
+        if is_written {
+            self.early.written = Some(place.clone());
+        }
+        Ok(place)
+    }
 }
 
 /// Keeps the name if it looks like a unikernel's.
@@ -85,16 +149,6 @@ fn note(entry: &Entry, candidates: &mut Candidates) {
     if looks_so && entry.kind == Kind::File && candidates.len() < CANDIDATES {
         candidates.insert(format!("/{}", shown(name)));
     }
-}
-
-fn content(entry: &Entry, reader: &mut impl Read, meter: &Meter<'_>) -> Result<ImageDigest, Error> {
-    let limit = meter.limits.output;
-    if entry.size > limit {
-        return Err(Error::OutputTooLarge { size: entry.size, limit });
-    }
-    let mut hash = Hasher(Sha256::new());
-    io::copy(reader, &mut hash).map_err(|error| meter.explain(&entry.path.shown(), &error))?;
-    Ok(ImageDigest(hash.0.finalize().into()))
 }
 
 /// Writes the file at `place` of the layer that `reader` has. What was written counts only when this is `Ok`: the layer may
@@ -125,11 +179,22 @@ fn copy_bytes(
     meter: &Meter<'_>,
     output: &mut dyn Write,
 ) -> Result<(), Error> {
-    let mut rest = reader.take(place.size);
     let mut hash = Sha256::new();
+    copy_through(what, &mut reader.take(place.size), meter, output, |bytes| hash.update(bytes))?;
+    Digest(place.digest.0).expect(what, Digest(hash.finalize().into()))
+}
+
+/// Copies to the end, and shows `seen` every byte.
+fn copy_through(
+    what: &str,
+    reader: &mut impl Read,
+    meter: &Meter<'_>,
+    output: &mut dyn Write,
+    mut seen: impl FnMut(&[u8]),
+) -> Result<(), Error> {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let count = match rest.read(&mut buffer) {
+        let count = match reader.read(&mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             read => read.map_err(|error| meter.explain(what, &error))?,
         };
@@ -137,23 +202,8 @@ fn copy_bytes(
         if bytes.is_empty() {
             break;
         }
-        hash.update(bytes);
+        seen(bytes);
         output.write_all(bytes).map_err(Error::Write)?;
     }
-    output.flush().map_err(Error::Write)?;
-    let found = Digest(hash.finalize().into());
-    Digest(place.digest.0).expect(what, found)
-}
-
-struct Hasher(Sha256);
-
-impl Write for Hasher {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    output.flush().map_err(Error::Write)
 }
