@@ -244,6 +244,9 @@ pub struct ImageRecord {
     pub network_device: NetworkDevice,
     /// Block devices of the manifest, in its order.
     pub block_devices: Vec<String>,
+    /// What minisign wrote, as it was verified when the image came or was named last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
 }
 
 #[cfg(test)]

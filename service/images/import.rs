@@ -50,7 +50,7 @@ pub(super) fn import(
     }
     // Also when the file was there: another import may be between its rename and this.
     sync_directory(directory)?;
-    Ok(ImageRecord { digest, size, network_device: devices.network, block_devices: devices.blocks })
+    Ok(ImageRecord { digest, size, network_device: devices.network, block_devices: devices.blocks, signature: None })
 }
 
 fn copy_bytes(

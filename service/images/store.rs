@@ -237,7 +237,10 @@ fn get(path: &PathBuf, digest: ImageDigest) -> Result<(File, ImageRecord), Error
         other => other,
     })?;
     file.rewind().map_err(|error| Error::storing("read", path, error))?;
-    Ok((file, ImageRecord { digest, size, network_device: devices.network, block_devices: devices.blocks }))
+    Ok((
+        file,
+        ImageRecord { digest, size, network_device: devices.network, block_devices: devices.blocks, signature: None },
+    ))
 }
 
 fn stored_digest(name: &str) -> Option<ImageDigest> {

@@ -147,6 +147,7 @@ fn image(number: u8) -> ImageRecord {
         size: 17,
         network_device: NetworkDevice("service".into()),
         block_devices: vec!["disk".into()],
+        signature: (number == 1).then(|| "untrusted comment: x\nRUSh\n".into()),
     }
 }
 
@@ -299,6 +300,20 @@ fn a_file_of_the_first_schema_is_read_and_gets_the_new_one_with_its_next_change(
         }
     };
     assert_eq!(schema::version(&database).unwrap(), schema::VERSION);
+}
+
+#[test]
+fn an_image_of_before_signatures_is_read() {
+    let older =
+        format!(r#"{{"digest":"{}","size":17,"network_device":"service","block_devices":["disk"]}}"#, image(2).digest);
+    assert_eq!(serde_json::to_string(&image(2)).unwrap(), older, "what is not signed is written as before");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    drop(Ledger::open(&path).unwrap());
+    let database = file::open(&path).unwrap();
+    schema::set_raw(&database, "images", &image(2).digest.0, older.as_bytes()).unwrap();
+    drop(database);
+    assert_eq!(Ledger::open(&path).unwrap().1.images, [image(2)]);
 }
 
 #[test]

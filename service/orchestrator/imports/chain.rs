@@ -82,7 +82,9 @@ pub(super) async fn through(
         },
         outcomes = &mut workers => (import.await, outcomes),
     };
-    judge(context, imported, outcomes).await
+    let mut imported = judge(context, imported, outcomes).await?;
+    imported.told = told.lock().await.signature.take();
+    Ok(imported)
 }
 
 type Outcome = Result<bool, Error>;

@@ -6,9 +6,12 @@ mod git;
 mod registry;
 mod saved;
 mod sources;
+mod trust;
 
 use std::fs::File;
+use std::sync::Arc;
 
+use self::trust::Claim;
 use super::claims::Pin;
 use super::collect;
 use super::context::Context;
@@ -31,6 +34,8 @@ pub struct Imported {
     pin: Pin,
     /// The store did not have it before.
     brought: bool,
+    /// What stands beside it as its signature, in the words of the worker that read both.
+    told: Option<String>,
 }
 
 impl Imported {
@@ -44,17 +49,24 @@ impl Imported {
     }
 }
 
-/// Makes sure that the store has the image of `source`.
-pub async fn import(context: &Context, source: ImageSource, job: &Job) -> Result<Imported, Error> {
-    match source {
+/// Makes sure that the store has the image of `source`, and that it may be used.
+pub async fn import(context: &Arc<Context>, source: ImageSource, job: &Job) -> Result<Imported, Error> {
+    let (imported, claim) = match source {
+        // Neither is asked who signed it: see `trust`.
         ImageSource::Imported(record) => {
             let pin = context.claims.pin(record.digest);
-            Ok(Imported { record, pin, brought: false })
+            return Ok(Imported { record, pin, brought: false, told: None });
         }
-        ImageSource::Stored(digest) => stored(context, digest).await,
-        ImageSource::Descriptor { file, signature: _ } => receive(context, file, job).await,
-        ImageSource::Named { image, options, caller } => named(context, image, &options, caller, job).await,
-    }
+        ImageSource::Stored(digest) => return stored(context, digest).await,
+        ImageSource::Descriptor { file, signature } => {
+            (receive(context, file, job).await?, Claim::by_option(signature))
+        }
+        ImageSource::Named { image, options, caller } => {
+            let claim = Claim::of(context, &image, &options, &caller).await;
+            (named(context, image, &options, caller, job).await?, claim)
+        }
+    };
+    trust::verified(context, imported, claim, job).await
 }
 
 async fn named(
@@ -92,7 +104,7 @@ async fn stored(context: &Context, digest: ImageDigest) -> Result<Imported, Erro
     let pin = context.claims.pin(digest);
     let known = context.owner.look(move |state| state.world.image(digest).cloned()).await?;
     let record = known.ok_or(images::Error::NotStored(digest))?;
-    Ok(Imported { record, pin, brought: false })
+    Ok(Imported { record, pin, brought: false, told: None })
 }
 
 /// Copies the image into the store. Whoever removes it at this moment had not seen that it is wanted again: a file is
@@ -116,12 +128,14 @@ async fn receive_once(
     counted: impl Fn(u64, Option<u64>) + Send,
     job: &Job,
 ) -> Result<Imported, Error> {
-    let record = store.import(file, counted, job.cancelled()).await?;
+    let mut record = store.import(file, counted, job.cancelled()).await?;
     let _gate = context.store_gate.lock().await;
     let pin = context.claims.pin(record.digest);
     // A Collect between the import and the gate took an image that was stored before, and unused.
     context.store.get(record.digest).await.map_err(|_| Error::ImageGone(record.digest))?;
     let digest = record.digest;
-    let brought = context.owner.look(move |state| state.world.image(digest).is_none()).await?;
-    Ok(Imported { record, pin, brought })
+    let known = context.owner.look(move |state| state.world.image(digest).cloned()).await?;
+    let brought = known.is_none();
+    record.signature = known.and_then(|known| known.signature);
+    Ok(Imported { record, pin, brought, told: None })
 }
