@@ -15,7 +15,7 @@ mod stand_in_process;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use host::{Manager, Options, TestHost, error_of, options};
@@ -197,25 +197,43 @@ fn what_is_not_signed_is_refused_and_leaves_nothing() {
 fn a_signature_beside_a_file_is_read_with_the_callers_rights() {
     isolated("a_signature_beside_a_file_is_read_with_the_callers_rights", |_| async {
         let Some(keys) = Keys::make() else { return };
-        let Some(host) = host(&keys, &["alice"]).await else { return };
+        let Some(mut host) = TestHost::without_service_on(private_bus::OPEN, None) else { return };
+        let access = "[access]\ngroup = \"nogroup\"\n";
+        fs::write(host.config(), format!("{}{access}", keys.configuration(&["alice"]))).unwrap();
+        host.start_service().await;
         let image = host.image("1", &[]);
         let signature = format!("{image}.minisig");
-        fs::write(&signature, keys.sign("alice", &image, &[])).unwrap();
-        if !rustix::process::geteuid().is_root() || std::env::var_os("ALBATROSS_TEST_IN_USER_NAMESPACE").is_some() {
-            return println!("SKIPPED: only root has files that nobody else may read");
-        }
         let manager = host.manager().await;
-        // As with images: not even root is read past a file's mode where the unit takes that away, so a link into /proc.
-        let secret = PathBuf::from(&signature);
-        fs::remove_file(&secret).unwrap();
-        std::os::unix::fs::symlink("/proc/self/environ", &secret).unwrap();
+        std::os::unix::fs::symlink("/proc/self/environ", &signature).unwrap();
         let message = manager.refused(&image, options("running")).await;
         assert!(message.contains("is in /proc"), "{message}");
-        fs::remove_file(&secret).unwrap();
-        fs::create_dir(&secret).unwrap();
-        fs::set_permissions(&secret, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::remove_file(&signature).unwrap();
+        fs::create_dir(&signature).unwrap();
         let message = manager.refused(&image, options("running")).await;
         assert!(message.contains("is not a regular file"), "{message}");
+        fs::remove_dir(&signature).unwrap();
+
+        if !rustix::process::geteuid().is_root() || std::env::var_os("ALBATROSS_TEST_IN_USER_NAMESPACE").is_some() {
+            return println!("SKIPPED: only root can call as somebody else");
+        }
+        let mode = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        mode(host.directory.path(), 0o755);
+        mode(Path::new(&image), 0o644);
+        fs::write(&signature, keys.sign("alice", &image, &[])).unwrap();
+        mode(Path::new(&signature), 0o600);
+        let deploy = async || {
+            let mut call = Command::new("setpriv");
+            call.args(["--reuid=65534", "--regid=65534", "--clear-groups", "busctl", "call"]);
+            call.arg(format!("--address={}", host.bus.address));
+            call.args([host::NAME, host::ROOT, host::MANAGER, "Deploy", "ssa{sv}", "website", &image, "0"]);
+            let output = tokio::task::spawn_blocking(move || call.output()).await.unwrap().unwrap();
+            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let (done, said) = deploy().await;
+        assert!(!done && said.contains("no signature") && said.contains("Permission denied"), "{said}");
+        mode(Path::new(&signature), 0o644);
+        let (done, said) = deploy().await;
+        assert!(done, "{said}");
     });
 }
 
@@ -293,6 +311,29 @@ fn members_of_stacks_are_asked_as_well() {
         apply(manifest(&format!("signature = '''\n{signature}'''\n"))).await.unwrap();
         assert_eq!(host.running().len(), 2);
         apply(manifest("")).await.unwrap();
+    });
+}
+
+#[test]
+fn who_cancels_while_an_image_is_verified_leaves_nothing() {
+    isolated("who_cancels_while_an_image_is_verified_leaves_nothing", |_| async {
+        let Some(keys) = Keys::make() else { return };
+        let Some(host) = host(&keys, &["alice"]).await else { return };
+        let manager = host.manager().await;
+        let image = host.image("large", &[]);
+        let large = solo5_image::Image::new(solo5_image::Target::Spt, "large").net(&["service"]).padding(100 << 20);
+        fs::write(&image, large.build()).unwrap();
+        let signature = keys.sign("alice", &image, &[]);
+        fs::write(format!("{image}.minisig"), &signature).unwrap();
+        let calling = (manager.clone(), image.clone());
+        let call = tokio::spawn(async move { calling.0.deploy("website", &calling.1, options("running")).await });
+        let (job, interface) = (format!("{}/job/_1", host::ROOT), "org.albatross.Deployer1.Job");
+        let step = async || manager.property::<String>(&job, interface, "Step").await;
+        host::eventually("it is verified", async || step().await.as_deref() == Some("importing: verifying")).await;
+        manager.0.call_method(Some(host::NAME), &*job, Some(interface), "Cancel", &()).await.unwrap();
+        assert_eq!(error_of(call.await.unwrap()).0, "Cancelled");
+        host::eventually("nothing is left", async || host.stored_images().is_empty()).await;
+        manager.deploy("website", &image, options("running")).await.unwrap();
     });
 }
 

@@ -75,6 +75,7 @@ pub(super) async fn verified(
     if context.sources.keys.is_empty() {
         return Ok(imported);
     }
+    job.detail("verifying").await;
     let (verdict, heard) = oneshot::channel();
     let judging = Arc::clone(context);
     // A task of its own: who is cancelled meanwhile does not come to clean up.
