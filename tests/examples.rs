@@ -21,9 +21,10 @@ use host::{MANAGER, Options, TestHost, eventually, options};
 use netns::{isolated, sh_with_input};
 
 /// Those that a test below runs; one more in the folder is one without a test.
-const TESTED: [&str; 21] = [
+const TESTED: [&str; 22] = [
     "activate",
     "apply",
+    "build-log",
     "cancel",
     "collect",
     "console",
@@ -53,6 +54,8 @@ fn command(host: &TestHost, line: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-ec", line]).current_dir(folder());
     command.env("BUSCTL", format!("busctl --address={}", host.bus.address));
+    // For what is no busctl.
+    command.env("DBUS_SYSTEM_BUS_ADDRESS", &host.bus.address);
     command
 }
 
@@ -268,6 +271,27 @@ fn update_watch_and_cancel() {
         assert_eq!(host::error_of(calling.await.unwrap()).0, "Cancelled");
         assert_eq!(manager.property::<u32>(host::ROOT, MANAGER, "ServiceCount").await, Some(1));
         manager.collect(Options::new()).await.unwrap();
+    });
+}
+
+#[test]
+fn the_log_of_a_job() {
+    isolated("the_log_of_a_job", |_| async {
+        let dbus = Command::new("python3").args(["-c", "import dbus"]).stderr(Stdio::null()).status();
+        if !dbus.is_ok_and(|status| status.success()) {
+            return println!("SKIPPED: there is no python3-dbus to read a pipe with: apt install python3-dbus");
+        }
+        let Some(host) = TestHost::start().await else { return };
+        assert!(run(&host, "./build-log").await.unwrap_err().contains("no job is running"));
+        let late = host.image("late", &["--listen-after=3000"]);
+        let deploy = format!("READY=tcp:80 ./deploy late {late} '--ipv4={{address}}/24'");
+        let mut deploying = command(&host, &deploy).stdout(Stdio::null()).spawn().unwrap();
+        eventually("its job", async || run(&host, "./status").await.unwrap().contains("\"late\" \"running\"")).await;
+        let told = run(&host, "./build-log").await.unwrap();
+        assert!(told.starts_with("== ") && told.ends_with("== done\n"), "{told}");
+        assert!(run(&host, "./build-log 1").await.is_err(), "it has ended");
+        let ended = tokio::task::spawn_blocking(move || deploying.wait()).await.unwrap().unwrap();
+        assert!(ended.success());
     });
 }
 

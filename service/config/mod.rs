@@ -16,6 +16,7 @@ use std::time::Duration;
 use self::networks::NetworkDrafts;
 use crate::domain::{Network, NetworkName};
 use crate::images::recipe::BaseImages;
+use crate::images::signature::Key;
 
 /// More than any configuration that a person writes.
 const MOST_BYTES: u64 = 1024 * 1024;
@@ -76,7 +77,7 @@ pub struct Images {
     /// Docker's and Podman's `auth.json`.
     pub auth_file: Option<PathBuf>,
     /// When there are any, an image needs a signature by one of them.
-    pub keys: Vec<String>,
+    pub keys: Vec<Key>,
     /// Bytes.
     pub cache_size: u64,
 }

@@ -100,8 +100,7 @@ fn images(images: &mut Images, section: &Setting) -> Result<(), Error> {
                 images.auth_file = (!path.is_empty()).then(|| path.into());
             }
             "keys" => {
-                images.keys =
-                    setting.list("keys", |one| Ok(one.checked("a key", |text| !text.trim().is_empty())?.to_owned()))?;
+                images.keys = setting.list("minisign's public keys", |one| one.parsed("a minisign public key"))?
             }
             "cache-size" => images.cache_size = setting.size()?,
             _ => {

@@ -118,7 +118,7 @@ fn every_key_is_taken_over() {
         docker-socket = "/run/podman/podman.sock"
         insecure-registries = ["127.0.0.1:5000", "[::1]:5000"]
         auth-file = "/root/.docker/config.json"
-        keys = ["key"]
+        keys = ["RWShCiDeO43pLx53fHkyzTrs07sbnQivdhPaCKuL7SkxPtcC6VBxRaW8"]
         cache-size = "1TiB"
         [git]
         ssh-key = "/etc/albatross-deployer/id_ed25519"
@@ -144,7 +144,7 @@ fn every_key_is_taken_over() {
             docker_socket: "/run/podman/podman.sock".into(),
             insecure_registries: vec!["127.0.0.1:5000".into(), "[::1]:5000".into()],
             auth_file: Some("/root/.docker/config.json".into()),
-            keys: vec!["key".into()],
+            keys: vec!["RWShCiDeO43pLx53fHkyzTrs07sbnQivdhPaCKuL7SkxPtcC6VBxRaW8".parse().unwrap()],
             cache_size: 1 << 40,
         },
         git: Git {
@@ -287,7 +287,12 @@ fn refusals_name_file_line_and_key() {
             "[images]\ninsecure-registries = [\n  \"a:1\",\n  \"http://b\"]",
             "config.toml:4: images.insecure-registries: \"http://b\" is not valid here, expected a registry as HOST or HOST:PORT",
         ),
-        ("[images]\nkeys = [1]", "config.toml:2: images.keys: 1 is not valid here, expected a key"),
+        ("[images]\nkeys = [1]", "config.toml:2: images.keys: 1 is not valid here, expected a minisign public key"),
+        (
+            "[images]\nkeys = [\n  \"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\",\n  \"minisign.pub\"]",
+            "config.toml:4: images.keys: not a public key of minisign: write the second line of its .pub file, which begins \
+             with RW and has 56 characters",
+        ),
         (
             "[access]\ngroup = \"a b\"",
             "config.toml:2: access.group: \"a b\" is not valid here, expected a group's name",

@@ -269,6 +269,9 @@ pub struct ImageRecord {
     /// What it came from first; `None` where it was handed over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Box<Origin>>,
+    /// What minisign wrote, as it was verified when the image came or was named last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod inspection;
 mod open_as;
 pub mod recipe;
 pub mod registry;
+pub mod signature;
 pub mod solo5;
 mod source;
 mod store;
@@ -27,7 +28,7 @@ use rustix::io::Errno;
 
 use crate::domain::ImageDigest;
 
-pub use open_as::{open_as, open_folder_as};
+pub use open_as::{open_as, open_folder_as, read_as};
 pub use store::Store;
 
 /// Why there is no image. The text is for the person who named it.

@@ -1,6 +1,7 @@
 //! Opening a caller's path with no more rights than the caller has.
 
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -28,7 +29,7 @@ const NOT_EVEN_ROOT: &str = ". It belongs to another user, and the service does 
 /// [`Error::Unavailable`] with the path and the kernel's reason: not found, not permitted, not a regular file, or the
 /// service itself may not act for that user.
 pub async fn open_as(path: PathBuf, caller: &Caller) -> Result<File, Error> {
-    within_deadline(path, caller, FileType::RegularFile).await
+    within_deadline(path, caller, |path, caller| open(path, caller, FileType::RegularFile)).await
 }
 
 /// Opens a folder, otherwise as [`open_as`].
@@ -36,29 +37,52 @@ pub async fn open_as(path: PathBuf, caller: &Caller) -> Result<File, Error> {
 /// # Errors
 /// As [`open_as`].
 pub async fn open_folder_as(path: PathBuf, caller: &Caller) -> Result<File, Error> {
-    within_deadline(path, caller, FileType::Directory).await
+    within_deadline(path, caller, |path, caller| open(path, caller, FileType::Directory)).await
 }
 
-async fn within_deadline(path: PathBuf, caller: &Caller, kind: FileType) -> Result<File, Error> {
+/// What a regular file holds, at most `limit` bytes, otherwise as [`open_as`].
+///
+/// # Errors
+/// As [`open_as`], and where it holds more.
+pub async fn read_as(path: PathBuf, caller: &Caller, limit: u64) -> Result<Vec<u8>, Error> {
+    within_deadline(path, caller, move |path, caller| {
+        let failed = |why: String| Error::Unavailable(format!("cannot read {}: {why}", path.display()));
+        let file = open(path, caller, FileType::RegularFile)?;
+        let mut bytes = Vec::new();
+        file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| failed(error.to_string()))?;
+        if bytes.len() as u64 > limit { Err(failed(format!("it is longer than {limit} bytes"))) } else { Ok(bytes) }
+    })
+    .await
+}
+
+async fn within_deadline<T: Send + 'static>(
+    path: PathBuf,
+    caller: &Caller,
+    work: impl FnOnce(&Path, &Caller) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     let shown = path.display().to_string();
-    let opened = timeout(DEADLINE, on_thread(path, caller.clone(), kind)).await;
-    opened.unwrap_or_else(|_| Err(Error::Unavailable(format!("{shown} did not open within {} s", DEADLINE.as_secs()))))
+    let caller = caller.clone();
+    let done = timeout(DEADLINE, on_thread(caller.clone(), move || work(&path, &caller))).await;
+    done.unwrap_or_else(|_| Err(Error::Unavailable(format!("{shown} did not open within {} s", DEADLINE.as_secs()))))
 }
 
-/// Linux keeps credentials for each thread. This one takes on the caller's, opens, and ends: no other ever has them.
-async fn on_thread(path: PathBuf, caller: Caller, kind: FileType) -> Result<File, Error> {
+/// Linux keeps credentials for each thread. This one takes on the caller's, works, and ends: no other ever has them.
+async fn on_thread<T: Send + 'static>(
+    caller: Caller,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     let ended = || Error::Unavailable("the service is stopping".to_owned());
     let slot = SLOTS.acquire().await.map_err(|_| ended())?;
-    let (sender, opened) = oneshot::channel();
-    let work = move || {
-        let result = take_on(&caller).and_then(|()| open(&path, &caller, kind));
+    let (sender, done) = oneshot::channel();
+    let as_caller = move || {
+        let result = take_on(&caller).and_then(|()| work());
         drop(slot);
         // Nobody listens after the deadline; the file closes then.
         let _ = sender.send(result);
     };
-    let thread = thread::Builder::new().name("image-open".to_owned()).spawn(work);
+    let thread = thread::Builder::new().name("image-open".to_owned()).spawn(as_caller);
     thread.map_err(|error| Error::Io { what: "start a thread to open the image".to_owned(), error })?;
-    opened.await.unwrap_or_else(|_| Err(ended()))
+    done.await.unwrap_or_else(|_| Err(ended()))
 }
 
 fn open(path: &Path, caller: &Caller, kind: FileType) -> Result<File, Error> {

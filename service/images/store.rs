@@ -139,7 +139,14 @@ impl Store {
         let (directory, room, exchange) = (self.directory.clone(), self.room, running.exchange.clone());
         blocking(move || received.keep(&directory, room, &exchange)).await?;
         self.inspection.remember(digest, &devices);
-        Ok(ImageRecord { digest, size, network_device: devices.network, block_devices: devices.blocks, origin: None })
+        Ok(ImageRecord {
+            digest,
+            size,
+            network_device: devices.network,
+            block_devices: devices.blocks,
+            origin: None,
+            signature: None,
+        })
     }
 
     async fn start(&self, source: Source) -> Result<Running, Error> {
@@ -216,7 +223,14 @@ impl Store {
     pub async fn record(&self, digest: ImageDigest) -> Result<ImageRecord, Error> {
         let (file, size) = self.open_stored(digest).await?;
         let devices = self.inspection.devices(digest, || Ok(file)).await?;
-        Ok(ImageRecord { digest, size, network_device: devices.network, block_devices: devices.blocks, origin: None })
+        Ok(ImageRecord {
+            digest,
+            size,
+            network_device: devices.network,
+            block_devices: devices.blocks,
+            origin: None,
+            signature: None,
+        })
     }
 
     /// Whether a stored image still is what its digest says: a disk can forget.

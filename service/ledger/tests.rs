@@ -148,6 +148,7 @@ fn image(number: u8) -> ImageRecord {
         network_device: NetworkDevice("service".into()),
         block_devices: vec!["disk".into()],
         origin: None,
+        signature: (number == 1).then(|| "untrusted comment: x\nRUSh\n".into()),
     }
 }
 
@@ -316,6 +317,18 @@ fn a_file_of_the_first_schema_is_read_and_gets_the_new_one_with_its_next_change(
 }
 
 #[test]
+fn an_image_of_before_signatures_is_read() {
+    let older =
+        format!(r#"{{"digest":"{}","size":17,"network_device":"service","block_devices":["disk"]}}"#, image(2).digest);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    let database = file::open(&path).unwrap();
+    schema::set_raw(&database, "images", &image(2).digest.0, older.as_bytes()).unwrap();
+    drop(database);
+    assert_eq!(Ledger::open(&path).unwrap().1.images, [image(2)]);
+}
+
+#[test]
 fn a_folder_that_is_not_there() {
     let error = Ledger::open(Path::new("/nonexistent/state.redb")).unwrap_err().to_string();
     assert!(error.ends_with("create its folder, or give another --state-directory"), "{error}");
@@ -370,8 +383,14 @@ fn values_keep_their_form() {
     );
     holds(lease("a", "10.0.0.2", 1), r#"{"tag":"a","address":"10.0.0.2","prefix":"10.0.0.0/24","since":1}"#);
     holds(
-        image(1),
+        ImageRecord { signature: None, ..image(1) },
         &format!(r#"{{"digest":"sha256:{digest}","size":17,"network_device":"service","block_devices":["disk"]}}"#),
+    );
+    holds(
+        image(1),
+        &format!(
+            r#"{{"digest":"sha256:{digest}","size":17,"network_device":"service","block_devices":["disk"],"signature":"untrusted comment: x\nRUSh\n"}}"#
+        ),
     );
     let plan = r#"{"image":"/srv/web.hvt","configuration":{"network":null,"memory":32,"cpu":null,"arguments":["--relay={signer.address}"],"address":{"prefix":null,"address":null},"exclude":["10.0.0.10-10.0.0.19","10.0.0.128-10.0.0.255"],"block_devices":[],"restart":"never","readiness":{"tcp":{"port":25}},"timeout":{"secs":30,"nanos":0}},"ports":[{"protocol":"tcp","host":25,"unikernel":25}],"staged":[],"addresses":["192.0.2.1"],"sources":["192.0.2.0/24"],"drain":{"secs":1,"nanos":0},"watch":{"secs":600,"nanos":0}}"#;
     let member = format!(r#"{{"plan":{plan},"image":"sha256:{digest}","unikernel":"website.0101010101"}}"#);

@@ -77,7 +77,10 @@ pub fn admit(
             let changes = with_image(deployment, world, vec![Change::PutUnikernel(Box::new(unikernel.clone()))]);
             Ok((changes, Admitted::Start { unikernel, revived: true }))
         }
-        Some(there) => Ok((kept(deployment, there), Admitted::AlreadyThere(there.clone()))),
+        Some(there) => {
+            let changes = with_image(deployment, world, kept(deployment, there));
+            Ok((changes, Admitted::AlreadyThere(there.clone())))
+        }
         None => admit_new(deployment, id, world, facts, now),
     }
 }
@@ -152,11 +155,16 @@ fn is_new(image: &ImageRecord, world: &World) -> bool {
     world.image(image.digest).is_none()
 }
 
-/// The image's record is written with the first that is made of it: a file without one is nobody's.
+/// The image's record is written with the first that is made of it: a file without one is nobody's. Later only what signs
+/// it is: the signature that is valid now.
 fn with_image(deployment: &Deployment, world: &World, mut changes: Vec<Change>) -> Vec<Change> {
-    if is_new(&deployment.image, world) {
-        changes.push(Change::PutImage(deployment.image.clone()));
-    }
+    let image = &deployment.image;
+    let record = match world.image(image.digest) {
+        None => Some(image.clone()),
+        Some(known) if image.signature.is_none() || image.signature == known.signature => None,
+        Some(known) => Some(ImageRecord { signature: image.signature.clone(), ..known.clone() }),
+    };
+    changes.extend(record.map(Change::PutImage));
     changes
 }
 

@@ -73,6 +73,7 @@ mod tests {
         let mut world = world();
         let image = ImageRecord {
             origin: None,
+            signature: None,
             digest: ImageDigest([1; 32]),
             size: 1,
             network_device: NetworkDevice("service".into()),

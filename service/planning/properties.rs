@@ -386,6 +386,7 @@ fn deployment(service: ServiceName, image: u8) -> Deployment {
         network_device: crate::domain::NetworkDevice("service".into()),
         block_devices: Vec::new(),
         origin: None,
+        signature: None,
     };
     let (readiness, timeout) = (Readiness::Running, Duration::from_secs(1));
     Deployment { service, spec, image, exclude: Vec::new(), readiness, timeout, stack: None }

@@ -6,6 +6,7 @@ mod git;
 mod registry;
 mod saved;
 mod sources;
+mod trust;
 mod workshop;
 
 use std::fs::File;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
+use self::trust::Claim;
 use super::claims::Pin;
 use super::collect;
 use super::context::Context;
@@ -59,17 +61,24 @@ impl Imported {
     }
 }
 
-/// Makes sure that the store has the image of `source`.
-pub async fn import(context: &Context, source: ImageSource, job: &Job) -> Result<Imported, Error> {
-    match source {
+/// Makes sure that the store has the image of `source`, and that it may be used.
+pub async fn import(context: &Arc<Context>, source: ImageSource, job: &Job) -> Result<Imported, Error> {
+    let (imported, claim) = match source {
+        // Neither is asked who signed it: see `trust`.
         ImageSource::Imported(record) => {
             let pin = context.claims.pin(record.digest);
-            Ok(Imported { record, pin, brought: false, told: Told::default() })
+            return Ok(Imported { record, pin, brought: false, told: Told::default() });
         }
-        ImageSource::Stored(digest) => stored(context, digest, job).await,
-        ImageSource::Descriptor { file, signature: _ } => receive(context, file, job).await,
-        ImageSource::Named { image, options, caller } => named(context, image, &options, caller, job).await,
-    }
+        ImageSource::Stored(digest) => return stored(context, digest, job).await,
+        ImageSource::Descriptor { file, signature } => {
+            (receive(context, file, job).await?, Claim::by_option(signature))
+        }
+        ImageSource::Named { image, options, caller } => {
+            let claim = Claim::of(context, &image, &options, &caller).await;
+            (named(context, image, &options, caller, job).await?, claim)
+        }
+    };
+    trust::verified(context, imported, claim, job).await
 }
 
 /// Removes what a run of the service that was killed has left elsewhere.
@@ -211,6 +220,8 @@ async fn hold(context: &Context, record: ImageRecord) -> Result<Imported, Error>
     let _gate = context.store_gate.lock().await;
     let pin = context.claims.pin(digest);
     context.store.open_stored(digest).await?;
-    let brought = context.owner.look(move |state| state.world.image(digest).is_none()).await?;
-    Ok(Imported { record, pin, brought, told: Told::default() })
+    let known = context.owner.look(move |state| state.world.image(digest).cloned()).await?;
+    let brought = known.is_none();
+    let signature = known.and_then(|known| known.signature);
+    Ok(Imported { record: ImageRecord { signature, ..record }, pin, brought, told: Told::default() })
 }

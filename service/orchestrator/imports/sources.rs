@@ -1,11 +1,13 @@
 //! What the configuration says of where images come from.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Config;
 use crate::images::git::Access;
 use crate::images::recipe::BaseImages;
+use crate::images::signature::Key;
 
 /// Places and limits, for every import.
 #[derive(Debug, Clone)]
@@ -19,7 +21,7 @@ pub struct Sources {
     /// Docker's and Podman's `auth.json`.
     pub auth_file: Option<PathBuf>,
     /// When there are any, an image needs a signature by one of them.
-    pub keys: Vec<String>,
+    pub keys: Arc<[Key]>,
     /// The cache of layers, in the state directory.
     pub cache: PathBuf,
     /// Bytes.
@@ -44,7 +46,7 @@ impl Sources {
             instance: super::engine::instance(&state_directory),
             insecure_registries: images.insecure_registries.clone(),
             auth_file: images.auth_file.clone(),
-            keys: images.keys.clone(),
+            keys: images.keys.clone().into(),
             cache: state_directory.join("layers"),
             cache_limit: images.cache_size,
             workshop: state_directory.join("workshop"),

@@ -1,0 +1,161 @@
+//! Whether an image may be used: where the configuration has keys, one of them must have signed it.
+//!
+//! Every call that names an image is asked, also one that names an image of the store: keys come and go. What runs already,
+//! or did, is not: a Restart, a Rollback, the chain before, and the members that an Apply makes of what it has imported.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tracing::warn;
+
+use super::super::context::Context;
+use super::super::error::Error;
+use super::super::jobs::Job;
+use super::Imported;
+use crate::domain::{Caller, ImageDigest, ImageOptions, ImageReference};
+use crate::images;
+use crate::images::signature::{self, Unsigned};
+
+/// What a call says of who signed its image.
+#[derive(Debug, Default)]
+pub(super) struct Claim {
+    /// What minisign wrote.
+    signature: Option<String>,
+    /// Where else than in option signature it would be found.
+    place: Option<String>,
+}
+
+impl Claim {
+    /// Of a file that was handed over there is nothing but the option.
+    pub(super) fn by_option(signature: Option<String>) -> Self {
+        Self { signature, place: None }
+    }
+
+    /// What the option says; else, of a file of this host, what stands beside it, read with the caller's rights. What stands
+    /// beside a unikernel in a container image a worker tells ([`super::Told`]).
+    pub(super) async fn of(context: &Context, image: &ImageReference, options: &ImageOptions, caller: &Caller) -> Self {
+        let mut claim = Self { signature: options.signature.clone(), place: place(image, options) };
+        if context.sources.keys.is_empty() || claim.signature.is_some() {
+            return claim;
+        }
+        if let ImageReference::Path(path) = image {
+            match images::read_as(beside(path), caller, signature::LONGEST).await {
+                Ok(text) => claim.signature = Some(String::from_utf8_lossy(&text).into_owned()),
+                // It need not be there, or it may not be read: who finds no other signature says so.
+                Err(error) => claim.place = Some(format!("beside it ({error})")),
+            }
+        }
+        claim
+    }
+}
+
+fn place(image: &ImageReference, options: &ImageOptions) -> Option<String> {
+    match image {
+        ImageReference::Stored(_) => None,
+        ImageReference::Path(path) => Some(format!("beside it, as {}", beside(path).display())),
+        _ => options.image_paths().first().map(|path| format!("beside it in the image, as {path}.minisig")),
+    }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".minisig");
+    name.into()
+}
+
+/// The image as it may be used. One that may not goes again, where this call brought it.
+pub(super) async fn verified(
+    context: &Arc<Context>,
+    imported: Imported,
+    claim: Claim,
+    job: &Job,
+) -> Result<Imported, Error> {
+    if context.sources.keys.is_empty() {
+        return Ok(imported);
+    }
+    job.detail("verifying").await;
+    let (verdict, heard) = oneshot::channel();
+    let judging = Arc::clone(context);
+    // A task of its own: who is cancelled meanwhile does not come to clean up.
+    tokio::spawn(async move {
+        let outcome = match judge(&judging, &imported, claim).await {
+            Ok(signed) => Ok((imported, signed)),
+            Err(error) => {
+                drop_unused(&judging, imported).await;
+                Err(error)
+            }
+        };
+        if let Err(Ok((unwanted, _))) = verdict.send(outcome) {
+            drop_unused(&judging, unwanted).await;
+        }
+    });
+    let (mut imported, signed) = heard.await.map_err(|_| Error::Defect)??;
+    job.log(&format!("the image is signed, with the comment {}", signed.comment));
+    imported.record.signature = Some(signed.signature);
+    Ok(imported)
+}
+
+async fn drop_unused(context: &Context, imported: Imported) {
+    let digest = imported.record.digest;
+    if let Err(error) = imported.drop_unused(context).await {
+        warn!(%error, %digest, "an image that nothing uses stays in the store");
+    }
+}
+
+struct Signed {
+    signature: String,
+    comment: String,
+}
+
+/// The same bytes are the same image, wherever they come from: where this call says nothing, what signed it before counts.
+async fn judge(context: &Context, imported: &Imported, claim: Claim) -> Result<Signed, Error> {
+    let before = || imported.record.signature.clone();
+    let Some(signature) = claim.signature.or_else(|| imported.told.signature.clone()).or_else(before) else {
+        return Err(missing(claim.place).into());
+    };
+    let digest = imported.record.digest;
+    // The copy in the store: whatever becomes of the source, it is what runs.
+    let (file, _) = context.store.open_stored(digest).await?;
+    let (text, keys) = (signature.clone(), Arc::clone(&context.sources.keys));
+    let verified = spawn_blocking(move || signature::verify(file, &text, &keys)).await.map_err(|_| Error::Stopping)?;
+    let comment = verified.map_err(|why| unsigned(digest, &why))?;
+    Ok(Signed { signature, comment })
+}
+
+fn missing(place: Option<String>) -> images::Error {
+    let places = place.map_or_else(|| "in option signature".into(), |place| format!("{place}, or in option signature"));
+    images::Error::Invalid(format!(
+        "the image has no signature, and images.keys of the configuration asks for one: sign it with \
+         `minisign -Sm unikernel.hvt`, and give what that writes into unikernel.hvt.minisig {places}"
+    ))
+}
+
+fn unsigned(digest: ImageDigest, why: &Unsigned) -> images::Error {
+    match why {
+        Unsigned::Unreadable(_) => images::Error::Unavailable(format!("the stored image {digest}: {why}")),
+        _ => images::Error::Invalid(format!(
+            "the image {digest} is not signed as images.keys of the configuration asks for: {why}"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(image: &str) -> String {
+        missing(place(&image.parse().unwrap(), &ImageOptions::default())).to_string()
+    }
+
+    #[test]
+    fn who_has_not_signed_is_told_where_the_signature_goes() {
+        assert!(said("/srv/web.hvt").contains("beside it, as /srv/web.hvt.minisig, or in option signature"));
+        let saved = said("docker-archive:/srv/web.tar");
+        assert!(saved.contains("in the image, as /unikernel.hvt.minisig, or in option signature"), "{saved}");
+        let stored = said(&format!("sha256:{}", "0".repeat(64)));
+        assert!(stored.ends_with("into unikernel.hvt.minisig in option signature"), "{stored}");
+        assert!(stored.contains("`minisign -Sm unikernel.hvt`") && stored.contains("images.keys"), "{stored}");
+    }
+}
