@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::engine::{self, Tidiers};
 use crate::config;
 
 /// Places and limits, for every import.
@@ -11,6 +12,8 @@ pub struct Sources {
     pub engine: PathBuf,
     /// This run of the service, in the labels of what it makes in the engine.
     pub instance: String,
+    /// Who removes what calls have left there.
+    pub tidiers: Tidiers,
     /// `HOST:PORT` of registries without TLS.
     pub insecure_registries: Vec<String>,
     /// Docker's and Podman's `auth.json`.
@@ -30,7 +33,8 @@ impl Sources {
     pub fn new(images: &config::Images, state_directory: &Path) -> Self {
         Self {
             engine: images.docker_socket.clone(),
-            instance: super::engine::instance(),
+            instance: engine::instance(),
+            tidiers: Tidiers::default(),
             insecure_registries: images.insecure_registries.clone(),
             auth_file: images.auth_file.clone(),
             keys: images.keys.clone(),
