@@ -31,7 +31,7 @@ pub struct Voice {
 }
 
 impl Voice {
-    pub(super) fn new(socket: UnixStream) -> Self {
+    pub(in crate::images) fn new(socket: UnixStream) -> Self {
         Self { socket, told: None }
     }
 
