@@ -1,5 +1,8 @@
 //! A registry of the test's own: it has one good image, and behaves as badly as it is told.
 
+#![allow(dead_code, missing_debug_implementations, reason = "each test takes of this module what it needs")]
+#![allow(clippy::unwrap_used, reason = "for tests, which may end where they are wrong")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -42,10 +45,10 @@ pub struct Hostile {
 }
 
 impl Hostile {
-    /// In the namespace of this thread, until the process ends.
+    /// In the namespace of this thread, until the process ends. Port 0: one that is free.
     pub fn start(port: u16, image: (Files, Vec<u8>), behaviour: Box<Behaviour>) -> Self {
-        let host = format!("127.0.0.1:{port}");
-        let listener = TcpListener::bind(&host).unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let host = listener.local_addr().unwrap().to_string();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (heard, image, behaviour) = (asked.clone(), Arc::new(image), Arc::new(behaviour));
         thread::spawn(move || {

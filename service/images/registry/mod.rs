@@ -21,6 +21,12 @@ mod parts;
 mod redirect;
 mod trust;
 
+#[cfg(test)]
+#[path = "../../../tests/registry/hostile.rs"]
+mod hostile;
+#[cfg(test)]
+mod tests;
+
 use std::cell::Cell;
 use std::fs::File;
 use std::io::Write;
@@ -30,6 +36,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::archive::oci::{self, Image};
+#[cfg(test)]
+use super::archive::saved_image;
 use super::archive::{self, Digest, Found, Limits, Meter, Selection};
 use super::worker::{Failure, Kind, Voice, Wanted};
 use crate::domain::ImageName;

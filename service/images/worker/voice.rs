@@ -34,7 +34,7 @@ pub struct Voice {
 }
 
 impl Voice {
-    pub(super) fn new(socket: UnixStream) -> Self {
+    pub(in crate::images) fn new(socket: UnixStream) -> Self {
         Self { socket, told: None }
     }
 

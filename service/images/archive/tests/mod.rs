@@ -3,6 +3,7 @@
 mod forms;
 mod generated;
 mod hostile;
+mod once;
 mod paths;
 mod tools;
 
