@@ -66,7 +66,8 @@ impl Manager {
     /// exclude as and address s (where the lease comes from; the network's own), block-devices a(ssu) (device, Albatross
     /// block device, sector size or 0), restart s (never, on-failure), restart-exit-codes ai, ready s (running, tcp:PORT,
     /// http:PORT/PATH, console:REGEX for a line that it prints; running), timeout t (milliseconds to become ready; 30000),
-    /// image-path s (of a saved image; /unikernel.hvt, then /unikernel.spt).
+    /// image-path s (of a saved image; /unikernel.hvt, then /unikernel.spt), signature s (what minisign wrote of the image,
+    /// where the configuration has keys; the file beside it with .minisig after its name).
     ///
     /// Errors: InvalidArgument, NotAuthorized, AddressPoolExhausted, AddressInUse, ImageInvalid, ImageUnavailable,
     /// ImageTooLarge, AlbatrossUnavailable, AlbatrossRefused, NotReady, KernelRefused, Cancelled. After an error nothing
