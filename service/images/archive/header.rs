@@ -75,14 +75,11 @@ pub(super) fn parse(block: &[u8; BLOCK]) -> Result<Option<Header>, Error> {
 
 /// Old programs added the bytes up as signed ones.
 fn check_sum(block: &[u8; BLOCK], field: &[u8; 8]) -> Result<(), Error> {
-    let (mut unsigned, mut signed) = (0_i64, 0_i64);
-    for (at, byte) in block.iter().enumerate() {
-        let byte = if (148..156).contains(&at) { b' ' } else { *byte };
-        unsigned += i64::from(byte);
-        signed += i64::from(byte.cast_signed());
-    }
+    let (before, after) = (block.get(..148).unwrap_or_default(), block.get(156..).unwrap_or_default());
+    // Its own field counts as spaces.
+    let sum = |value: fn(u8) -> i64| before.iter().chain(after).map(|byte| value(*byte)).sum::<i64>() + 8 * 0x20;
     match number(field).map(u64::cast_signed) {
-        Ok(sum) if sum == unsigned || sum == signed => Ok(()),
+        Ok(said) if said == sum(i64::from) || said == sum(|byte| byte.cast_signed().into()) => Ok(()),
         _ => malformed("this is no tar, or a damaged one: the checksum of a header is wrong"),
     }
 }

@@ -15,6 +15,9 @@ pub struct Limits {
     pub layers: usize,
     /// Bytes decompressed in all. A layer is unpacked once to be searched and, if it has the file, once more up to it.
     pub unpacked: u64,
+    /// Times as much as was read that may be unpacked; [`ROOM`] always may. Layers are compressed to a third, and to a
+    /// twentieth where they are text: what comes to much more was made to keep somebody busy.
+    pub ratio: u64,
     /// Bytes of a name or a link in a tar.
     pub path: usize,
     /// Bytes of a manifest, an index or a configuration.
@@ -23,6 +26,9 @@ pub struct Limits {
     pub nesting: usize,
 }
 
+/// Bytes that may be unpacked of what is however small: there are files of zeros in good images too.
+const ROOM: u64 = 256 << 20;
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -30,6 +36,7 @@ impl Default for Limits {
             entries: 1_000_000,
             layers: 128,
             unpacked: 16 << 30,
+            ratio: 100,
             path: 4096,
             manifest: 4 << 20,
             nesting: 4,
@@ -91,9 +98,11 @@ impl<'a> Meter<'a> {
         state.read = state.read.saturating_add(read as u64);
         state.unpacked = state.unpacked.saturating_add(unpacked as u64);
         let so_far = state.read;
-        let outcome = if state.unpacked > self.limits.unpacked {
-            let limit = self.limits.unpacked;
-            Err(Error::TooLarge(format!("the image unpacks to more than {limit} bytes in all, the limit")))
+        let limit = self.limits.unpacked.min(ROOM.max(so_far.saturating_mul(self.limits.ratio)));
+        let outcome = if state.unpacked > limit {
+            Err(Error::TooLarge(format!(
+                "the image unpacks to more than {limit} bytes in all, the limit for {so_far} bytes that were read of it"
+            )))
         } else {
             state.observer.proceed(so_far)
         };

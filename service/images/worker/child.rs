@@ -37,6 +37,10 @@ fn work(socket: &UnixStream, voice: &mut Voice) -> Result<(), Failure> {
     let (input, output) = (standard(io::stdin()).map_err(broken)?, standard(io::stdout()).map_err(broken)?);
     let assignment = assignment(socket).map_err(broken)?;
     confined(confine(&assignment, &input))?;
+    #[cfg(feature = "fault-injection")]
+    if let Some(attempts) = super::probe::wanted() {
+        return super::probe::run(&attempts, voice);
+    }
     let (input, output) = (File::from(input), File::from(output));
     match &assignment.task {
         Task::Saved(saved) => from_saved(saved, input, output, voice),

@@ -30,6 +30,9 @@ pub(super) fn confine(assignment: &Assignment, input: &impl AsFd) -> Result<(), 
     if let Some(caller) = &assignment.caller {
         identity::become_caller(caller).map_err(|error| error.to_string())?;
     }
+    // Also of one that hangs; and not before it has become who it is, which would undo it.
+    let to_end = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    to_end.map_err(|error| format!("its end with the service's: {error}"))?;
     rustix::thread::set_no_new_privs(true).map_err(|error| format!("no_new_privs: {error}"))?;
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::set(None, set, &CapsHashSet::new()).map_err(|error| format!("capabilities: {error}"))?;

@@ -17,6 +17,8 @@
 mod child;
 mod confinement;
 mod parent;
+#[cfg(feature = "fault-injection")]
+mod probe;
 mod rights;
 mod taken;
 mod voice;
