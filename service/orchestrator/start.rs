@@ -158,6 +158,7 @@ impl Runner {
         tokio::spawn(recover::follow(Arc::clone(&context)));
         tokio::spawn(drains::run(Arc::clone(&context), events));
         tokio::spawn(returns::run(Arc::clone(&context)));
+        tokio::spawn(imports::tidy(Arc::clone(&context)));
         tokio::spawn(stacks::watching::run(Orchestrator { context: Arc::clone(&context) }));
         if let Some(orchestrator) = automatic {
             tokio::spawn(automatic::run(orchestrator));

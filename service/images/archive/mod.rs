@@ -5,6 +5,7 @@
 //!  oci_archive ─► tarball ─┐                                ├─► layers: the file, the upper-most layer first
 //!  oci_folder  ─► folder  ─┴─► oci: index ─► manifest ──────┘     scan (one layer) ─► view (pure: what is at a path)
 //!  a registry ────────────────► oci::extract                      entries ─► header (one tar)
+//!  an engine's tar of one file ─► taken
 //! ```
 //!
 //! The bytes are foreign. They are read as streams with a bound on everything ([`Limits`]), nothing of an image is kept
@@ -23,6 +24,7 @@ mod limits;
 mod manifest;
 pub mod oci;
 mod path;
+mod taken;
 mod tarball;
 mod unpack;
 
@@ -43,6 +45,7 @@ pub use digest::Digest;
 pub use error::Error;
 pub use limits::{Limits, Meter, Observer, Source};
 pub use manifest::{Annotations, Descriptor, Platform};
+pub use taken::taken;
 
 /// Where `image-path` does not say.
 pub const DEFAULT_PATHS: [&str; 2] = ["/unikernel.hvt", "/unikernel.spt"];

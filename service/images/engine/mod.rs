@@ -2,14 +2,42 @@
 //!
 //! Who may use the socket is as good as root, so the worker that has it reads nothing but the engine's own answers: what
 //! comes out of an image goes on, as it is, to a worker that may nothing.
+//!
+//! ```text
+//!  take ─► client ─► bollard ─┐
+//!  tidy ─► client ─► bollard ─┼─► connection: one for each request, with bounds ─► the socket
+//!  build: context ────────────┤
+//!         answers, trace ◄────┤
+//!         session ────────────┘
+//! ```
+
+mod answers;
+mod build;
+mod client;
+mod connection;
+mod context;
+mod error;
+mod session;
+mod take;
+mod tidy;
+mod trace;
 
 use std::fs::File;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
-use super::worker::{Failure, Kind, Voice};
+use self::client::Client;
+use self::error::Error;
+use self::take::Sought;
+use super::worker::{Failure, Voice};
 use crate::domain::{EngineImage, ImagePath};
+
+pub use connection::Patience;
+
+/// The key of the label of everything that is made in the engine.
+pub const LABEL: &str = "org.albatross.deployer";
 
 /// What the engine is asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -17,8 +45,10 @@ pub struct Request {
     /// The engine's API.
     pub socket: PathBuf,
     pub work: Work,
-    /// Marks what is made in the engine for this call, so that it can be found and removed.
+    /// Marks what is made in the engine for this call, so that it can be found and removed. Letters, digits, '-' and '.':
+    /// it is part of names. Nobody can guess it.
     pub label: String,
+    pub patience: Patience,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,6 +60,8 @@ pub enum Work {
     Build { dockerfile: Dockerfile, paths: Vec<ImagePath>, signature: bool },
     /// Removes everything with the label.
     Tidy,
+    /// Removes everything of labels that do not begin so: what calls have left that nobody works for any more.
+    TidyOthers,
 }
 
 /// What the engine builds by.
@@ -43,6 +75,43 @@ pub enum Dockerfile {
 
 /// Does it. `context`: descriptor 0; the tar goes to `output`.
 pub(super) fn run(request: &Request, context: File, output: File, voice: &mut Voice) -> Result<(), Failure> {
-    let _ = (request, context, output, voice);
-    Err(Failure::new(Kind::Unavailable, "docker-daemon: images cannot be read yet"))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let runtime = runtime.map_err(Error::Start)?;
+    let after = request.patience.whole;
+    let late = || Error::Late { doing: "do what it was asked for", after };
+    let worked = runtime.block_on(async { timeout(after, work(request, context, output, voice)).await });
+    Ok(worked.map_err(|_| late())??)
+}
+
+async fn work(request: &Request, context: File, output: File, voice: &mut Voice) -> Result<(), Error> {
+    let Request { socket, work, label, patience } = request;
+    let client = Client::connect(socket.clone(), *patience).await?;
+    match work {
+        Work::Take { image, paths, signature } => {
+            let id = take::look_up(&client, image).await?;
+            voice.origin(&id)?;
+            take::take(&client, &id, label, &Sought { paths, signature: *signature }, output, voice).await
+        }
+        Work::Build { dockerfile, paths, signature } => {
+            let sought = Sought { paths, signature: *signature };
+            let built = built(&client, label, dockerfile, &sought, context, output, voice).await;
+            let tidied = tidy::once(&client, tidy::Of::Call(label)).await;
+            built.and(tidied.map(drop))
+        }
+        Work::Tidy => tidy::until_clean(&client, tidy::Of::Call(label)).await,
+        Work::TidyOthers => tidy::until_clean(&client, tidy::Of::Others(label)).await,
+    }
+}
+
+async fn built(
+    client: &Client,
+    label: &str,
+    dockerfile: &Dockerfile,
+    sought: &Sought<'_>,
+    context: File,
+    output: File,
+    voice: &mut Voice,
+) -> Result<(), Error> {
+    let id = build::build(client, label, dockerfile, context, voice).await?;
+    take::take(client, &id, label, sought, output, voice).await
 }

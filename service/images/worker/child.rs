@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use super::confinement::{close_what_was_not_handed_over, confine};
-use super::{Assignment, Failure, Form, Kind, Said, Saved, Task, Voice, Wanted};
+use super::{Assignment, Failure, Form, Kind, Said, Saved, Task, Voice, Wanted, taken};
 use crate::images::archive::{self, Limits, Selection};
 use crate::images::{engine, git, registry};
 
@@ -40,7 +40,7 @@ fn work(socket: &UnixStream, voice: &mut Voice) -> Result<(), Failure> {
     let (input, output) = (File::from(input), File::from(output));
     match &assignment.task {
         Task::Saved(saved) => from_saved(saved, input, output, voice),
-        Task::Taken(wanted) => from_taken(wanted, input, output, voice),
+        Task::Taken(wanted) => taken::run(wanted, input, output, voice),
         Task::Registry(request) => registry::run(request, output, voice),
         Task::Engine(request) => engine::run(request, input, output, voice),
         Task::Git(request) => git::run(request, input, output, voice),
@@ -114,10 +114,4 @@ fn beside(saved: &Saved, image: File, path: &str, voice: &mut Voice) -> Result<(
         Err(archive::Error::NotFound(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
-}
-
-/// The tar that an engine makes of one file.
-fn from_taken(wanted: &Wanted, tar: File, unikernel: File, voice: &mut Voice) -> Result<(), Failure> {
-    let _ = (wanted, tar, unikernel, voice);
-    Err(Failure::new(Kind::Unavailable, "what an engine gives cannot be read yet"))
 }

@@ -18,6 +18,7 @@ mod child;
 mod confinement;
 mod parent;
 mod rights;
+mod taken;
 mod voice;
 
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,10 @@
-//! Images of the local engine.
+//! Images of the local engine, and builds by it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tracing::{info, warn};
 
 use super::super::context::Context;
 use super::super::error::Error;
@@ -6,8 +12,15 @@ use super::super::jobs::Job;
 use super::chain::{Link, through};
 use super::{Imported, wanted};
 use crate::domain::{EngineImage, ImageOptions};
-use crate::images::engine::{Request, Work};
-use crate::images::worker::Task;
+use crate::images;
+use crate::images::engine::{Dockerfile, Patience, Request, Work};
+use crate::images::worker::{self, Next, Task, Wanted};
+
+/// After the deadline of a build, for the worker to say that it is over.
+const LAST_WORD: Duration = Duration::from_secs(60);
+
+/// What tidying may take. What it has not removed by then is removed at the next start.
+const TIDYING: Duration = Duration::from_secs(30);
 
 pub(super) async fn import(
     context: &Context,
@@ -17,7 +30,95 @@ pub(super) async fn import(
 ) -> Result<Imported, Error> {
     let wanted = wanted(context, options);
     let work = Work::Take { image, paths: wanted.paths.clone(), signature: wanted.signature };
-    let request = Request { socket: context.sources.engine.clone(), work, label: job.number().to_string() };
-    let links = vec![Link::from(Task::Engine(request)), Link::unseen(Task::Taken(wanted))];
-    through(context, None, links, job).await
+    let use_ = Use::begin(context).await?;
+    let links = vec![Link::from(use_.task(work, Patience::default())), Link::unseen(Task::Taken(wanted))];
+    use_.finish(through(context, None, links, job).await).await
+}
+
+/// What comes out of the last of `context_links`, a tar, built, and the unikernel taken out of the result.
+pub(super) async fn build(
+    context: &Context,
+    context_links: Vec<Link>,
+    dockerfile: Dockerfile,
+    wanted: Wanted,
+    job: &Job,
+) -> Result<Imported, Error> {
+    let work = Work::Build { dockerfile, paths: wanted.paths.clone(), signature: wanted.signature };
+    let use_ = Use::begin(context).await?;
+    let whole = context.sources.build_deadline;
+    let building = Link::from(use_.task(work, Patience { whole, ..Patience::default() }));
+    let made = [building, Link::unseen(Task::Taken(wanted))].map(|link| link.with_deadline(whole + LAST_WORD));
+    let links = context_links.into_iter().chain(made).collect();
+    use_.finish(through(context, None, links, job).await).await
+}
+
+/// One call's use of the engine. Where it does not come to a good end, what it has left there is removed.
+struct Use {
+    socket: PathBuf,
+    label: String,
+    is_over: bool,
+}
+
+impl Use {
+    async fn begin(context: &Context) -> Result<Self, Error> {
+        let unknown = |error| images::Error::Io { what: "read a random number".into(), error };
+        let random = tokio::fs::read_to_string(RANDOM).await.map_err(unknown)?;
+        let label = format!("{}.{}", context.sources.instance, random.trim());
+        Ok(Self { socket: context.sources.engine.clone(), label, is_over: false })
+    }
+
+    fn task(&self, work: Work, patience: Patience) -> Task {
+        let (socket, label) = (self.socket.clone(), self.label.clone());
+        Task::Engine(Request { socket, work, label, patience })
+    }
+
+    async fn finish(mut self, outcome: Result<Imported, Error>) -> Result<Imported, Error> {
+        if outcome.is_err() {
+            tidy(self.socket.clone(), Work::Tidy, self.label.clone()).await;
+        }
+        self.is_over = true;
+        outcome
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        if !self.is_over {
+            tokio::spawn(tidy(self.socket.clone(), Work::Tidy, self.label.clone()));
+        }
+    }
+}
+
+/// Another text each time that it is read, of letters, digits and '-'.
+const RANDOM: &str = "/proc/sys/kernel/random/uuid";
+
+/// What the labels of this run of the service begin with. Blocks: for its start.
+pub(super) fn instance() -> String {
+    std::fs::read_to_string(RANDOM)
+        .map_or_else(|_| format!("process-{}", std::process::id()), |text| text.trim().to_owned())
+}
+
+/// Removes what runs of the service before this one have left in the engine, where there is one.
+pub(super) async fn tidy_others(context: &Context) {
+    let sources = &context.sources;
+    if tokio::fs::metadata(&sources.engine).await.is_ok() {
+        tidy(sources.engine.clone(), Work::TidyOthers, sources.instance.clone()).await;
+    }
+}
+
+/// Nobody can do anything about what goes wrong here.
+async fn tidy(socket: PathBuf, work: Work, label: String) {
+    let patience = Patience { whole: TIDYING, ..Patience::default() };
+    let task = Task::Engine(Request { socket, work, label, patience });
+    let working = async {
+        let (_, mut worker) = worker::start(&task.into(), None).await?;
+        while let Next::Heard(_) = worker.next(0).await? {}
+        Ok::<(), images::Error>(())
+    };
+    match timeout(TIDYING, working).await {
+        Ok(Ok(())) => {}
+        Ok(Err(images::Error::Unavailable(why))) => info!(why, "the engine was not asked to tidy up"),
+        Ok(Err(error)) => warn!(%error, "the engine could not be tidied up"),
+        Err(_) => warn!("the engine was not tidied up in time"),
+    }
 }

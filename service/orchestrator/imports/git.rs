@@ -10,18 +10,17 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
 
 use super::super::context::Context;
 use super::super::error::Error;
 use super::super::jobs::Job;
-use super::chain::{Link, ask, through};
+use super::chain::{Link, ask};
 use super::workshop::Folder;
-use super::{Imported, hold, wanted};
+use super::{Imported, engine, hold, wanted};
 use crate::domain::{
     Build, BuildKey, BuildOptions, Caller, CommitId, GitSource, ImageOptions, ImagePath, Recipe, Timestamp,
 };
-use crate::images::engine::{self, Dockerfile, Work};
+use crate::images::engine::Dockerfile;
 use crate::images::git::{Remote, Request};
 use crate::images::worker::{Assignment, Task};
 use crate::images::{self, recipe};
@@ -110,8 +109,8 @@ impl Repository<'_> {
         let request = Request::Fetch { remote: self.remote(folder.path()), commit: commit.clone() };
         let imported = match self.spoken_with(request) {
             Ok(fetch) => {
-                let links = fetch.into_iter().chain(self.built_by_engine(build, options)).collect();
-                through(self.context, None, links, self.job).await
+                let wanted = wanted(self.context, options);
+                engine::build(self.context, fetch, self.dockerfile(build), wanted, self.job).await
             }
             Err(error) => Err(error),
         };
@@ -139,21 +138,6 @@ impl Repository<'_> {
         Ok(vec![serve.reading(OwnedFd::from(one)), git.reading(OwnedFd::from(other))])
     }
 
-    /// The workers that make the unikernel of a tree.
-    fn built_by_engine(&self, build: &BuildOptions, options: &ImageOptions) -> [Link; 2] {
-        let sources = &self.context.sources;
-        let wanted = wanted(self.context, options);
-        let work = Work::Build {
-            dockerfile: self.dockerfile(build),
-            paths: wanted.paths.clone(),
-            signature: wanted.signature,
-        };
-        let request = engine::Request { socket: sources.engine.clone(), work, label: self.job.number().to_string() };
-        let deadline = sources.build_deadline + FETCH;
-        let links = [Link::from(Task::Engine(request)), Link::unseen(Task::Taken(wanted))];
-        links.map(|link| link.with_deadline(deadline))
-    }
-
     fn dockerfile(&self, build: &BuildOptions) -> Dockerfile {
         let bases = &self.context.sources.bases;
         match (&build.recipe, build.image_paths().first()) {
@@ -166,6 +150,3 @@ impl Repository<'_> {
         }
     }
 }
-
-/// What the tree may take until it is there; the build's own time comes after that.
-const FETCH: Duration = Duration::from_secs(30 * 60);

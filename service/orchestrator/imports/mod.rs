@@ -9,6 +9,7 @@ mod sources;
 mod workshop;
 
 use std::fs::File;
+use std::sync::Arc;
 
 use super::claims::Pin;
 use super::collect;
@@ -57,6 +58,11 @@ pub async fn import(context: &Context, source: ImageSource, job: &Job) -> Result
         ImageSource::Descriptor { file, signature: _ } => receive(context, file, job).await,
         ImageSource::Named { image, options, caller } => named(context, image, &options, caller, job).await,
     }
+}
+
+/// Removes what a run of the service that was killed has left elsewhere.
+pub async fn tidy(context: Arc<Context>) {
+    engine::tidy_others(&context).await;
 }
 
 async fn named(

@@ -12,6 +12,8 @@ use crate::images::recipe::BaseImages;
 pub struct Sources {
     /// The API of the local engine.
     pub engine: PathBuf,
+    /// This run of the service, in the labels of what it makes in the engine.
+    pub instance: String,
     /// `HOST:PORT` of registries without TLS.
     pub insecure_registries: Vec<String>,
     /// Docker's and Podman's `auth.json`.
@@ -32,12 +34,14 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// Blocks: for the start of the service.
     pub fn new(config: &Config, state_directory: &Path) -> Self {
         let Config { images, git, build, .. } = config;
         // Workers are in another folder. It fails only where this process is in none.
         let state_directory = std::path::absolute(state_directory).unwrap_or_else(|_| state_directory.into());
         Self {
             engine: images.docker_socket.clone(),
+            instance: super::engine::instance(),
             insecure_registries: images.insecure_registries.clone(),
             auth_file: images.auth_file.clone(),
             keys: images.keys.clone(),
