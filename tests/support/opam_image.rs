@@ -109,8 +109,8 @@ pub fn archive(names: &[&str]) -> Vec<u8> {
     tar = entry(tar, "tmp", b'5', 0o1777, 0, b"");
     tar = entry(tar, "bin/busybox", b'0', 0o755, 0, &busybox);
     for applet in [
-        "sh", "test", "[", "cat", "cp", "dirname", "echo", "grep", "head", "ln", "ls", "mkdir", "printf", "rm", "sleep",
-        "tail", "tr", "true",
+        "sh", "test", "[", "cat", "cp", "dirname", "echo", "grep", "head", "ln", "ls", "mkdir", "printf", "rm",
+        "sleep", "tail", "tr", "true",
     ] {
         tar = tar.symlink(&format!("bin/{applet}"), "busybox");
     }
@@ -119,7 +119,7 @@ pub fn archive(names: &[&str]) -> Vec<u8> {
     let mut unikernel = UNIKERNEL.to_owned();
     for (target, ending) in [(Target::Hvt, "hvt"), (Target::Spt, "spt")] {
         let template = Image::new(target, &"@".repeat(ROOM)).net(&["service"]).build();
-        let offset = template.iter().position(|byte| *byte == b'@').unwrap();
+        let offset = template.windows(ROOM).position(|window| window.iter().all(|byte| *byte == b'@')).unwrap();
         unikernel = unikernel.replace("OFFSET", &offset.to_string()).replace("ROOM", &ROOM.to_string());
         tar = tar.file(&format!("usr/share/unikernel.{ending}"), template);
     }
