@@ -81,7 +81,7 @@ impl Told {
             match word {
                 Word::Step { digest, name, started, cached } if started || cached => {
                     if self.begun.len() < STEPS && self.begun.insert(digest) {
-                        let cached = if cached { " (as before)" } else { "" };
+                        let cached = if cached { " (cached)" } else { "" };
                         lines.push(format!("{}{cached}", clean(&name)));
                     }
                 }

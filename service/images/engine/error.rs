@@ -38,6 +38,8 @@ pub(super) enum Error {
     NoFile { paths: String },
     #[error("{path} in the image is {what}, and not a file")]
     NotAFile { path: String, what: &'static str },
+    #[error("{path} in the image is behind links that lead in a circle, or below what is no directory")]
+    Nowhere { path: String },
     #[error("{path} in the image leads through more than {limit} links")]
     Links { path: String, limit: usize },
     #[error("the engine's API is of version {version}, too old to build with: it takes Docker 20.10 or Podman 4")]
@@ -106,7 +108,9 @@ pub(super) fn clean(text: &str) -> String {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let kind = match &error {
-            Error::NoFile { .. } | Error::NotAFile { .. } | Error::Links { .. } => Kind::Invalid,
+            Error::NoFile { .. } | Error::NotAFile { .. } | Error::Links { .. } | Error::Nowhere { .. } => {
+                Kind::Invalid
+            }
             Error::Build(_) => Kind::Build,
             Error::Output(_) | Error::Gone(_) => Kind::Unwanted,
             _ => Kind::Unavailable,

@@ -123,7 +123,8 @@ async fn copy(
     for path in sought.paths {
         let Some((place, size)) = find(client, container, path.as_path()).await? else { continue };
         voice.step("extracting")?;
-        let mut tell = |done| voice.progress(done, Some(size));
+        // A tar is more than what is in it.
+        let mut tell = |done: u64| voice.progress(done.min(size), Some(size));
         stream(client, container, &place, &mut output, &mut tell).await?;
         if sought.signature {
             let beside = format!("{path}.minisig");
@@ -146,6 +147,10 @@ async fn find(client: &Client, container: &str, wanted: &Path) -> Result<Option<
         let looked = client.docker.get_container_archive_info(container, Some(options));
         let stat = match client.ask("look into the image", looked).await {
             Err(error) if error.is_absence() => return Ok(None),
+            // Docker's answer to a path that leads nowhere; without a word, as to every request for a head only.
+            Err(Error::Said { status: 500, message, .. }) if message.is_empty() => {
+                return Err(Error::Nowhere { path: shown });
+            }
             stat => stat?,
         };
         match what(&stat) {
