@@ -2,7 +2,7 @@
 //! answers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-#[path = "support/engines.rs"]
+#[path = "engine/engines.rs"]
 mod engines;
 #[path = "support/host.rs"]
 mod host;
@@ -24,7 +24,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use engines::Engine;
+use engines::{Engine, Kind};
 use host::{MANAGER, Manager, NAME, Options, ROOT, TestHost, error_of, eventually, options};
 use netns::isolated;
 use repository::{HttpsServer, Repository};
@@ -105,7 +105,7 @@ async fn host_with_engine(engine: &Engine, more: &str) -> Option<TestHost> {
     let configuration = format!(
         "[network.br0]\nprefix = \"10.0.0.0/24\"\n[images]\ndocker-socket = \"{}\"\n\
          [build]\nmirage-3 = \"{}\"\nmirage-4 = \"{}\"\n{more}",
-        engine.socket().display(),
+        engine.socket.display(),
         BASES[0],
         BASES[1]
     );
@@ -118,10 +118,10 @@ fn list<'a>(words: &'a [&'a str]) -> zbus::Variant<'a> {
 
 /// Lets a test run with each engine that is here.
 fn with_engines(test: &str, body: impl AsyncFn(&Engine) + Copy + Send + 'static) {
-    for (name, start) in [("docker", Engine::docker as fn() -> Option<Engine>), ("podman", Engine::podman)] {
+    for kind in [Kind::Docker, Kind::Podman] {
         isolated(test, move |_| async move {
-            let Some(engine) = start() else { return };
-            println!("with {name}");
+            let Some(engine) = Engine::start(kind) else { return };
+            println!("{kind:?}");
             body(&engine).await;
         });
     }
@@ -140,7 +140,6 @@ fn mirage_3_and_4_come_to_answer() {
         repository.commit(&in_folder);
         let Some(host) = host_with_engine(engine, "").await else { return };
         let manager = host.manager().await;
-        let before = engine.contents();
         let commit = "0123456789abcdef0123456789abcdef01234567";
         let mirage_3 = [("mirage", "3".into())];
         let mirage_4 = [
@@ -174,6 +173,6 @@ fn mirage_3_and_4_come_to_answer() {
                 assert!(answer.contains(words), "no {words} in {answer}");
             }
         }
-        assert_eq!(engine.contents(), before, "nothing of the builds is left");
+        engine.assert_clean("builds");
     });
 }
