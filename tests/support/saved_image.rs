@@ -149,6 +149,8 @@ pub fn config(layers: &[Layer]) -> Vec<u8> {
     let config = json!({
         "architecture": "amd64", "os": "linux", "config": {"Env": []},
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        // Podman builds on no image without.
+        "history": layers.iter().map(|_| json!({"created_by": "a test"})).collect::<Vec<_>>(),
     });
     serde_json::to_vec(&config).unwrap()
 }

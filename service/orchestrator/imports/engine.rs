@@ -20,6 +20,9 @@ use crate::images;
 use crate::images::engine::{Dockerfile, Patience, Request, Work};
 use crate::images::worker::{self, Next, Task, Wanted};
 
+/// After the deadline of a build, for the worker to say that it is over.
+const LAST_WORD: Duration = Duration::from_secs(60);
+
 /// What tidying may take. What it has not removed by then is removed at the next start.
 const TIDYING: Duration = Duration::from_secs(30);
 
@@ -46,11 +49,10 @@ pub(super) async fn build(
 ) -> Result<Imported, Error> {
     let work = Work::Build { dockerfile, paths: wanted.paths.clone(), signature: wanted.signature };
     let use_ = Use::begin(context).await?;
-    let deadline = context.sources.build_deadline;
-    let patience = Patience { whole: deadline, ..Patience::default() };
-    let building = Link::from(use_.task(work, patience)).with_deadline(deadline);
-    let taking = Link::unseen(Task::Taken(wanted)).with_deadline(deadline);
-    let links = context_links.into_iter().chain([building, taking]).collect();
+    let whole = context.sources.build_deadline;
+    let building = Link::from(use_.task(work, Patience { whole, ..Patience::default() }));
+    let made = [building, Link::unseen(Task::Taken(wanted))].map(|link| link.with_deadline(whole + LAST_WORD));
+    let links = context_links.into_iter().chain(made).collect();
     use_.finish(through(context, None, links, job).await)
 }
 
