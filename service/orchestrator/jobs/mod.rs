@@ -64,13 +64,13 @@ impl Running {
     }
 
     /// Whether that is to be told: as often as somebody can look, and when all bytes are there.
-    fn count(&mut self, done: u64, total: Option<u64>) -> bool {
+    fn count(&mut self, done: u64, total: Option<u64>, now: Instant) -> bool {
         let progress = total.filter(|&total| total > 0).map(|total| (done as f64 / total as f64).min(1.0));
         let is_over = progress == Some(1.0) && self.view.progress != progress;
         (self.view.bytes, self.view.progress) = (done, progress);
-        let due = is_over || self.told.is_none_or(|told| told.elapsed() >= PAUSE);
+        let due = is_over || self.told.is_none_or(|told| now - told >= PAUSE);
         if due {
-            self.told = Some(Instant::now());
+            self.told = Some(now);
         }
         due
     }
@@ -163,7 +163,7 @@ impl Jobs {
     fn count(&self, number: JobNumber, done: u64, total: Option<u64>) -> Option<JobView> {
         let mut inner = self.lock();
         let running = inner.running.get_mut(&number)?;
-        running.count(done, total).then(|| running.view.clone())
+        running.count(done, total, Instant::now()).then(|| running.view.clone())
     }
 
     fn log(&self, number: JobNumber, line: &str) {

@@ -154,21 +154,24 @@ async fn bytes_are_told_as_often_as_one_can_look() {
     let (jobs, mut told) = jobs();
     let job = deploy(&jobs).await;
     assert_eq!(counted(&mut told), [(0, None)]);
-    let (begin, mut done) = (Instant::now(), 0);
-    while begin.elapsed() < Duration::from_millis(230) {
-        done += 1;
-        job.bytes(done, None);
-        tokio::task::yield_now().await;
-    }
-    let seen = counted(&mut told);
-    assert!((2..=6).contains(&seen.len()) && seen.iter().all(|(bytes, of)| *bytes > 0 && of.is_none()), "{seen:?}");
-    job.bytes(5, Some(10));
+    let begin = Instant::now();
+    let at = |done: u64, total: Option<u64>, milliseconds: u64| {
+        let now = begin + Duration::from_millis(milliseconds);
+        jobs.lock().running.get_mut(&job.number()).unwrap().count(done, total, now)
+    };
+    let told_at = (0..500).filter(|&number| at(number, None, number)).collect::<Vec<_>>();
+    assert_eq!(told_at, [0, 50, 100, 150, 200, 250, 300, 350, 400, 450]);
+    assert!(!at(5, Some(10), 499));
     assert_eq!(jobs.list()[0].0.progress, Some(0.5), "known also where it is not told yet");
     // That all is there is told at once, and once.
-    job.bytes(10, Some(10));
-    job.bytes(10, Some(10));
+    assert!(at(10, Some(10), 499) && !at(10, Some(10), 499));
+    let other = deploy(&jobs).await;
+    counted(&mut told);
+    other.bytes(10, Some(10));
     assert_eq!(counted(&mut told), [(10, Some(1.0))]);
+    drop(other);
     job.bytes(10, Some(0));
+    counted(&mut told);
     job.step("claiming").await;
     assert_eq!(counted(&mut told), [(0, None)]);
     let (_stop, stopped) = watch::channel(false);
