@@ -66,7 +66,7 @@ fn what_is_large_only_when_it_is_unpacked() {
 /// Deploys each, and a good image behind them.
 async fn refused(cases: impl FnOnce() -> Vec<Case>, patience: Duration) {
     let Some(host) = TestHost::start().await else { return };
-    let bus = zbus::connection::Builder::address(host.bus.address.as_str()).unwrap();
+    let bus = zbus::connection::Builder::address(host.bus.address.as_str());
     let manager = Manager(bus.method_timeout(LIMIT).build().await.unwrap());
     let (mut slowest, mut largest) = ((Duration::ZERO, ""), (0, ""));
     let cases = cases();
