@@ -140,6 +140,24 @@ pub enum Kind {
     Unwanted,
 }
 
+/// What a worker says is shown to people and goes over the bus, and a worker that was taken over says what it likes.
+fn cleaned(text: &str) -> String {
+    text.replace(|character: char| character.is_control() && character != '\n', " ")
+}
+
+impl Heard {
+    fn cleaned(self) -> Self {
+        match self {
+            Self::Step(text) => Self::Step(cleaned(&text)),
+            Self::Line(text) => Self::Line(cleaned(&text)),
+            Self::Origin(text) => Self::Origin(cleaned(&text)),
+            Self::Signature(text) => Self::Signature(cleaned(&text)),
+            Self::Answer(text) => Self::Answer(cleaned(&text)),
+            progress @ Self::Progress { .. } => progress,
+        }
+    }
+}
+
 impl From<archive::Error> for Failure {
     fn from(error: archive::Error) -> Self {
         let kind = match &error {
@@ -159,12 +177,25 @@ impl Failure {
 
     /// `None`: what the reader of the pipe says holds. `limit`: of the unikernel, bytes.
     fn error(self, limit: u64) -> Option<Error> {
+        let message = cleaned(&self.message);
         match self.kind {
-            Kind::Invalid => Some(Error::Invalid(self.message)),
-            Kind::Unavailable => Some(Error::Unavailable(self.message)),
+            Kind::Invalid => Some(Error::Invalid(message)),
+            Kind::Unavailable => Some(Error::Unavailable(message)),
             Kind::TooLarge => Some(Error::TooLarge { limit }),
-            Kind::Build => Some(Error::Build(self.message)),
+            Kind::Build => Some(Error::Build(message)),
             Kind::Unwanted => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_worker_says_is_fit_to_be_shown() {
+        let failure = Failure::new(Kind::Build, "one\ntwo\0\u{1b}[2J\r");
+        assert_eq!(failure.error(0).unwrap().to_string(), "one\ntwo  [2J ");
+        assert_eq!(Heard::Step("a\0b".into()).cleaned(), Heard::Step("a b".into()));
     }
 }

@@ -86,7 +86,7 @@ impl Running {
         let mut line = String::new();
         let got = (&mut self.socket).take(LINE).read_line(&mut line).await;
         match serde_json::from_str(&line) {
-            Ok(Said::Heard(heard)) if got.is_ok() => Ok(Next::Heard(heard)),
+            Ok(Said::Heard(heard)) if got.is_ok() => Ok(Next::Heard(heard.cleaned())),
             Ok(Said::Done) => self.end().await.map(|()| Next::Ended { is_made: true }),
             Ok(Said::Failed(failure)) => failure.error(limit).map_or(Ok(Next::Ended { is_made: false }), Err),
             _ => Err(self.crashed(&line).await),
