@@ -184,7 +184,7 @@ fn what_is_sent_is_not_what_it_should_be() {
         scene.refuses(&format!("docker://{}/web:1@{other}", registry.host), UNAVAILABLE, &["has no"]).await;
         let registry = Hostile::start(6018, good.parts.clone(), manifest(|_, _, stream| send_manifest(stream, b"{}")));
         scene.refuses(&format!("docker://{}/web:1@{other}", registry.host), INVALID, &["is damaged"]).await;
-        nothing_is_left(&scene);
+        nothing_is_left(&scene).await;
     });
 }
 
@@ -204,10 +204,10 @@ fn nested(asked: &Asked, _: usize, stream: &mut TcpStream) {
     send(stream, "200 OK", &format!("Content-Type: {OCI_INDEX}\r\n"), &found);
 }
 
-fn nothing_is_left(scene: &Scene) {
+async fn nothing_is_left(scene: &Scene) {
     assert!(scene.host.running().is_empty());
     assert!(scene.host.stored_images().is_empty());
-    assert!(scene.workers().is_empty());
+    scene.nobody_works().await;
     // What was kept is what it is called.
     for (name, _) in scene.cached() {
         assert_eq!(digest(&std::fs::read(scene.cache().join(&name)).unwrap()), format!("sha256:{name}"));
@@ -238,7 +238,7 @@ fn it_does_not_answer_as_it_should() {
                     without_end(stream, b" ", Duration::from_millis(50));
                 }),
                 UNAVAILABLE,
-                &["it sent", "bytes in"],
+                &["is too slow: it sent", "bytes in"],
             ),
             (
                 "a layer that stops",
@@ -264,7 +264,7 @@ fn it_does_not_answer_as_it_should() {
                     })
                 }),
                 UNAVAILABLE,
-                &["it sent", "bytes in"],
+                &["is too slow: it sent", "bytes in"],
             ),
             (
                 "a layer that always breaks off in the same place",
@@ -362,7 +362,7 @@ fn it_does_not_answer_as_it_should() {
             assert!(!message.contains("hunter2"), "{what}: {message}");
         }
         assert!(!scene.host.log().contains("hunter2"));
-        nothing_is_left(&scene);
+        nothing_is_left(&scene).await;
     });
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 
-use super::host::{Manager, Options, TestHost, error_of, options};
+use super::host::{Manager, Options, TestHost, error_of, eventually, options};
 use super::saved_image::{Layer, Tar};
 
 pub const JOB: &str = "org.albatross.Deployer1.Job";
@@ -109,6 +109,11 @@ impl Scene {
             after.split_whitespace().nth(1).map(str::to_owned)
         };
         numbers.filter_map(|number| number.parse().ok()).filter(|n| parent(n).as_deref() == Some(&service)).collect()
+    }
+
+    /// One that was killed is there until the service has looked.
+    pub async fn nobody_works(&self) {
+        eventually("no worker is left", async || self.workers().is_empty()).await;
     }
 
     /// Of files under `folder` that processes have open without a name.

@@ -146,7 +146,8 @@ impl Read for Watched {
         if self.waited >= self.patience.silence {
             if count > 0 && self.got < self.patience.slowest {
                 let (got, waited) = (self.got, self.waited.as_secs_f32());
-                return Err(io::Error::other(format!("it sent {got} bytes in {waited:.1} s")));
+                let slow = format!("it sent {got} bytes in {waited:.1} s");
+                return Err(io::Error::new(ErrorKind::TimedOut, slow));
             }
             (self.waited, self.got) = (Duration::ZERO, 0);
         }

@@ -76,7 +76,8 @@ impl Error {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
                 Self::passing(host, "ended the connection before everything was there")
             }
-            _ => Self::passing(host, format!("cannot be read from: {error}")),
+            io::ErrorKind::TimedOut => Self::passing(host, format!("is too slow: {error}")),
+            _ => Self::passing(host, format!("gives no answer: {error}")),
         }
     }
 
