@@ -37,6 +37,10 @@ fn work(socket: &UnixStream, voice: &mut Voice) -> Result<(), Failure> {
     let (input, output) = (standard(io::stdin()).map_err(broken)?, standard(io::stdout()).map_err(broken)?);
     let assignment = assignment(socket).map_err(broken)?;
     confined(confine(&assignment, &input))?;
+    if !assignment.task.rights().is_nothing() {
+        // What waits for others may wait for long; who only reads and writes hears of it there.
+        voice.end_when_gone().map_err(broken)?;
+    }
     let (input, output) = (File::from(input), File::from(output));
     match &assignment.task {
         Task::Saved(saved) => from_saved(saved, input, output, voice),
