@@ -32,14 +32,15 @@ const CONFIG: [(&str, &str); 1] = [("config.ml", "let () = register \"web\" []\n
 
 /// A host with this configuration.
 async fn host_with(configuration: &str) -> Option<TestHost> {
-    let mut host = TestHost::without_service()?;
+    // Others than root are to call as well, and the service itself to decide.
+    let mut host = TestHost::without_service_on(private_bus::OPEN, None)?;
     std::fs::write(host.config(), configuration).unwrap();
     host.start_service().await;
     Some(host)
 }
 
 /// One who waits for builds.
-async fn manager(host: &TestHost) -> Manager {
+async fn patient(host: &TestHost) -> Manager {
     Manager(host.bus.patient_client(200).await)
 }
 
@@ -78,7 +79,7 @@ fn what_cannot_be_fetched_is_said_in_words_that_help() {
         else {
             return;
         };
-        let manager = manager(&host).await;
+        let manager = patient(&host).await;
         let no_commit = "0123456789".repeat(4);
         for (image, words) in [
             (format!("{}#absent", repository.url()), "no branch and no tag absent"),
@@ -148,7 +149,7 @@ fn mirage_3_and_4_come_to_answer() {
         let in_folder = [("src/config.ml", "let () = register \"deep\" []\n")];
         repository.commit(&in_folder);
         let Some(host) = host_with_engine(engine, "").await else { return };
-        let manager = manager(&host).await;
+        let manager = patient(&host).await;
         let commit = "0123456789abcdef0123456789abcdef01234567";
         let mirage_3 = [("mirage", "3".into())];
         let mirage_4 = [
@@ -191,7 +192,7 @@ fn the_same_is_built_once() {
     with_engines("the_same_is_built_once", &[Kind::Docker], async |engine| {
         let repository = Repository::new(&WEB);
         let Some(mut host) = host_with_engine(engine, "").await else { return };
-        let manager = manager(&host).await;
+        let manager = patient(&host).await;
         let image = format!("{}#main", repository.url());
         // At the same time: one builds, the other one waits for it.
         let (one, other) = tokio::join!(
@@ -211,7 +212,7 @@ fn the_same_is_built_once() {
         // It is still known to the next run of the service.
         host.stop_service();
         host.start_service().await;
-        let manager = manager(&host).await;
+        let manager = patient(&host).await;
         manager.deploy("website", &image, options("http:80/")).await.unwrap();
         assert_eq!(builds(&host), 1);
         // Other options, and another commit, are other builds.
@@ -247,7 +248,7 @@ fn a_repository_builds_with_its_own_file_over_https_and_as_who_may_read_it() {
             let more =
                 format!("[git]\ncertificates = \"{}\"\n[access]\ngroup = \"daemon\"\n", server.certificate().display());
             let Some(host) = host_with_engine(engine, &more).await else { return };
-            let manager = manager(&host).await;
+            let manager = patient(&host).await;
             let mut own = options("http:80/");
             own.insert("dockerfile", "deploy/Dockerfile".into());
             manager.deploy("website", &format!("{}#main", server.url()), own).await.unwrap();
@@ -299,7 +300,7 @@ fn a_build_that_fails_or_is_cancelled_leaves_nothing() {
     with_engines("a_build_that_fails_or_is_cancelled_leaves_nothing", &[Kind::Docker], async |engine| {
         let repository = Repository::new(&[WEB[0], ("unikernel.ml", "syntax error\n")]);
         let Some(mut host) = host_with_engine(engine, "").await else { return };
-        let manager = manager(&host).await;
+        let manager = patient(&host).await;
         let image = format!("{}#main", repository.url());
         let (kind, message) = error_of(manager.deploy("website", &image, options("running")).await);
         assert_eq!(kind, "BuildFailed", "{message}");
@@ -341,7 +342,7 @@ fn a_build_that_fails_or_is_cancelled_leaves_nothing() {
 fn sleeps() -> bool {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let mut commands = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
-    commands.any(|command| command == b"sleep\x00600\x00")
+    commands.any(|command| command == b"sleep\x007193\x00")
 }
 
 /// Cancels the one job there is.
