@@ -279,7 +279,7 @@ fn a_repository_builds_with_its_own_file_over_https_and_as_who_may_read_it() {
             assert!(refused.contains("with the caller's rights"), "{refused}");
             std::fs::set_permissions(&objects, std::fs::Permissions::from_mode(0o755)).unwrap();
             deploy(format!("{}#main", repository.url())).await.unwrap();
-            assert_eq!(builds(&host), 3);
+            assert_eq!(builds(&host), 2);
         },
     );
 }
