@@ -128,7 +128,7 @@ fn list<'a>(words: &'a [&'a str]) -> zbus::Variant<'a> {
 
 /// Lets a test run with each of these engines that is here.
 fn with_engines(test: &str, kinds: &[Kind], body: impl AsyncFn(&Engine) + Copy + Send + 'static) {
-    for kind in kinds.to_vec() {
+    for kind in kinds.iter().copied() {
         isolated(test, move |_| async move {
             let Some(engine) = Engine::start(kind) else { return };
             println!("{kind:?}");

@@ -91,15 +91,15 @@ fn image(host: &TestHost, version: &str) -> Vec<u8> {
 
 async fn comes_to_answer(engine: &Engine, host: &mut TestHost) {
     let manager = start(host, &engine.socket).await;
-    for version in ["1", "2"] {
+    for version in ["1", "2", "3", "4"] {
         engine.load(&image(host, version));
     }
-    let id = engine.get("/images/web:2/json")["Id"].as_str().unwrap().to_owned();
+    let id = engine.get("/images/web:4/json")["Id"].as_str().unwrap().to_owned();
     for (image, version, path) in [
         ("web:1", "1", "/unikernel.spt"),
         ("web:2", "2", "/deep/web.spt"),
-        ("web:1", "1", "/latest"),
-        (&id, "2", "/short/web.spt"),
+        ("web:3", "3", "/latest"),
+        (&id, "4", "/short/web.spt"),
     ] {
         let mut options = options("http:80/");
         options.insert("image-path", path.into());
@@ -174,7 +174,12 @@ async fn cancelled(engine: &Engine, host: &mut TestHost) {
     manager.0.call_method(Some(NAME), job.as_str(), interface, "Cancel", &()).await.unwrap();
     assert_eq!(deploying.await.unwrap().0, "Cancelled");
     println!("cancelled in {:?}", began.elapsed());
-    assert!(engine.leftovers().is_empty(), "a cancelled call is over when nothing is left: {:?}", engine.leftovers());
+    engine.assert_clean("a call that was cancelled");
+    println!("and tidied up in {:?}", began.elapsed());
+    let again = deploy_half(engine, &proxy, &manager).await;
+    host.stop_service();
+    assert_eq!(engine.leftovers(), [""; 0], "a service that was told to stop leaves nothing");
+    again.abort();
     assert!(host.stored_images().is_empty());
 }
 

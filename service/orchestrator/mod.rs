@@ -261,7 +261,7 @@ impl Orchestrator {
     pub async fn stop(&self, limit: Duration) {
         self.context.jobs.cancel_all();
         let idle = async {
-            while !self.context.jobs.is_idle() {
+            while !(self.context.jobs.is_idle() && self.context.sources.tidiers.are_done()) {
                 sleep(Duration::from_millis(10)).await;
             }
         };

@@ -40,8 +40,10 @@ nsenter --net="$net" dockerd --host "unix://$dir/engine.sock" --data-root "$dir/
     --pidfile "$dir/pid" --iptables=false --ip6tables=false --bip 10.213.0.1/24 < /dev/null > "$dir/log" 2>&1 & pid=$!
 "#;
 
+// Its caches are where its temporary files are.
 const PODMAN: &str = r#"
-nsenter --net="$net" podman --root "$dir/data" --runroot "$dir/exec" --storage-driver vfs --cgroup-manager cgroupfs \
+mkdir "$dir/tmp"
+TMPDIR="$dir/tmp" nsenter --net="$net" podman --root "$dir/data" --runroot "$dir/exec" --storage-driver vfs --cgroup-manager cgroupfs \
     --events-backend file $runtime system service --time=0 "unix://$dir/engine.sock" < /dev/null > "$dir/log" 2>&1 & pid=$!
 "#;
 
@@ -87,6 +89,12 @@ impl Engine {
     pub fn load(&self, archive: &[u8]) {
         let (status, answer) = request(&self.socket, "POST", "/images/load", archive);
         assert_eq!(status, 200, "{}", String::from_utf8_lossy(&answer));
+    }
+
+    pub fn build(&self, tag: &str, context: &[u8]) {
+        let (status, answer) = request(&self.socket, "POST", &format!("/build?t={tag}"), context);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(status == 200 && answer.contains("Successfully built"), "{answer}");
     }
 
     pub fn get(&self, path: &str) -> Value {

@@ -46,8 +46,11 @@ pub struct Ran {
 
 impl Ran {
     pub fn lines(&self) -> Vec<&str> {
-        let line = |heard| if let &Heard::Line(ref line) = heard { Some(line.as_str()) } else { None };
-        self.heard.iter().filter_map(line).collect()
+        let lines = self.heard.iter().filter_map(|heard| match heard {
+            Heard::Line(line) => Some(line.as_str()),
+            _ => None,
+        });
+        lines.collect()
     }
 
     pub fn failure(&self) -> &Failure {

@@ -1,6 +1,7 @@
 //! The engine as what is asked of it: images, containers, files.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::{ClientVersion, Docker};
@@ -36,7 +37,7 @@ impl Client {
     /// Agrees with the engine on a version of its API.
     pub async fn connect(socket: PathBuf, patience: Patience) -> Result<Self, Error> {
         const DOING: &str = "say its version";
-        let door = Door { socket, patience };
+        let door = Door { socket, patience, version: Arc::default() };
         let transport = {
             let door = door.clone();
             move |request| door.clone().transport(request)
@@ -44,6 +45,8 @@ impl Client {
         let docker = Docker::connect_with_custom_transport(transport, Some("http://engine"), NEVER, &NEWEST);
         let docker = docker.map_err(|error| Error::of(DOING, &error))?;
         let docker = within(patience.answer, DOING, docker.negotiate_version()).await?;
+        let version = docker.client_version().to_string();
+        let _ = door.version.set(version);
         Ok(Self { docker, door })
     }
 

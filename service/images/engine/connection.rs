@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -100,6 +100,8 @@ pub(super) struct Bounds {
 pub(super) struct Door {
     pub socket: PathBuf,
     pub patience: Patience,
+    /// Of the API, once it was asked.
+    pub version: Arc<OnceLock<String>>,
 }
 
 impl Door {
@@ -109,7 +111,7 @@ impl Door {
         let bytes = if is_file { u64::MAX } else { ANSWER };
         let silence = if is_file { self.patience.pause } else { self.patience.answer };
         let (mut head, body) = request.into_parts();
-        head.uri = relative(&head.uri)?;
+        head.uri = versioned(&head.uri, self.version.get())?;
         let request = Request::from_parts(head, body);
         self.send(request, Bounds { bytes, silence }).await
     }
@@ -147,11 +149,13 @@ impl Door {
     }
 }
 
-/// As it stands in a request's first line. What the engine's version is, is asked before one can be named.
-fn relative(uri: &Uri) -> Result<Uri, hyper::http::Error> {
+/// As it stands in a request's first line. Bollard leaves the version out, and without one an engine of another version may
+/// answer as it likes.
+fn versioned(uri: &Uri, version: Option<&String>) -> Result<Uri, hyper::http::Error> {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let path = if uri.path().ends_with("/version") { "/version" } else { path };
-    Ok(path.parse::<Uri>()?)
+    let named = path.strip_prefix("/v1.").and_then(|rest| rest.split_once('/')).map(|(_, rest)| format!("/{rest}"));
+    let path = named.unwrap_or_else(|| path.to_owned());
+    Ok(version.map_or(path.clone(), |version| format!("/v{version}{path}")).parse::<Uri>()?)
 }
 
 /// Ends with [`Broken`] when too much comes, or nothing.
@@ -208,5 +212,24 @@ impl AsyncWrite for Guarded {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_names_the_version_that_was_agreed_on() {
+        let version = "1.41".to_owned();
+        for (asked, version, sent) in [
+            ("http://engine/v1.48/version", None, "/version"),
+            ("http://engine/version", None, "/version"),
+            ("http://engine/images/a/b:1/json?x=y", Some(&version), "/v1.41/images/a/b:1/json?x=y"),
+            ("http://engine/v1.48/containers/json", Some(&version), "/v1.41/containers/json"),
+        ] {
+            assert_eq!(versioned(&asked.parse().unwrap(), version).unwrap(), sent);
+        }
     }
 }

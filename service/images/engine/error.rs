@@ -8,8 +8,8 @@ use super::connection::Broken;
 use crate::domain::EngineImage;
 use crate::images::worker::{Failure, Gone, Kind};
 
-/// Characters of what the engine says, in a message.
-const SAID: usize = 500;
+/// Bytes of each end of what the engine says, in a message.
+const SAID: usize = 400;
 
 /// The texts are for the person who named the image. `doing` completes "the engine could not".
 #[derive(Debug, thiserror::Error)]
@@ -99,10 +99,14 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     clean(&text)
 }
 
-/// On one line, without control characters, and not too long.
+/// On one line, without control characters, and of a long text its two ends: what was done, and why it failed.
 pub(super) fn clean(text: &str) -> String {
-    let text: String = text.trim().chars().take(SAID).collect();
-    text.replace(char::is_control, " ")
+    let text = text.trim().replace(char::is_control, " ");
+    let cut = |at: usize| text.floor_char_boundary(at);
+    match (text.get(..cut(SAID)), text.get(cut(text.len().saturating_sub(SAID))..)) {
+        (Some(start), Some(end)) if text.len() > 2 * SAID => format!("{start} … {end}"),
+        _ => text,
+    }
 }
 
 impl From<Error> for Failure {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Component, Path, PathBuf};
 
 use bollard::container::PathStatResponse;
@@ -20,6 +20,9 @@ use crate::images::worker::Voice;
 
 /// Symbolic links that are followed: as many as the kernel does.
 const LINKS: usize = 40;
+
+/// Bytes that are handed on at a time: what a pipe holds.
+const PIECE: usize = 64 << 10;
 
 /// Which file.
 pub(super) struct Sought<'a> {
@@ -117,9 +120,11 @@ async fn copy(
     client: &Client,
     container: &str,
     sought: &Sought<'_>,
-    mut output: File,
+    output: File,
     voice: &mut Voice,
 ) -> Result<(), Error> {
+    // Podman sends it in small pieces.
+    let mut output = BufWriter::with_capacity(PIECE, output);
     for path in sought.paths {
         let Some((place, size)) = find(client, container, path.as_path()).await? else { continue };
         voice.step("extracting")?;
@@ -207,7 +212,7 @@ async fn stream(
     client: &Client,
     container: &str,
     path: &str,
-    output: &mut File,
+    output: &mut BufWriter<File>,
     tell: &mut (dyn FnMut(u64) -> Result<(), crate::images::worker::Gone> + Send),
 ) -> Result<(), Error> {
     const DOING: &str = "copy the file out of the image";

@@ -1,6 +1,8 @@
 //! Images of the local engine, and builds by it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -32,7 +34,7 @@ pub(super) async fn import(
     let work = Work::Take { image, paths: wanted.paths.clone(), signature: wanted.signature };
     let use_ = Use::begin(context).await?;
     let links = vec![Link::from(use_.task(work, Patience::default())), Link::unseen(Task::Taken(wanted))];
-    use_.finish(through(context, None, links, job).await).await
+    use_.finish(through(context, None, links, job).await)
 }
 
 /// What comes out of the last of `context_links`, a tar, built, and the unikernel taken out of the result.
@@ -49,13 +51,14 @@ pub(super) async fn build(
     let building = Link::from(use_.task(work, Patience { whole, ..Patience::default() }));
     let made = [building, Link::unseen(Task::Taken(wanted))].map(|link| link.with_deadline(whole + LAST_WORD));
     let links = context_links.into_iter().chain(made).collect();
-    use_.finish(through(context, None, links, job).await).await
+    use_.finish(through(context, None, links, job).await)
 }
 
 /// One call's use of the engine. Where it does not come to a good end, what it has left there is removed.
 struct Use {
     socket: PathBuf,
     label: String,
+    tidiers: Tidiers,
     is_over: bool,
 }
 
@@ -64,7 +67,8 @@ impl Use {
         let unknown = |error| images::Error::Io { what: "read a random number".into(), error };
         let random = tokio::fs::read_to_string(RANDOM).await.map_err(unknown)?;
         let label = format!("{}.{}", context.sources.instance, random.trim());
-        Ok(Self { socket: context.sources.engine.clone(), label, is_over: false })
+        let (socket, tidiers) = (context.sources.engine.clone(), context.sources.tidiers.clone());
+        Ok(Self { socket, label, tidiers, is_over: false })
     }
 
     fn task(&self, work: Work, patience: Patience) -> Task {
@@ -72,20 +76,37 @@ impl Use {
         Task::Engine(Request { socket, work, label, patience })
     }
 
-    async fn finish(mut self, outcome: Result<Imported, Error>) -> Result<Imported, Error> {
-        if outcome.is_err() {
-            tidy(self.socket.clone(), Work::Tidy, self.label.clone()).await;
-        }
-        self.is_over = true;
+    fn finish(mut self, outcome: Result<Imported, Error>) -> Result<Imported, Error> {
+        self.is_over = outcome.is_ok();
         outcome
     }
 }
 
 impl Drop for Use {
+    /// Who cancels a call is not kept waiting for this.
     fn drop(&mut self) {
         if !self.is_over {
-            tokio::spawn(tidy(self.socket.clone(), Work::Tidy, self.label.clone()));
+            self.tidiers.spawn(tidy(self.socket.clone(), Work::Tidy, self.label.clone()));
         }
+    }
+}
+
+/// Those that tidy up at this moment.
+#[derive(Debug, Clone, Default)]
+pub struct Tidiers(Arc<AtomicUsize>);
+
+impl Tidiers {
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let Self(count) = self.clone();
+        count.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(async move {
+            work.await;
+            count.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
+    pub fn are_done(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::engine::{self, Tidiers};
 use crate::config::Config;
 use crate::images::git::Access;
 use crate::images::recipe::BaseImages;
@@ -14,6 +15,8 @@ pub struct Sources {
     pub engine: PathBuf,
     /// This run of the service, in the labels of what it makes in the engine.
     pub instance: String,
+    /// Who removes what calls have left there.
+    pub tidiers: Tidiers,
     /// `HOST:PORT` of registries without TLS.
     pub insecure_registries: Vec<String>,
     /// Docker's and Podman's `auth.json`.
@@ -41,7 +44,8 @@ impl Sources {
         let state_directory = std::path::absolute(state_directory).unwrap_or_else(|_| state_directory.into());
         Self {
             engine: images.docker_socket.clone(),
-            instance: super::engine::instance(),
+            instance: engine::instance(),
+            tidiers: Tidiers::default(),
             insecure_registries: images.insecure_registries.clone(),
             auth_file: images.auth_file.clone(),
             keys: images.keys.clone(),
