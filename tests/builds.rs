@@ -21,7 +21,6 @@ mod solo5_image;
 mod stand_in_process;
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::Command;
 
 use engines::{Engine, Kind};
@@ -33,10 +32,16 @@ const CONFIG: [(&str, &str); 1] = [("config.ml", "let () = register \"web\" []\n
 
 /// A host with this configuration.
 async fn host_with(configuration: &str) -> Option<TestHost> {
-    let mut host = TestHost::without_service()?;
+    // Others than root are to call as well, and the service itself to decide.
+    let mut host = TestHost::without_service_on(private_bus::OPEN, None)?;
     std::fs::write(host.config(), configuration).unwrap();
     host.start_service().await;
     Some(host)
+}
+
+/// One who waits for builds.
+async fn patient(host: &TestHost) -> Manager {
+    Manager(host.bus.patient_client(200).await)
 }
 
 /// Nothing of a fetch is left: no folder, no process.
@@ -59,6 +64,11 @@ fn assert_nothing_left(host: &TestHost) {
     assert!(running.is_empty(), "{running:?}");
 }
 
+/// Builds that the service has begun.
+fn builds(host: &TestHost) -> usize {
+    host.log().matches("building an image").count()
+}
+
 #[test]
 fn what_cannot_be_fetched_is_said_in_words_that_help() {
     isolated("what_cannot_be_fetched_is_said_in_words_that_help", |_| async {
@@ -69,7 +79,7 @@ fn what_cannot_be_fetched_is_said_in_words_that_help() {
         else {
             return;
         };
-        let manager = host.manager().await;
+        let manager = patient(&host).await;
         let no_commit = "0123456789".repeat(4);
         for (image, words) in [
             (format!("{}#absent", repository.url()), "no branch and no tag absent"),
@@ -116,9 +126,9 @@ fn list<'a>(words: &'a [&'a str]) -> zbus::Variant<'a> {
     words.to_vec().into()
 }
 
-/// Lets a test run with each engine that is here.
-fn with_engines(test: &str, body: impl AsyncFn(&Engine) + Copy + Send + 'static) {
-    for kind in [Kind::Docker, Kind::Podman] {
+/// Lets a test run with each of these engines that is here.
+fn with_engines(test: &str, kinds: &[Kind], body: impl AsyncFn(&Engine) + Copy + Send + 'static) {
+    for kind in kinds.iter().copied() {
         isolated(test, move |_| async move {
             let Some(engine) = Engine::start(kind) else { return };
             println!("{kind:?}");
@@ -134,12 +144,12 @@ const WEB: [(&str, &str); 2] = [
 
 #[test]
 fn mirage_3_and_4_come_to_answer() {
-    with_engines("mirage_3_and_4_come_to_answer", async |engine| {
+    with_engines("mirage_3_and_4_come_to_answer", &[Kind::Docker, Kind::Podman], async |engine| {
         let repository = Repository::new(&WEB);
         let in_folder = [("src/config.ml", "let () = register \"deep\" []\n")];
         repository.commit(&in_folder);
         let Some(host) = host_with_engine(engine, "").await else { return };
-        let manager = host.manager().await;
+        let manager = patient(&host).await;
         let commit = "0123456789abcdef0123456789abcdef01234567";
         let mirage_3 = [("mirage", "3".into())];
         let mirage_4 = [
@@ -175,4 +185,172 @@ fn mirage_3_and_4_come_to_answer() {
         }
         engine.assert_clean("builds");
     });
+}
+
+#[test]
+fn the_same_is_built_once() {
+    with_engines("the_same_is_built_once", &[Kind::Docker], async |engine| {
+        let repository = Repository::new(&WEB);
+        let Some(mut host) = host_with_engine(engine, "").await else { return };
+        let manager = patient(&host).await;
+        let image = format!("{}#main", repository.url());
+        // At the same time: one builds, the other one waits for it.
+        let (one, other) = tokio::join!(
+            manager.deploy("website", &image, options("http:80/")),
+            manager.deploy("shop", &image, options("http:80/"))
+        );
+        assert_eq!((one.is_ok(), other.is_ok(), builds(&host)), (true, true, 1), "{one:?} {other:?}");
+        let (id, _) = one.unwrap();
+        let commit = repository.git(&["rev-parse", "HEAD"]);
+        repository.git(&["tag", "-a", "-m", "x", "v1"]);
+        repository.push("v1");
+        for reference in ["#main", "", "#v1", "#refs/heads/main", &format!("#{commit}")] {
+            let image = format!("{}{reference}", repository.url());
+            let (again, _) = manager.deploy("website", &image, options("http:80/")).await.unwrap();
+            assert_eq!((&again, builds(&host)), (&id, 1), "{reference}");
+        }
+        // It is still known to the next run of the service.
+        host.stop_service();
+        host.start_service().await;
+        let manager = patient(&host).await;
+        manager.deploy("website", &image, options("http:80/")).await.unwrap();
+        assert_eq!(builds(&host), 1);
+        // Other options, and another commit, are other builds.
+        let mut other = options("http:80/");
+        other.insert("mirage-args", list(&["--net=direct"]));
+        manager.deploy("website", &image, other).await.unwrap();
+        assert_eq!(builds(&host), 2);
+        repository.commit(&[("unikernel.ml", "let start () = (* code 2 *) ()\n")]);
+        let (newer, _) = manager.deploy("website", &image, options("http:80/")).await.unwrap();
+        assert_eq!((newer == id, builds(&host)), (false, 3));
+        // One whose image is gone is built again.
+        for id in host.running() {
+            manager.call("Destroy", &(id, Options::new())).await.unwrap();
+        }
+        manager.collect(Options::new()).await.unwrap();
+        assert_eq!(host.stored_images().len(), 0);
+        let image = format!("{}#v1", repository.url());
+        assert_eq!(manager.deploy("website", &image, options("http:80/")).await.unwrap().0, id);
+        assert_eq!(builds(&host), 4);
+        engine.assert_clean("builds");
+    });
+}
+
+#[test]
+fn a_repository_builds_with_its_own_file_over_https_and_as_who_may_read_it() {
+    with_engines(
+        "a_repository_builds_with_its_own_file_over_https_and_as_who_may_read_it",
+        &[Kind::Docker],
+        async |engine| {
+            let own = format!("FROM {}\nUSER 1000:1000\nWORKDIR /home/opam\nCOPY config.ml .\nRUN echo 4 > depends && mirage configure -f config.ml -t spt own && unikernel . && mv web.spt own.spt\nFROM scratch\nCOPY --from=0 /home/opam/own.spt /unikernel.spt\n", BASES[1]).replace(" && mv web.spt own.spt", " && cp web.spt own.spt");
+            let repository = Repository::new(&[("deploy/Dockerfile", &own), WEB[0]]);
+            let Some(server) = HttpsServer::start(repository.root()) else { return };
+            let more =
+                format!("[git]\ncertificates = \"{}\"\n[access]\ngroup = \"daemon\"\n", server.certificate().display());
+            let Some(host) = host_with_engine(engine, &more).await else { return };
+            let manager = patient(&host).await;
+            let mut own = options("http:80/");
+            own.insert("dockerfile", "deploy/Dockerfile".into());
+            manager.deploy("website", &format!("{}#main", server.url()), own).await.unwrap();
+            manager.publish("website", &[("tcp", 8080, 80)], Options::new()).await.unwrap();
+            let answer = host.get(8080).unwrap();
+            assert!(answer.contains("target=spt") && answer.contains("arguments=[own]"), "{answer}");
+
+            // Who may not read it gets nothing of it, built or not.
+            let open =
+                |mode| std::fs::set_permissions(repository.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            let commit = repository.git(&["rev-parse", "HEAD"]);
+            let objects = repository.path().join("objects");
+            let daemon = uzers::get_group_by_name("daemon").unwrap().gid();
+            let deploy = async |image: String| {
+                let options = ["2", "dockerfile", "s", "deploy/Dockerfile", "ready", "s", "running"];
+                let arguments = [&["Deploy", "ssa{sv}", "other", &image][..], &options].concat();
+                busctl_as(&host, 65534, daemon, &arguments).await
+            };
+            open(0o700);
+            for image in [format!("{}#main", repository.url()), format!("{}#{commit}", repository.url())] {
+                let refused = deploy(image).await.unwrap_err();
+                assert!(refused.contains("uid 65534") && refused.contains("ermission denied"), "{refused}");
+            }
+            open(0o755);
+            repository.commit(&[("config.ml", "let () = register \"other\" []\n")]);
+            std::fs::set_permissions(&objects, std::fs::Permissions::from_mode(0o700)).unwrap();
+            let refused = deploy(format!("{}#main", repository.url())).await.unwrap_err();
+            assert!(refused.contains("with the caller's rights"), "{refused}");
+            std::fs::set_permissions(&objects, std::fs::Permissions::from_mode(0o755)).unwrap();
+            deploy(format!("{}#main", repository.url())).await.unwrap();
+            assert_eq!(builds(&host), 2);
+        },
+    );
+}
+
+/// What `busctl` says when somebody else calls.
+async fn busctl_as(host: &TestHost, uid: u32, gid: u32, arguments: &[&str]) -> Result<String, String> {
+    let mut command = Command::new("setpriv");
+    command.args([format!("--reuid={uid}"), format!("--regid={gid}"), "--clear-groups".into(), "busctl".into()]);
+    command.args([&format!("--address={}", host.bus.address), "--timeout=100", "call", "--", NAME, ROOT, MANAGER]);
+    command.args(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+#[test]
+fn a_build_that_fails_or_is_cancelled_leaves_nothing() {
+    with_engines("a_build_that_fails_or_is_cancelled_leaves_nothing", &[Kind::Docker], async |engine| {
+        let repository = Repository::new(&[WEB[0], ("unikernel.ml", "syntax error\n")]);
+        let Some(mut host) = host_with_engine(engine, "").await else { return };
+        let manager = patient(&host).await;
+        let image = format!("{}#main", repository.url());
+        let (kind, message) = error_of(manager.deploy("website", &image, options("running")).await);
+        assert_eq!(kind, "BuildFailed", "{message}");
+        assert!(message.contains("Error: Syntax error") && message.contains("unikernel.ml"), "{message}");
+        let mut absent = options("running");
+        absent.insert("config-file", "absent.ml".into());
+        let (kind, message) = error_of(manager.deploy("website", &image, absent).await);
+        assert!(kind == "BuildFailed" && message.contains("absent.ml"), "{kind}: {message}");
+        assert_nothing_left(&host);
+        engine.assert_clean("a build that failed");
+
+        repository.commit(&[("unikernel.ml", "endless\n")]);
+        let deploying = {
+            let (manager, image) = (manager.clone(), image.clone());
+            tokio::spawn(async move { manager.deploy("website", &image, options("running")).await })
+        };
+        eventually("it takes long", async || sleeps()).await;
+        cancel(&manager).await;
+        let (kind, _) = error_of(deploying.await.unwrap());
+        assert_eq!(kind, "Cancelled");
+        eventually("the build ends", async || !sleeps()).await;
+        assert_nothing_left(&host);
+        engine.assert_clean("a build that was cancelled");
+
+        // Killed, and started again.
+        let deploying = tokio::spawn(async move { manager.deploy("website", &image, options("running")).await });
+        eventually("it takes long", async || sleeps()).await;
+        host.kill_service();
+        assert!(deploying.await.unwrap().is_err());
+        eventually("the build ends", async || !sleeps()).await;
+        std::fs::create_dir_all(host.state().join("workshop/1-0/repository")).unwrap();
+        host.start_service().await;
+        assert_nothing_left(&host);
+        engine.assert_clean("a build whose service was killed");
+    });
+}
+
+/// Whether the build runs that does not end.
+fn sleeps() -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut commands = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    commands.any(|command| command == b"sleep\x007193\x00")
+}
+
+/// Cancels the one job there is.
+async fn cancel(manager: &Manager) {
+    let jobs: Vec<(zbus::OwnedObjectPath, String, String, String)> =
+        manager.call("ListJobs", &()).await.unwrap().deserialize().unwrap();
+    let (path, ..) = jobs.iter().find(|job| job.3 == "running").unwrap();
+    let step: String = manager.property(path.as_str(), "org.albatross.Deployer1.Job", "Step").await.unwrap();
+    assert!(step.contains("building"), "{step}");
+    manager.0.call_method(Some(NAME), path.as_str(), Some("org.albatross.Deployer1.Job"), "Cancel", &()).await.unwrap();
 }

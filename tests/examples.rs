@@ -1,11 +1,20 @@
 //! Every script of `busctl-examples/` does on a real bus what it says.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "engine/engines.rs"]
+#[allow(dead_code, reason = "not all of it is needed here")]
+mod engines;
 #[path = "support/host.rs"]
 mod host;
 #[path = "support/netns.rs"]
 mod netns;
+#[path = "support/opam_image.rs"]
+mod opam_image;
 mod private_bus;
+#[path = "support/repository.rs"]
+mod repository;
+#[path = "support/saved_image.rs"]
+mod saved_image;
 #[path = "support/solo5_image.rs"]
 mod solo5_image;
 #[path = "support/stand_in_process.rs"]
@@ -17,11 +26,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use engines::{Engine, Kind};
 use host::{MANAGER, Options, TestHost, eventually, options};
 use netns::{isolated, sh_with_input};
 
 /// Those that a test below runs; one more in the folder is one without a test.
-const TESTED: [&str; 22] = [
+const TESTED: [&str; 24] = [
     "activate",
     "apply",
     "build-log",
@@ -33,6 +43,8 @@ const TESTED: [&str; 22] = [
     "graph",
     "introspect",
     "leases",
+    "of_docker",
+    "of_git",
     "publish",
     "remove-stack",
     "restart",
@@ -209,6 +221,47 @@ fn a_stack_with_the_scripts_alone() {
         assert!(host.get(8080).is_err() && host.running().is_empty());
         assert_eq!(run(&host, "./stacks").await.unwrap(), "");
         assert!(run(&host, "./activate shop").await.unwrap_err().contains("no stack shop"));
+    });
+}
+
+#[test]
+fn unikernels_of_docker_and_of_git() {
+    isolated("unikernels_of_docker_and_of_git", |_| async {
+        let Some(engine) = Engine::start(Kind::Docker) else { return };
+        let Some(mut host) = TestHost::without_service() else { return };
+        let configuration = format!(
+            "[images]\ndocker-socket = \"{}\"\n[build]\nmirage-3 = \"localhost/opam:3\"\nmirage-4 = \"localhost/opam:4\"\n",
+            engine.socket.display()
+        );
+        std::fs::write(host.config(), configuration).unwrap();
+        host.start_service().await;
+        engine.load(&opam_image::archive(&["localhost/opam:3", "localhost/opam:4"]));
+        let unikernel = std::fs::read(host.image("1", &[])).unwrap();
+        let layer = saved_image::Layer::plain(saved_image::Tar::new().file("unikernel.spt", unikernel));
+        engine.load(&saved_image::tar_of(&saved_image::docker_legacy(&[(&["localhost/website:1"], &[layer])])));
+        let arguments = "'--ipv4={address}/{prefix-length}' '--ipv4-gateway={gateway}'";
+        let ready = "READY=http:80/";
+
+        // The seed's 1.a,
+        run(&host, &format!("{ready} ./of_docker website localhost/website:1 {arguments}")).await.unwrap();
+        run(&host, "./publish website").await.unwrap();
+        assert!(host.get(8080).unwrap().starts_with("version=1 "));
+        // and 1.b, with both versions.
+        let repository = repository::Repository::new(&[("config.ml", "let () = register \"web\" []\n")]);
+        let url = format!("file://{}#main", repository.path().display());
+        for (variables, told) in [
+            ("MIRAGE=3", ["mirage=3 target=hvt", "arguments=[]"]),
+            (
+                "MIRAGE_ARGS='--net=direct -v' IMAGE_PATH=/web.spt",
+                ["mirage=4 target=spt", "arguments=[--net=direct -v]"],
+            ),
+        ] {
+            let line = format!("{variables} {ready} ./of_git website '{url}' {arguments}");
+            run(&host, &line).await.unwrap();
+            run(&host, "./publish website").await.unwrap();
+            let answer = host.get(8080).unwrap();
+            assert!(told.iter().all(|words| answer.contains(words)), "{told:?}: {answer}");
+        }
     });
 }
 

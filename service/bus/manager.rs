@@ -362,7 +362,9 @@ impl Manager {
     /// failed, cancelled). The object of one that has ended is not there any more. Everybody may call it.
     #[zbus(out_args("jobs"))]
     async fn list_jobs(&self) -> Result<Vec<rows::Job>, Failure> {
-        Ok(self.entrance.orchestrator.jobs().await?.iter().map(rows::job).collect())
+        // So that the object of each that runs is there when its path is.
+        let jobs = self.entrance.orchestrator.jobs().await;
+        Ok(self.entrance.after_events(jobs).await?.iter().map(rows::job).collect())
     }
 
     /// The service's nftables table as nftables' own JSON, loadable with nft -j -f. Everybody may call it.

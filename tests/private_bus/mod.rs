@@ -86,8 +86,13 @@ impl PrivateBus {
     }
 
     pub async fn client(&self) -> zbus::Connection {
+        self.patient_client(20).await
+    }
+
+    /// One that waits as many seconds for an answer.
+    pub async fn patient_client(&self, seconds: u64) -> zbus::Connection {
         zbus::connection::Builder::address(self.address.as_str())
-            .method_timeout(std::time::Duration::from_secs(20))
+            .method_timeout(std::time::Duration::from_secs(seconds))
             .build()
             .await
             .unwrap()

@@ -75,7 +75,7 @@ code=$(dirname "$file")/unikernel.ml
 if test -f "$code" && grep -q 'syntax error' "$code"; then
     echo "File \"$code\", line 1:"; echo "Error: Syntax error"; exit 2
 fi
-if test -f "$code" && grep -q 'endless' "$code"; then echo "this takes long"; sleep 600; fi
+if test -f "$code" && grep -q 'endless' "$code"; then echo "this takes long"; sleep 7193; fi
 text="mirage=$(cat /home/opam/depends) target=$target config=[$(tr '\n' ' ' < "$file")]"
 text="$text code=[$(cat "$code" 2>/dev/null | tr '\n' ' ')] arguments=[$arguments]"
 text="$text packages=$(cat /home/opam/packages 2>/dev/null || echo own) extra=$(cat /home/opam/extra 2>/dev/null || echo none)"

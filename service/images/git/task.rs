@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::serve::{Connection, serve};
 use super::{Access, Error, Fetch, Limits, Report};
 use crate::domain::{CommitId, GitRef, GitTransport, GitUrl};
-use crate::images::worker::{Failure, Gone, Kind, Voice};
+use crate::images::worker::{Failure, Gone, Voice};
 
 /// One step of the way from a reference to a commit's files.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,9 +43,6 @@ const PATIENCE: Duration = Duration::from_secs(25 * 60);
 
 /// Does it.
 pub fn run(request: &Request, input: File, output: File, voice: &mut Voice) -> Result<(), Failure> {
-    voice
-        .end_when_gone()
-        .map_err(|error| Failure::new(Kind::Unavailable, format!("cannot start a thread: {error}")))?;
     match request {
         Request::Serve { repository } => serve(repository, input),
         Request::Resolve(remote) => {

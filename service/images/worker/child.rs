@@ -41,6 +41,10 @@ fn work(socket: &UnixStream, voice: &mut Voice) -> Result<(), Failure> {
     if let Some(attempts) = super::probe::wanted() {
         return super::probe::run(&attempts, voice);
     }
+    if assignment.task.rights().programs {
+        // They wait for others, maybe for long, and have to end when the service does.
+        voice.end_when_gone().map_err(broken)?;
+    }
     let (input, output) = (File::from(input), File::from(output));
     match &assignment.task {
         Task::Saved(saved) => from_saved(saved, input, output, voice),

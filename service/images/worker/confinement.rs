@@ -30,16 +30,16 @@ pub(super) fn confine(assignment: &Assignment, input: &impl AsFd) -> Result<(), 
     if let Some(caller) = &assignment.caller {
         identity::become_caller(caller).map_err(|error| error.to_string())?;
     }
-    // Also of one that hangs; and not before it has become who it is, which would undo it.
-    let to_end = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-    to_end.map_err(|error| format!("its end with the service's: {error}"))?;
     rustix::thread::set_no_new_privs(true).map_err(|error| format!("no_new_privs: {error}"))?;
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::set(None, set, &CapsHashSet::new()).map_err(|error| format!("capabilities: {error}"))?;
     }
     // Killed, the service could not end it. A change of rights would take this back, so it comes after all of them.
-    let dies = set_parent_process_death_signal(Some(Signal::KILL));
-    dies.map_err(|error| format!("the signal of its parent's death: {error}"))?;
+    // Not where it has programs to end with it: that it does itself (`Voice::end_when_gone`).
+    if !rights.programs {
+        let dies = set_parent_process_death_signal(Some(Signal::KILL));
+        dies.map_err(|error| format!("the signal of its parent's death: {error}"))?;
+    }
     limit(&rights)?;
     let enforced = restrict_files(&rights, input.as_fd()).map_err(|error| format!("Landlock: {error}"))?;
     // The filter of who needs nothing lets it open nothing, whatever Landlock says.

@@ -49,6 +49,8 @@ impl Voice {
             // After the task nothing comes but the end.
             while socket.read(&mut [0; 16]).is_ok_and(|count| count > 0) {}
             let _ = kill_current_process_group(Signal::KILL);
+            // Who may start nothing may not do that either.
+            std::process::exit(1);
         };
         thread::Builder::new().name("listener".into()).spawn(wait).map(drop)
     }

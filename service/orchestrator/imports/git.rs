@@ -11,6 +11,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use tracing::info;
+
 use super::super::context::Context;
 use super::super::error::Error;
 use super::super::jobs::Job;
@@ -53,15 +55,17 @@ pub(super) async fn import(
         () = job.cancelled() => return Err(Error::Cancelled),
         claim = context.claims.claim_build_in_turn(key) => claim,
     };
+    let url = &repository.source.url;
     if let Some(mut built) = built(context, key).await? {
+        info!(%commit, repository = %url, image = %built.record.digest, "this was built before");
         job.log(&format!("{commit} was built before: {}", built.record.digest));
         built.told.meant = Some(commit.to_string());
         return Ok(built);
     }
+    info!(%commit, repository = %url, "building an image");
     let mut imported = repository.build(&commit, build, options).await?;
     imported.told.meant = Some(commit.to_string());
-    let url = repository.source.url.clone();
-    let done = Build { key, image: imported.record.digest, url, commit, at: Timestamp::now() };
+    let done = Build { key, image: imported.record.digest, url: url.clone(), commit, at: Timestamp::now() };
     match context.owner.decide(move |state| Ok((builds::remember(&state.world, done), ()))).await {
         Ok(()) => Ok(imported),
         Err(error) => {
