@@ -64,7 +64,7 @@ fn prepared(dockerfile: &Dockerfile, builder: Builder, label: &str) -> Result<(S
         (Dockerfile::Text { with_caches, .. }, _) => with_caches,
     };
     // Of two entries of a name the later one holds: nobody knows this one before.
-    let name = format!(".dockerfile-{label}");
+    let name = format!(".dockerfile-{}", label.rsplit('.').next().unwrap_or(label));
     let entry = context::entry(&name, text)?;
     Ok((name, entry))
 }
