@@ -10,7 +10,7 @@ use albatross_deployer::images::worker::Kind;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::fake::{Answers, Fake, ID, json, stated};
+use crate::fake::{Answers, Fake, ID, json, pong, stated};
 use crate::saved_image::Tar;
 use crate::worker::{PATIENCE, Ran, engine, image_paths, run, take, taken};
 
@@ -92,7 +92,8 @@ fn every_bad_answer_is_an_error() {
             "",
         ),
         ("trickle", without_end("", CHUNKED, " ", Duration::from_millis(50)), "web:1", Kind::Unavailable, "in time"),
-        ("no version", say("/version", json("[]")), "web:1", Kind::Unavailable, "cannot be read"),
+        ("no version", say("/_ping", json("OK")), "web:1", Kind::Unavailable, "no version"),
+        ("another version", say("/_ping", pong("2.0", "")), "web:1", Kind::Unavailable, "no version"),
         ("other shape", say("/images/", json(r#"{"Id":[1,2]}"#)), "web:1", Kind::Unavailable, "cannot be read"),
         ("no id", say("/images/", json("{}")), "web:1", Kind::Unavailable, "no id"),
         ("an id that is none", say("/images/", json(r#"{"Id":"--rm"}"#)), "web:1", Kind::Unavailable, "no id"),
@@ -185,20 +186,14 @@ fn a_bad_build_is_an_error() {
         (
             "no session",
             Arc::new(|line, stream| {
-                let docker = json(r#"{"Version":"27.0","ApiVersion":"1.46","Components":[]}"#);
-                let answer = if line.contains("/version") { docker } else { json("{}") };
-                let is_it = line.contains("/version") || line.contains("/session");
+                let answer = if line.contains("/_ping") { pong("1.46", "") } else { json("{}") };
+                let is_it = line.contains("/_ping") || line.contains("/session");
                 is_it && stream.write_all(&answer).is_ok()
             }),
             Kind::Unavailable,
             "session",
         ),
-        (
-            "too old",
-            say("/version", json(r#"{"Version":"19.03","ApiVersion":"1.40","Components":[]}"#)),
-            Kind::Unavailable,
-            "too old",
-        ),
+        ("too old", say("/_ping", pong("1.40", "")), Kind::Unavailable, "too old"),
     ];
     for (name, answers, kind, says) in cases {
         let dockerfile = Dockerfile::OfContext("Dockerfile".into());

@@ -62,9 +62,7 @@ fn good(line: &str, tar: &[u8]) -> Vec<u8> {
         ))
     };
     match line {
-        line if line.contains("/version") => {
-            json(r#"{"Version":"5.0.0","ApiVersion":"1.41","Components":[{"Name":"Podman Engine","Version":"5.0.0"}]}"#)
-        }
+        line if line.contains("/_ping") => pong("1.41", "Libpod-Api-Version: 5.0.0\r\n"),
         line if line.contains("minisig") => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
         line if line.starts_with("HEAD ") => stated(&stat(size)),
         line if line.contains("/archive?") => [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", tar].concat(),
@@ -78,6 +76,11 @@ fn good(line: &str, tar: &[u8]) -> Vec<u8> {
 
 pub fn json(body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+/// What an engine of that version says of itself.
+pub fn pong(version: &str, more: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\nApi-Version: {version}\r\n{more}Content-Length: 2\r\n\r\nOK").into_bytes()
 }
 
 /// The answer to a question for a file's state.

@@ -37,7 +37,7 @@ pub(super) async fn build(
     voice: &mut Voice,
 ) -> Result<String, Error> {
     let context = Context::begin(context).await?;
-    let builder = client.builder().await?;
+    let builder = client.builder()?;
     let session = match builder {
         Builder::BuildKit => Some(Session::open(client, label).await?),
         Builder::Buildah { .. } => None,

@@ -4,17 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bollard::{ClientVersion, Docker};
+use bollard::Docker;
 use tokio::time::timeout;
 
-use super::connection::{Door, Patience};
+use super::connection::{Door, Known, Patience, Version};
 use super::error::Error;
 
-/// What is newer is not asked for.
-const NEWEST: ClientVersion = ClientVersion { major_version: 1, minor_version: 48 };
-
 /// Docker's API, in which files begin to be built with caches: 20.10.
-const BUILDKIT: ClientVersion = ClientVersion { major_version: 1, minor_version: 41 };
+const BUILDKIT: Version = Version(41);
 
 /// More than any deadline of this module's own.
 const NEVER: u64 = 24 * 3600;
@@ -31,23 +28,30 @@ pub(super) enum Builder {
 pub(super) struct Client {
     pub docker: Docker,
     pub door: Door,
+    known: Known,
 }
 
 impl Client {
-    /// Agrees with the engine on a version of its API.
+    /// Agrees with the engine on a version of its API. What it says of itself stands above every answer; to be asked for
+    /// its version takes Podman a second.
     pub async fn connect(socket: PathBuf, patience: Patience) -> Result<Self, Error> {
         const DOING: &str = "say its version";
-        let door = Door { socket, patience, version: Arc::default() };
+        let door = Door { socket, patience, known: Arc::default() };
         let transport = {
             let door = door.clone();
             move |request| door.clone().transport(request)
         };
-        let docker = Docker::connect_with_custom_transport(transport, Some("http://engine"), NEVER, &NEWEST);
+        let docker = Docker::connect_with_custom_transport(
+            transport,
+            Some("http://engine"),
+            NEVER,
+            bollard::API_DEFAULT_VERSION,
+        );
         let docker = docker.map_err(|error| Error::of(DOING, &error))?;
-        let docker = within(patience.answer, DOING, docker.negotiate_version()).await?;
-        let version = docker.client_version().to_string();
-        let _ = door.version.set(version);
-        Ok(Self { docker, door })
+        within(patience.answer, DOING, docker.ping()).await?;
+        let nameless = || Error::Nonsense { doing: DOING, why: "it names no version 1 of the API".into() };
+        let known = *door.known.get().ok_or_else(nameless)?;
+        Ok(Self { docker, door, known })
     }
 
     /// Waits for an answer.
@@ -61,18 +65,16 @@ impl Client {
 
     /// The part of a request's path that names the version.
     pub fn version(&self) -> String {
-        format!("v{}", self.docker.client_version())
+        format!("v{}", self.known.version)
     }
 
-    pub async fn builder(&self) -> Result<Builder, Error> {
-        let version = self.ask("say its version", self.docker.version()).await?;
-        let podman = version.components.iter().flatten().find(|component| component.name.starts_with("Podman"));
-        if let Some(podman) = podman {
-            let major = podman.version.split('.').next().and_then(|major| major.parse::<u32>().ok());
-            return Ok(Builder::Buildah { caches: major.is_none_or(|major| major >= 4) });
+    pub fn builder(&self) -> Result<Builder, Error> {
+        let Known { version, podman } = self.known;
+        match podman {
+            Some(podman) => Ok(Builder::Buildah { caches: podman >= 4 }),
+            None if version < BUILDKIT => Err(Error::TooOld { version: version.to_string() }),
+            None => Ok(Builder::BuildKit),
         }
-        let version = self.docker.client_version();
-        if version < BUILDKIT { Err(Error::TooOld { version: version.to_string() }) } else { Ok(Builder::BuildKit) }
     }
 }
 

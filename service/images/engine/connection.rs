@@ -11,7 +11,7 @@ use std::time::Duration;
 use bollard::BollardRequest;
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{HOST, HeaderValue};
+use hyper::header::{HOST, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
@@ -100,8 +100,39 @@ pub(super) struct Bounds {
 pub(super) struct Door {
     pub socket: PathBuf,
     pub patience: Patience,
-    /// Of the API, once it was asked.
-    pub version: Arc<OnceLock<String>>,
+    /// Who is there, once it was asked.
+    pub known: Arc<OnceLock<Known>>,
+}
+
+/// Minor versions of the API, all of version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version(pub u32);
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "1.{}", self.0)
+    }
+}
+
+/// What is newer is not asked for.
+const NEWEST: Version = Version(48);
+
+/// What an engine says of itself in every answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    /// In which it is asked from now on.
+    pub version: Version,
+    /// Podman's own version, the first number of it.
+    pub podman: Option<u32>,
+}
+
+impl Known {
+    fn read(headers: &HeaderMap) -> Option<Self> {
+        let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let version = text("Api-Version")?.strip_prefix("1.")?.parse().ok()?;
+        let podman = text("Libpod-Api-Version").and_then(|version| version.split('.').next()?.parse().ok());
+        Some(Self { version: Version(version).min(NEWEST), podman })
+    }
 }
 
 impl Door {
@@ -111,9 +142,14 @@ impl Door {
         let bytes = if is_file { u64::MAX } else { ANSWER };
         let silence = if is_file { self.patience.pause } else { self.patience.answer };
         let (mut head, body) = request.into_parts();
-        head.uri = versioned(&head.uri, self.version.get())?;
+        head.uri = versioned(&head.uri, self.known.get())?;
         let request = Request::from_parts(head, body);
-        self.send(request, Bounds { bytes, silence }).await
+        let response = self.send(request, Bounds { bytes, silence }).await?;
+        if let Some(known) = Known::read(response.headers()) {
+            // The first to be heard of holds.
+            let _ = self.known.set(known);
+        }
+        Ok(response)
     }
 
     /// Asks, and returns when the head of the answer has come.
@@ -151,11 +187,11 @@ impl Door {
 
 /// As it stands in a request's first line. Bollard leaves the version out, and without one an engine of another version may
 /// answer as it likes.
-fn versioned(uri: &Uri, version: Option<&String>) -> Result<Uri, hyper::http::Error> {
+fn versioned(uri: &Uri, known: Option<&Known>) -> Result<Uri, hyper::http::Error> {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let named = path.strip_prefix("/v1.").and_then(|rest| rest.split_once('/')).map(|(_, rest)| format!("/{rest}"));
     let path = named.unwrap_or_else(|| path.to_owned());
-    Ok(version.map_or(path.clone(), |version| format!("/v{version}{path}")).parse::<Uri>()?)
+    Ok(known.map_or(path.clone(), |known| format!("/v{}{path}", known.version)).parse::<Uri>()?)
 }
 
 /// Ends with [`Broken`] when too much comes, or nothing.
@@ -222,14 +258,31 @@ mod tests {
 
     #[test]
     fn a_request_names_the_version_that_was_agreed_on() {
-        let version = "1.41".to_owned();
-        for (asked, version, sent) in [
-            ("http://engine/v1.48/version", None, "/version"),
-            ("http://engine/version", None, "/version"),
-            ("http://engine/images/a/b:1/json?x=y", Some(&version), "/v1.41/images/a/b:1/json?x=y"),
-            ("http://engine/v1.48/containers/json", Some(&version), "/v1.41/containers/json"),
+        let known = Known { version: Version(41), podman: None };
+        for (asked, known, sent) in [
+            ("http://engine/v1.48/_ping", None, "/_ping"),
+            ("http://engine/_ping", None, "/_ping"),
+            ("http://engine/images/a/b:1/json?x=y", Some(&known), "/v1.41/images/a/b:1/json?x=y"),
+            ("http://engine/v1.48/containers/json", Some(&known), "/v1.41/containers/json"),
         ] {
-            assert_eq!(versioned(&asked.parse().unwrap(), version).unwrap(), sent);
+            assert_eq!(versioned(&asked.parse().unwrap(), known).unwrap(), sent);
+        }
+    }
+
+    #[test]
+    fn an_engine_says_what_it_is() {
+        for (api, libpod, known) in [
+            ("1.41", None, Some((41, None))),
+            ("1.52", None, Some((48, None))),
+            ("1.41", Some("4.3.1"), Some((41, Some(4)))),
+            ("2.0", None, None),
+            ("new", None, None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("Api-Version", api.parse().unwrap());
+            libpod.map(|libpod: &str| headers.insert("Libpod-Api-Version", libpod.parse().unwrap()));
+            let known = known.map(|(version, podman)| Known { version: Version(version), podman });
+            assert_eq!(Known::read(&headers), known, "{api}");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use futures_util::stream;
 use http_body_util::StreamBody;
 use hyper::body::{Bytes, Frame, Incoming};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, UPGRADE};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use hyper::http;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -27,6 +27,11 @@ const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
 /// Bytes of questions in all.
 const QUESTIONS: u64 = 64 << 20;
+
+/// The answer to that, not compressed, of two bytes: the first field, the state, is 1, serving.
+const SERVING: &[u8] = &[0, 0, 0, 0, 2, 0x08, 0x01];
+
+const STATE: HeaderName = HeaderName::from_static("grpc-status");
 
 /// gRPC's number for a method that there is not.
 const UNIMPLEMENTED: &str = "12";
@@ -81,23 +86,12 @@ impl Session {
 
 type Answer = StreamBody<stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
 
+/// The state stands behind the message also where there is none: what says that it ends with its headers, hyper ends with
+/// an empty piece, which gRPC does not take.
 async fn answer(request: Request<Incoming>) -> Result<Response<Answer>, http::Error> {
-    let is_known = request.uri().path() == HEALTH;
-    let mut frames = Vec::new();
-    let mut trailers = HeaderMap::new();
-    if is_known {
-        // Not compressed, two bytes: the first field, the state, is 1, serving.
-        frames.push(Ok(Frame::data(Bytes::from_static(&[0, 0, 0, 0, 2, 0x08, 0x01]))));
-        trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    } else {
-        trailers.insert("grpc-status", HeaderValue::from_static(UNIMPLEMENTED));
-    }
-    let mut response = Response::builder().header(CONTENT_TYPE, "application/grpc");
-    if is_known {
-        frames.push(Ok(Frame::trailers(trailers)));
-    } else if let Some(headers) = response.headers_mut() {
-        // Where nothing else is said, the state stands in the only headers.
-        headers.extend(trailers);
-    }
-    response.body(StreamBody::new(stream::iter(frames)))
+    let (message, state) = if request.uri().path() == HEALTH { (Some(SERVING), "0") } else { (None, UNIMPLEMENTED) };
+    let message = message.map(|bytes| Frame::data(Bytes::from_static(bytes)));
+    let trailers = HeaderMap::from_iter([(STATE, HeaderValue::from_static(state))]);
+    let frames: Vec<_> = message.into_iter().chain([Frame::trailers(trailers)]).map(Ok).collect();
+    Response::builder().header(CONTENT_TYPE, "application/grpc").body(StreamBody::new(stream::iter(frames)))
 }
