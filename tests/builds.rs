@@ -22,6 +22,7 @@ mod stand_in_process;
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use engines::{Engine, Kind};
 use host::{MANAGER, Manager, NAME, Options, ROOT, TestHost, error_of, eventually, options};
@@ -46,22 +47,27 @@ async fn patient(host: &TestHost) -> Manager {
 
 /// Nothing of a fetch is left: no folder, no process.
 fn assert_nothing_left(host: &TestHost) {
-    let workshop = host.state().join("workshop");
-    let left: Vec<_> = std::fs::read_dir(&workshop).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(left.is_empty(), "{left:?}");
     assert_eq!(host.stored_images().len(), 0);
-    let workshop = workshop.display().to_string();
-    let of_it = |process: std::path::PathBuf| {
-        let folder = std::fs::read_link(process.join("cwd")).unwrap_or_default().display().to_string();
-        let command = String::from_utf8_lossy(&std::fs::read(process.join("cmdline")).unwrap_or_default()).into_owned();
-        folder.contains(&workshop) || (command.contains("git") && command.contains(&workshop))
-    };
-    let running: Vec<_> = std::fs::read_dir("/proc")
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| of_it(path.clone()))
-        .collect();
-    assert!(running.is_empty(), "{running:?}");
+    let workshop = host.state().join("workshop");
+    let folders = || std::fs::read_dir(&workshop).unwrap().map(|entry| entry.unwrap().path().display().to_string());
+    let end = Instant::now() + Duration::from_secs(5);
+    // What was killed takes a moment to be gone, and then its folder goes.
+    while let left = at_work(host).into_iter().chain(folders()).collect::<Vec<_>>()
+        && !left.is_empty()
+    {
+        assert!(Instant::now() < end, "{left:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Commands of the processes in the folders of fetches: git, and what it runs.
+fn at_work(host: &TestHost) -> Vec<String> {
+    let workshop = host.state().join("workshop");
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|process| process.path());
+    let of_it =
+        processes.filter(|path| std::fs::read_link(path.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&workshop)));
+    let commands = of_it.filter_map(|path| std::fs::read(path.join("cmdline")).ok());
+    commands.map(|command| String::from_utf8_lossy(&command).replace('\0', " ")).collect()
 }
 
 /// Builds that the service has begun.
@@ -318,7 +324,7 @@ fn a_build_that_fails_or_is_cancelled_leaves_nothing() {
             tokio::spawn(async move { manager.deploy("website", &image, options("running")).await })
         };
         eventually("it takes long", async || sleeps()).await;
-        cancel(&manager).await;
+        cancel(&manager, "building").await;
         let (kind, _) = error_of(deploying.await.unwrap());
         assert_eq!(kind, "Cancelled");
         eventually("the build ends", async || !sleeps()).await;
@@ -338,6 +344,38 @@ fn a_build_that_fails_or_is_cancelled_leaves_nothing() {
     });
 }
 
+#[test]
+fn no_git_outlives_its_call() {
+    isolated("no_git_outlives_its_call", |_| async {
+        let Some(host) = host_with("[network.br0]\nprefix = \"10.0.0.0/24\"\n").await else { return };
+        let manager = patient(&host).await;
+        // A server that takes a connection and says nothing.
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let image = format!("git+https://{}/x#main", server.local_addr().unwrap());
+        for ends in ["Cancelled", "ImageUnavailable"] {
+            let deploying = {
+                let (manager, image) = (manager.clone(), image.clone());
+                tokio::spawn(async move { manager.deploy("website", &image, options("running")).await })
+            };
+            let asks = |commands: Vec<String>| commands.iter().any(|command| command.contains("remote-https"));
+            eventually("git asks", async || asks(at_work(&host))).await;
+            if ends == "Cancelled" {
+                cancel(&manager, "looking up").await;
+            } else {
+                // The worker alone: what it has started is ended by who has started it.
+                let children = format!("/proc/{0}/task/{0}/children", host.service_pid());
+                for worker in std::fs::read_to_string(children).unwrap().split_whitespace() {
+                    let worker = rustix::process::Pid::from_raw(worker.parse().unwrap()).unwrap();
+                    rustix::process::kill_process(worker, rustix::process::Signal::KILL).unwrap();
+                }
+            }
+            let (kind, message) = error_of(deploying.await.unwrap());
+            assert_eq!(kind, ends, "{message}");
+            assert_nothing_left(&host);
+        }
+    });
+}
+
 /// Whether the build runs that does not end.
 fn sleeps() -> bool {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
@@ -345,12 +383,12 @@ fn sleeps() -> bool {
     commands.any(|command| command == b"sleep\x007193\x00")
 }
 
-/// Cancels the one job there is.
-async fn cancel(manager: &Manager) {
+/// Cancels the one job there is, which is at `step`.
+async fn cancel(manager: &Manager, step: &str) {
     let jobs: Vec<(zbus::OwnedObjectPath, String, String, String)> =
         manager.call("ListJobs", &()).await.unwrap().deserialize().unwrap();
     let (path, ..) = jobs.iter().find(|job| job.3 == "running").unwrap();
-    let step: String = manager.property(path.as_str(), "org.albatross.Deployer1.Job", "Step").await.unwrap();
-    assert!(step.contains("building"), "{step}");
+    let now: String = manager.property(path.as_str(), "org.albatross.Deployer1.Job", "Step").await.unwrap();
+    assert!(now.contains(step), "{now}");
     manager.0.call_method(Some(NAME), path.as_str(), Some("org.albatross.Deployer1.Job"), "Cancel", &()).await.unwrap();
 }
