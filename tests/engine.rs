@@ -16,6 +16,8 @@ mod netns;
 mod private_bus;
 #[path = "engine/proxy.rs"]
 mod proxy;
+#[path = "engine/registry.rs"]
+mod registry;
 #[path = "support/saved_image.rs"]
 mod saved_image;
 #[path = "support/solo5_image.rs"]

@@ -6,7 +6,8 @@ use std::time::Duration;
 use albatross_deployer::images::engine::{Dockerfile, Patience, Work};
 use albatross_deployer::images::worker::{Heard, Kind};
 
-use crate::engines::{Engine, has};
+use crate::engines::{Engine, Kind as Which, has};
+use crate::registry::Registry;
 use crate::saved_image::Tar;
 use crate::worker::{Ran, Worker, engine as task, image_paths, run, taken};
 
@@ -21,6 +22,7 @@ pub fn all(engine: &Engine) {
     refused(engine);
     if load_base(engine) {
         caches(engine);
+        on_an_image_of_a_registry(engine);
         failed(engine);
         killed(engine);
     } else {
@@ -118,6 +120,21 @@ fn caches(engine: &Engine) {
     let ran = build(engine, counted(2));
     assert!(ran.lines().contains(&"cache 1 2"), "the second build sees what the first has left: {:?}", ran.lines());
     assert_made(ran);
+}
+
+/// Of one that gives its images to everybody, but wants to be asked for a token first, as the large ones do.
+fn on_an_image_of_a_registry(engine: &Engine) {
+    // Podman wants TLS of every registry that its host's configuration does not name.
+    if engine.kind == Which::Podman {
+        return;
+    }
+    if !has("docker-registry") {
+        return println!("SKIPPED: an image of a registry: install docker-registry");
+    }
+    let registry = Registry::start(engine);
+    engine.push("docker.io/library/base:1", registry.open, "base");
+    let from = format!("FROM 127.0.0.1:{}/base:1\nCOPY main.bin /u\n", registry.guarded);
+    assert_made(build(engine, text(&from)));
 }
 
 trait WithTools {

@@ -23,7 +23,7 @@ pub struct Engine {
     pub socket: PathBuf,
     directory: PathBuf,
     shell: Child,
-    _namespace: Namespace,
+    pub namespace: Namespace,
 }
 
 const END: &str = r#"
@@ -72,7 +72,7 @@ impl Engine {
             .spawn()
             .unwrap();
         let socket = directory.join("engine.sock");
-        let engine = Self { kind, socket, directory, shell, _namespace: namespace };
+        let engine = Self { kind, socket, directory, shell, namespace };
         let end = Instant::now() + Duration::from_secs(60);
         while UnixStream::connect(&engine.socket).is_err() {
             assert!(Instant::now() < end, "{kind:?} does not start: {}", engine.log());
@@ -95,6 +95,17 @@ impl Engine {
         let (status, answer) = request(&self.socket, "POST", &format!("/build?t={tag}"), context);
         let answer = String::from_utf8_lossy(&answer);
         assert!(status == 200 && answer.contains("Successfully built"), "{answer}");
+    }
+
+    /// Gives an image to the registry at that port, and keeps it by its old name alone.
+    pub fn push(&self, image: &str, port: u16, name: &str) {
+        let there = format!("127.0.0.1:{port}/{name}");
+        let (status, _) = request(&self.socket, "POST", &format!("/images/{image}/tag?repo={there}&tag=1"), b"");
+        assert_eq!(status, 201);
+        let (status, answer) = request(&self.socket, "POST", &format!("/images/{there}/push?tag=1"), b"");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(status == 200 && !answer.contains("error"), "{answer}");
+        request(&self.socket, "DELETE", &format!("/images/{there}:1"), b"");
     }
 
     pub fn get(&self, path: &str) -> Value {
@@ -149,8 +160,10 @@ pub fn has(program: &str) -> bool {
 pub fn request(socket: &Path, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    // Docker does not push without the word that there is no password.
     let head = format!(
-        "{method} {path} HTTP/1.0\r\nHost: engine\r\nContent-Type: application/x-tar\r\nContent-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.0\r\nHost: engine\r\nX-Registry-Auth: e30=\r\nContent-Type: application/x-tar\r\n\
+         Content-Length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).unwrap();
