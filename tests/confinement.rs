@@ -12,6 +12,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
+use albatross_deployer::images::{engine, registry};
 use serde_json::{Value, json};
 
 const DONE: i32 = 0;
@@ -139,6 +140,7 @@ fn what_reads_foreign_bytes_may_nothing() {
         may(&host, &json!({"Saved": {"form": form, "name": null, "wanted": wanted()}}), &[], &[]);
     }
     may(&host, &json!({"Taken": wanted()}), &[], &[]);
+    may(&host, &json!("Inspect"), &[], &[]);
 }
 
 #[test]
@@ -154,8 +156,9 @@ fn what_reads_a_folder_may_that() {
 fn what_asks_a_registry_may_connect_and_write_its_cache() {
     let host = Host::new();
     let task = json!({"Registry": {
-        "image": "registry.test/a:1", "insecure": false, "credential": null,
+        "image": "registry.test/a:1", "insecure": false, "access": "Anyone",
         "cache": host.path("granted"), "cache_limit": 1000, "wanted": wanted(),
+        "patience": registry::Patience::default(),
     }});
     may(&host, &task, &["TCP", "the granted folder"], &[&FILES[..], &["listening"]].concat());
 }
@@ -163,7 +166,8 @@ fn what_asks_a_registry_may_connect_and_write_its_cache() {
 #[test]
 fn what_asks_the_engine_may_connect_to_that() {
     let host = Host::new();
-    let task = json!({"Engine": {"socket": host.path("engine.sock"), "work": "Tidy", "label": "x"}});
+    let task = json!({"Engine": {"socket": host.path("engine.sock"), "work": "Tidy", "label": "x",
+        "patience": engine::Patience::default()}});
     may(&host, &task, &["a socket"], &[&FILES[..], &["the granted folder"]].concat());
 }
 
