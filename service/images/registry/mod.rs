@@ -109,7 +109,11 @@ pub(super) fn run(request: &Request, mut output: File, voice: &mut Voice) -> Res
     let image = resolve(&document, &mut parts, voice)?;
     voice.step("downloading")?;
     let paths = request.wanted.paths.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let found = extract(&image, &mut parts, &paths, request.wanted.limit, &mut output, voice)?;
+    let found = extract(&image, &mut parts, &paths, request.wanted.limit, &mut output, voice);
+    if let Ok(_) | Err(archive::Error::NotFound(_)) = &found {
+        parts.keep_last();
+    }
+    let found = found?;
     voice.origin(&image.digest.to_string())?;
     if request.wanted.signature
         && let Some(signature) = signature(&image, found.path.as_deref(), &mut parts, voice)?

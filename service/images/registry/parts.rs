@@ -15,11 +15,22 @@ pub(super) struct Parts<'c> {
     cache: Cache,
     /// In the cache, and compared with their digests by this process.
     checked: BTreeSet<Digest>,
+    /// Was read to its end, and has no name in the cache yet.
+    last: Option<Incoming>,
 }
 
 impl<'c> Parts<'c> {
     pub fn new(client: &'c Client, cache: Cache) -> Self {
-        Self { client, cache, checked: BTreeSet::new() }
+        Self { client, cache, checked: BTreeSet::new(), last: None }
+    }
+
+    /// Called when whoever read the last part has compared it with its digest, and found it good.
+    pub fn keep_last(&mut self) {
+        let Some(last) = self.last.take() else { return };
+        let digest = last.digest();
+        if last.keep() {
+            self.checked.insert(digest);
+        }
     }
 
     /// To be read once.
@@ -35,7 +46,9 @@ pub(super) struct Metered<'p, 'c, 'a> {
 
 impl Blobs for Metered<'_, '_, '_> {
     fn open(&mut self, blob: &Descriptor) -> Result<Box<dyn Read + '_>, Error> {
-        let Parts { client, cache, checked } = &mut *self.parts;
+        // Nobody asks for more after what was damaged.
+        self.parts.keep_last();
+        let Parts { client, cache, checked, last } = &mut *self.parts;
         if is_manifest(&blob.media_type) {
             let digest = blob.digest.to_string();
             let document = client.manifest(&digest, &format!("manifest {digest}"), self.meter.longest_document())?;
@@ -48,16 +61,15 @@ impl Blobs for Metered<'_, '_, '_> {
         checked.remove(&blob.digest);
         let download = Download::start(client, blob.digest, blob.size)?;
         let copy = cache.begin(blob.digest, blob.size);
-        Ok(Box::new(self.meter.source(Kept { download, copy, digest: blob.digest, checked })))
+        Ok(Box::new(self.meter.source(Kept { download, copy, last })))
     }
 }
 
-/// What is read of a download, and kept in the cache when it was read to its end.
+/// What is read of a download, with a copy for the cache.
 struct Kept<'p> {
     download: Download<'p>,
     copy: Option<Incoming>,
-    digest: Digest,
-    checked: &'p mut BTreeSet<Digest>,
+    last: &'p mut Option<Incoming>,
 }
 
 impl Read for Kept<'_> {
@@ -69,8 +81,8 @@ impl Read for Kept<'_> {
             if self.copy.as_mut().is_some_and(|copy| copy.write(bytes).is_err()) {
                 self.copy = None;
             }
-        } else if !buffer.is_empty() && self.copy.take().is_some_and(Incoming::keep) {
-            self.checked.insert(self.digest);
+        } else if !buffer.is_empty() && self.copy.is_some() {
+            *self.last = self.copy.take();
         }
         Ok(count)
     }

@@ -17,6 +17,9 @@ use crate::images::Error;
 /// Bytes of one line that a worker says: what is more comes from one that was taken over.
 const LINE: u64 = 64 << 10;
 
+/// Bytes that what a worker makes may be ahead of who takes it: with the usual 64 KiB they wait for each other at every step.
+const PIPE: usize = 1 << 20;
+
 /// Characters of what one says that has crashed, for the journal.
 const LAST_WORDS: usize = 400;
 
@@ -45,6 +48,8 @@ pub async fn start(assignment: &Assignment, input: Option<OwnedFd>) -> Result<(F
         move |error| Error::Io { what, error }
     };
     let (reader, writer) = std::io::pipe().map_err(failed("make a pipe"))?;
+    // A system that has little room for pipes leaves it as it is.
+    let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE);
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed("make a pair of sockets"))?;
     ours.set_nonblocking(true).map_err(failed("make a pair of sockets"))?;
     // The file that runs, also where it was replaced meanwhile. A group of its own, to be ended with all that it starts.
