@@ -2,7 +2,7 @@
 //! answers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-#[path = "engine/engines.rs"]
+#[path = "support/engines.rs"]
 mod engines;
 #[path = "support/host.rs"]
 mod host;

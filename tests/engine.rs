@@ -5,7 +5,7 @@
 mod bad;
 #[path = "engine/building.rs"]
 mod building;
-#[path = "engine/engines.rs"]
+#[path = "support/engines.rs"]
 mod engines;
 #[path = "engine/fake.rs"]
 mod fake;

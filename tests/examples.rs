@@ -1,8 +1,7 @@
 //! Every script of `busctl-examples/` does on a real bus what it says.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-#[path = "engine/engines.rs"]
-#[allow(dead_code, reason = "not all of it is needed here")]
+#[path = "support/engines.rs"]
 mod engines;
 #[path = "support/host.rs"]
 mod host;

@@ -1,4 +1,5 @@
 //! Docker's and Podman's engines, each started for a test with a socket, a data folder and a network of its own.
+#![allow(dead_code)] // Each test target uses what it needs.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
