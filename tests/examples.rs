@@ -237,7 +237,8 @@ fn unikernels_of_docker_and_of_git() {
         engine.load(&opam_image::archive(&["localhost/opam:3", "localhost/opam:4"]));
         let unikernel = std::fs::read(host.image("1", &[])).unwrap();
         let layer = saved_image::Layer::plain(saved_image::Tar::new().file("unikernel.spt", unikernel));
-        engine.load(&saved_image::tar_of(&saved_image::docker_legacy(&[(&["localhost/website:1"], &[layer])])));
+        let names = ["localhost/website:1", "website:latest"];
+        engine.load(&saved_image::tar_of(&saved_image::docker_legacy(&[(&names, &[layer])])));
         let arguments = "'--ipv4={address}/{prefix-length}' '--ipv4-gateway={gateway}'";
         let ready = "READY=http:80/";
 
@@ -261,7 +262,25 @@ fn unikernels_of_docker_and_of_git() {
             let answer = host.get(8080).unwrap();
             assert!(told.iter().all(|words| answer.contains(words)), "{told:?}: {answer}");
         }
+        // Both as the README has them, but for where the repository is.
+        let [of_docker, of_git] = lines_of_the_readme();
+        assert!(of_git.contains("git+https://git.example.org/website.git#main"), "{of_git}");
+        let of_git = of_git.replace("https://git.example.org/website.git#main", &url);
+        for (line, told) in [(of_docker, "version=1 "), (of_git, "mirage=4 target=hvt")] {
+            let deployed = run(&host, &line).await.unwrap();
+            let address = deployed.trim_end().trim_end_matches('"').rsplit('"').next().unwrap();
+            let ask = format!("curl --silent --max-time 5 http://{address}/");
+            eventually(told, async || run(&host, &ask).await.is_ok_and(|answer| answer.contains(told))).await;
+        }
     });
+}
+
+/// The two calls of Deploy that the README shows, on the bus of the test.
+fn lines_of_the_readme() -> [String; 2] {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let lines = readme.lines().filter(|line| line.starts_with("busctl ") && line.contains(".Manager Deploy "));
+    let lines: Vec<String> = lines.map(|line| line.replacen("busctl", "$BUSCTL", 1)).collect();
+    lines.try_into().unwrap()
 }
 
 #[test]
