@@ -48,10 +48,7 @@ fn every_form_comes_to_answer() {
             ("4", format!("oci-archive:{layout}"), Some("/deep/inside")),
             ("5", format!("oci:{folder}:v5"), None),
         ] {
-            let mut options = options("http:80/");
-            options.extend(path.map(|path| ("image-path", path.into())));
-            manager.deploy("website", &image, options).await.unwrap_or_else(|error| panic!("{image}: {error}"));
-            manager.publish("website", &[("tcp", 8080, 80)], Options::new()).await.unwrap();
+            host.deploy_with_busctl(&image, path).await;
             let answer = host.get(8080).unwrap();
             assert!(answer.starts_with(&format!("version={version} ")), "{image}: {answer}");
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 
-use super::host::{Manager, Options, TestHost, error_of, eventually, options};
+use super::host::{Manager, TestHost, error_of, eventually, options};
 use super::saved_image::{Layer, Tar};
 
 pub const JOB: &str = "org.albatross.Deployer1.Job";
@@ -35,11 +35,7 @@ impl Scene {
 
     /// Deploys, publishes, and asks the unikernel for its version.
     pub async fn answers(&self, image: &str, version: &str, path: Option<&str>) {
-        let mut options = options("http:80/");
-        options.extend(path.map(|path| ("image-path", path.into())));
-        let deployed = self.manager.deploy("website", image, options).await;
-        deployed.unwrap_or_else(|error| panic!("{image}: {error}"));
-        self.manager.publish("website", &[("tcp", 8080, 80)], Options::new()).await.unwrap();
+        self.host.deploy_with_busctl(image, path).await;
         let answer = self.host.get(8080).unwrap();
         assert!(answer.starts_with(&format!("version={version} ")), "{image}: {answer}");
     }

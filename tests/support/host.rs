@@ -178,6 +178,20 @@ impl TestHost {
     }
 
     /// What the client outside gets from `PORT` of the host over HTTP; an error's text where it gets nothing.
+    /// Deploys `image` as website and publishes its port 80 as 8080, with busctl alone.
+    pub async fn deploy_with_busctl(&self, image: &str, path: Option<&str>) {
+        let line = "./deploy website \"$IMAGE\" \"$@\" && ./publish website 8080 80";
+        let mut command = Command::new("sh");
+        command
+            .args(["-ec", line, "sh"])
+            .args(ARGUMENTS)
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("busctl-examples"));
+        command.env("BUSCTL", format!("busctl --address={}", self.bus.address));
+        command.env("IMAGE", image).env("IMAGE_PATH", path.unwrap_or_default()).env("READY", "http:80/");
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        assert!(output.status.success(), "{image}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     pub fn get(&self, port: u16) -> Result<String, String> {
         self.get_path(port, "/")
     }
