@@ -36,7 +36,8 @@ impl Manager {
                 self.call("ListJobs", &()).await.unwrap().deserialize().unwrap();
             let running = jobs.iter().rfind(|(.., state)| state == "running");
             found = running.map(|(path, ..)| path.to_string()).unwrap_or_default();
-            !found.is_empty()
+            // Its object comes with the signals: who is told of it by InterfacesAdded finds it there.
+            !found.is_empty() && self.property::<String>(&found, JOB, "Kind").await.is_some()
         })
         .await;
         found

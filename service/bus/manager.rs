@@ -59,18 +59,22 @@ impl Manager {
     /// service: 1 to 52 characters of a-z, 0-9, '-' and '.', not beginning with '-' or '.'.
     ///
     /// image: an absolute path of a Solo5 image, opened with the caller's rights; sha256:HEX of a stored one;
-    /// docker-archive:PATH[:NAME:TAG] or oci-archive:PATH[:TAG] of a saved container image, in which it stands at image-path.
+    /// docker-daemon:NAME[:TAG] of the local engine; docker-archive:PATH[:NAME:TAG], oci-archive:PATH[:NAME] or
+    /// oci:FOLDER[:NAME] of a saved one; docker://REGISTRY/NAME[:TAG][@DIGEST]; or git+https://, git+ssh:// or git+file:///
+    /// with #REF, which the engine builds.
     ///
     /// options: network s (bridge; the default network), memory t (MiB; 32), cpu u (core; the least used), args as
     /// (templates: {address}, {prefix-length}, {gateway}, {network}, {id}, {service}; {{ and }} are braces), prefix s,
     /// exclude as and address s (where the lease comes from; the network's own), block-devices a(ssu) (device, Albatross
     /// block device, sector size or 0), restart s (never, on-failure), restart-exit-codes ai, ready s (running, tcp:PORT,
     /// http:PORT/PATH, console:REGEX for a line that it prints; running), timeout t (milliseconds to become ready; 30000),
-    /// image-path s (of a saved image; /unikernel.hvt, then /unikernel.spt), signature s (what minisign wrote of the image,
-    /// where the configuration has keys; the file beside it with .minisig after its name).
+    /// image-path s (in a container image or a build; /unikernel.hvt, then /unikernel.spt), signature s (what minisign wrote
+    /// of the image, where the configuration has keys; the file beside it with .minisig after its name). Of git+ images:
+    /// mirage s (3 or 4; 4), config-file s (config.ml), mirage-args as, extra-instructions as, opam-repository-commit s, or
+    /// dockerfile s (a file of the repository to build by instead).
     ///
     /// Errors: InvalidArgument, NotAuthorized, AddressPoolExhausted, AddressInUse, ImageInvalid, ImageUnavailable,
-    /// ImageTooLarge, AlbatrossUnavailable, AlbatrossRefused, NotReady, KernelRefused, Cancelled. After an error nothing
+    /// ImageTooLarge, BuildFailed, AlbatrossUnavailable, AlbatrossRefused, NotReady, KernelRefused, Cancelled. After an error nothing
     /// of it is left.
     #[zbus(out_args("unikernel", "id", "address"))]
     async fn deploy(
@@ -86,7 +90,8 @@ impl Manager {
     }
 
     /// Deploy with the image handed over as a readable file descriptor: a file, a memfd or a pipe. It is read to its
-    /// end, up to the configured size. Options and errors are those of Deploy.
+    /// end, up to the configured size. Options and errors are those of Deploy, but for the options that are about the image:
+    /// of those there is signature.
     #[zbus(out_args("unikernel", "id", "address"))]
     async fn deploy_image(
         &self,
@@ -362,9 +367,7 @@ impl Manager {
     /// failed, cancelled). The object of one that has ended is not there any more. Everybody may call it.
     #[zbus(out_args("jobs"))]
     async fn list_jobs(&self) -> Result<Vec<rows::Job>, Failure> {
-        // So that the object of each that runs is there when its path is.
-        let jobs = self.entrance.orchestrator.jobs().await;
-        Ok(self.entrance.after_events(jobs).await?.iter().map(rows::job).collect())
+        Ok(self.entrance.orchestrator.jobs().await?.iter().map(rows::job).collect())
     }
 
     /// The service's nftables table as nftables' own JSON, loadable with nft -j -f. Everybody may call it.

@@ -245,6 +245,24 @@ pub struct Origin {
     pub meant: Option<String>,
 }
 
+impl Origin {
+    /// What the reference meant then, where that can be said for ever.
+    pub fn pinned(&self) -> ImageReference {
+        let Some(meant) = &self.meant else { return self.image.clone() };
+        match &self.image {
+            ImageReference::Registry(name) => {
+                let digest = meant.parse().ok().or_else(|| name.digest.clone());
+                ImageReference::Registry(ImageName { digest, ..name.clone() })
+            }
+            ImageReference::Git(source) => {
+                let reference = meant.parse().ok().or_else(|| source.reference.clone());
+                ImageReference::Git(GitSource { reference, ..source.clone() })
+            }
+            other => other.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     /// The reference, and what it meant where that is more.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -159,16 +159,17 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What is the same for two calls whose builds would do the same: the commit, all that is done with it, and where the
-/// result is looked for. The repository's name is not: a commit's name says what is in it.
-pub fn key(options: &BuildOptions, commit: &CommitId, bases: &BaseImages) -> BuildKey {
+/// What is the same for two calls whose builds would do the same: the repository, the commit, all that is done with it, and
+/// where the result is looked for. A commit's name says what is in it, but not who may read it, nor what a build has found
+/// in the repository's caches.
+pub fn key(repository: &GitUrl, options: &BuildOptions, commit: &CommitId, bases: &BaseImages) -> BuildKey {
     let paths = options.image_paths();
     let recipe = match &options.recipe {
         Recipe::Dockerfile(path) => format!("dockerfile {path}"),
         Recipe::Mirage(recipe) => paths.first().map(|path| dockerfile(recipe, path, bases, None)).unwrap_or_default(),
     };
     let mut hash = Sha256::new();
-    for part in [commit.as_str(), &recipe].into_iter().chain(paths.iter().map(ImagePath::as_str)) {
+    for part in [repository.as_str(), commit.as_str(), &recipe].into_iter().chain(paths.iter().map(ImagePath::as_str)) {
         // With its length, no part can be taken for the end of the one before.
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);

@@ -98,6 +98,16 @@ impl Error {
         match self {
             Self::NotReady { id, reason, .. } => format!("{id} is not ready: {reason}; the journal has what it said"),
             Self::Member { member, stack, source } => format!("member {member} of stack {stack}: {}", source.public()),
+            Self::Leaving { stack, source } => {
+                format!("stack {stack} is off its ports, and goes as soon as this has passed: {}", source.public())
+            }
+            Self::Image(images::Error::Build(words)) => {
+                let first = words.lines().next().unwrap_or_default();
+                format!("{first} (its last lines are for who has called)")
+            }
+            Self::ImageDamaged { digest, .. } => {
+                format!("image {digest} is damaged in the store: deploy it from its source again")
+            }
             other => other.to_string(),
         }
     }
@@ -118,6 +128,8 @@ impl Error {
             Self::Console(consoles::Error::TooManyReaders) | Self::Log(LogError::TooManyReaders) => ErrorKind::InUse,
             Self::NotReady { .. } => ErrorKind::NotReady,
             Self::Member { source, .. } | Self::Leaving { source, .. } => source.kind(),
+            // It may come another time.
+            Self::ImageDamaged { origin: Some((_, Some(source))), .. } => source.kind(),
             Self::ImageDamaged { .. } => ErrorKind::ImageInvalid,
             Self::ImageGone(_) => ErrorKind::ImageUnavailable,
             Self::NoSuchJob(_) => ErrorKind::NoSuchJob,

@@ -170,21 +170,24 @@ pub async fn match_images(context: &Context) -> Result<(), Error> {
     let _gate = context.store_gate.lock().await;
     let stored = context.store.list().await?.into_iter().collect::<BTreeSet<_>>();
     let stored_now = stored.clone();
-    let (recorded, used) = context
+    let (recorded, used, fetchable) = context
         .owner
         .look(move |state| {
             let used = state.world.images_in_use();
             let mut recorded = state.world.images().map(|image| image.digest).collect::<BTreeSet<_>>();
             // A call that came early has stored it, and is about to write its record.
             recorded.extend(state.facts.pinned.keys().filter(|digest| stored_now.contains(digest)));
-            (recorded, used)
+            // The first call that needs it gets it from where it came from.
+            let fetchable = state.world.images().filter(|image| image.origin.is_some() && used.contains(&image.digest));
+            let fetchable = fetchable.map(|image| image.digest).collect::<BTreeSet<_>>();
+            (recorded, used, fetchable)
         })
         .await?;
     for digest in stored.difference(&recorded) {
         info!(%digest, "removing a file that is in no record");
         context.store.remove(*digest).await?;
     }
-    let lost = recorded.difference(&stored).copied().collect::<Vec<_>>();
+    let lost = recorded.difference(&stored).copied().filter(|digest| !fetchable.contains(digest)).collect::<Vec<_>>();
     for digest in lost.iter().filter(|digest| used.contains(digest)) {
         warn!(%digest, "the file of an image is gone: its unikernels cannot be started again");
     }

@@ -26,6 +26,14 @@ pub enum ImageSource {
     Imported(ImageRecord),
 }
 
+impl ImageSource {
+    /// Whether others than this host's disk decide how long it takes.
+    pub fn is_far(&self) -> bool {
+        use ImageReference::{Engine, Git, Registry};
+        matches!(self, Self::Named { image: Engine(_) | Git(_) | Registry(_), .. })
+    }
+}
+
 #[derive(Debug)]
 pub struct DeployRequest {
     pub service: ServiceName,

@@ -2,17 +2,20 @@
 
 use super::facts::Facts;
 use super::world::World;
-use crate::domain::{Build, Change, ImageDigest};
+use crate::domain::{Build, Change, ImageDigest, ImageRecord};
 
 /// That are remembered: one more, and the oldest is forgotten.
 const MOST: usize = 1000;
 
-/// Remembers `build`.
-pub fn remember(world: &World, build: Build) -> Vec<Change> {
+/// Remembers `build`, and what it has made: that is not built again, also where nothing comes of this call.
+pub fn remember(world: &World, build: Build, image: ImageRecord) -> Vec<Change> {
     let mut others: Vec<&Build> = world.builds().filter(|other| other.key != build.key).collect();
     others.sort_by_key(|other| other.at);
     let surplus = (others.len() + 1).saturating_sub(MOST);
     let mut changes: Vec<_> = others.into_iter().take(surplus).map(|other| Change::RemoveBuild(other.key)).collect();
+    if world.image(image.digest).is_none() {
+        changes.push(Change::PutImage(image));
+    }
     changes.push(Change::PutBuild(Box::new(build)));
     changes
 }
@@ -51,6 +54,17 @@ mod tests {
         }
     }
 
+    fn image(number: u8) -> ImageRecord {
+        ImageRecord {
+            origin: None,
+            signature: None,
+            digest: ImageDigest([number; 32]),
+            size: 1,
+            network_device: NetworkDevice("service".into()),
+            block_devices: Vec::new(),
+        }
+    }
+
     #[test]
     fn the_oldest_is_forgotten_for_one_more() {
         let mut world = world();
@@ -58,12 +72,12 @@ mod tests {
             world.apply(vec![Change::PutBuild(Box::new(build(number, 0)))]);
         }
         let again = Build { at: Timestamp(5000), ..build(7, 3) };
-        let changes = remember(&world, again.clone());
+        let changes = remember(&world, again.clone(), image(3));
         assert_eq!(changes[..2], [0, 1].map(|number| Change::RemoveBuild(build(number, 0).key)));
         world.apply(changes);
         assert_eq!((world.builds().count(), world.build(&again.key)), (MOST, Some(&again)));
-        let changes = remember(&world, build(MOST + 2, 0));
-        assert_eq!(changes.len(), 2, "one goes, one comes");
+        let changes = remember(&world, build(MOST + 2, 0), image(0));
+        assert_eq!(changes.len(), 3, "one goes, one comes, with its image");
         world.apply(changes);
         assert_eq!(world.builds().count(), MOST);
     }
@@ -71,14 +85,7 @@ mod tests {
     #[test]
     fn an_image_goes_with_its_builds() {
         let mut world = world();
-        let image = ImageRecord {
-            origin: None,
-            signature: None,
-            digest: ImageDigest([1; 32]),
-            size: 1,
-            network_device: NetworkDevice("service".into()),
-            block_devices: Vec::new(),
-        };
+        let image = image(1);
         for change in [(1, 1), (2, 2), (3, 1)].map(|(n, image)| Change::PutBuild(Box::new(build(n, image)))) {
             world.apply(vec![change]);
         }

@@ -95,8 +95,11 @@ async fn work(request: &Request, context: File, output: File, voice: &mut Voice)
         Work::Build { dockerfile, paths, signature } => {
             let sought = Sought { paths, signature: *signature };
             let built = built(&client, label, dockerfile, &sought, context, output, voice).await;
-            let tidied = tidy::once(&client, tidy::Of::Call(label)).await;
-            built.and(tidied.map(drop))
+            if let Err(error) = tidy::once(&client, tidy::Of::Call(label)).await {
+                // What was made is made; the rest is removed at the service's next start.
+                voice.line(&format!("not all that the build has left in the engine could be removed: {error}"))?;
+            }
+            built
         }
         Work::Tidy => tidy::until_clean(&client, tidy::Of::Call(label)).await,
         Work::TidyOthers => tidy::until_clean(&client, tidy::Of::Others(label)).await,

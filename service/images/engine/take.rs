@@ -95,10 +95,11 @@ pub(super) async fn take(
     };
     let options = RemoveContainerOptions { force: true, v: true, ..Default::default() };
     let removed = client.ask("remove the container", client.docker.remove_container(&name, Some(options))).await;
-    match removed {
-        Err(error) if made.is_ok() && !error.is_absence() => Err(error),
-        _ => made,
+    if let Some(error) = removed.err().filter(|error| !error.is_absence()) {
+        // What was taken is taken; the container goes at the service's next start.
+        voice.line(&format!("the container that was made to look into the image could not be removed: {error}"))?;
     }
+    made
 }
 
 async fn create(client: &Client, id: &str, label: &str, name: &str) -> Result<(), Error> {

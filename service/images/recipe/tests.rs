@@ -157,10 +157,14 @@ fn extra_instructions_are_lines_of_the_first_stage() {
     assert_eq!(kinds[kinds.len() - 2..], ["FROM", "COPY"]);
 }
 
+fn repository() -> GitUrl {
+    "https://example.org/website.git".parse().unwrap()
+}
+
 #[test]
 fn the_key_is_of_what_is_done_and_nothing_else() {
     let commit: CommitId = "a".repeat(40).parse().unwrap();
-    let of = |request: BuildRequest, path: &str| key(&options(request, path), &commit, &bases());
+    let of = |request: BuildRequest, path: &str| key(&repository(), &options(request, path), &commit, &bases());
     let dockerfile = |path: &str| BuildRequest { dockerfile: Some(path.into()), ..Default::default() };
     let plain = of(BuildRequest::default(), "");
     // Saying a default is saying nothing.
@@ -177,8 +181,19 @@ fn the_key_is_of_what_is_done_and_nothing_else() {
         of(dockerfile("Dockerfile"), ""),
         of(dockerfile("Dockerfile"), "/unikernel.hvt"),
         of(dockerfile("other"), ""),
-        key(&options(BuildRequest::default(), ""), &"b".repeat(40).parse().unwrap(), &bases()),
-        key(&options(BuildRequest::default(), ""), &commit, &BaseImages { mirage_4: "x".parse().ok(), ..bases() }),
+        key(&repository(), &options(BuildRequest::default(), ""), &"b".repeat(40).parse().unwrap(), &bases()),
+        key(
+            &"https://example.org/other.git".parse().unwrap(),
+            &options(BuildRequest::default(), ""),
+            &commit,
+            &bases(),
+        ),
+        key(
+            &repository(),
+            &options(BuildRequest::default(), ""),
+            &commit,
+            &BaseImages { mirage_4: "x".parse().ok(), ..bases() },
+        ),
     ] {
         assert!(keys.insert(other), "{other}");
     }

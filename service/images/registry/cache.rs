@@ -44,7 +44,11 @@ impl Cache {
     pub fn get(&self, digest: Digest, size: u64, is_checked: bool) -> Option<File> {
         let path = self.folder.join(digest.hex());
         let mut options = File::options();
-        let mut file = options.read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(&path).ok()?;
+        let mut file = options
+            .read(true)
+            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+            .open(&path)
+            .ok()?;
         if !is_checked && !is_good(&mut file, digest, size).unwrap_or(false) {
             // Somebody may have put a good one there meanwhile: it is downloaded once more then.
             let _ = fs::remove_file(&path);

@@ -87,7 +87,8 @@ fn limit(rights: &Rights) -> Result<(), String> {
 fn restrict_files(rights: &Rights, input: BorrowedFd<'_>) -> Result<bool, RulesetError> {
     let abi = ABI::V6;
     let reading: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
-    let write = AccessFs::from_all(abi) & !(AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock);
+    let write = AccessFs::from_all(abi)
+        & !(AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::MakeFifo | AccessFs::MakeSock);
     let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
     ruleset = ruleset.handle_access(AccessFs::from_all(abi))?.handle_access(AccessNet::BindTcp)?;
     if !rights.internet {
@@ -167,6 +168,10 @@ fn never_needed(rights: &Rights) -> Result<Calls, seccompiler::Error> {
         libc::SYS_process_vm_readv,
         libc::SYS_process_vm_writev,
         libc::SYS_pidfd_getfd,
+        // Signals by other ways than kill.
+        libc::SYS_pidfd_send_signal,
+        libc::SYS_rt_sigqueueinfo,
+        libc::SYS_rt_tgsigqueueinfo,
         // Asks the kernel for what this filter would not see.
         libc::SYS_io_uring_setup,
         libc::SYS_bpf,
@@ -181,10 +186,21 @@ fn never_needed(rights: &Rights) -> Result<Calls, seccompiler::Error> {
         libc::SYS_chroot,
     ];
     if !rights.programs {
-        calls.extend([libc::SYS_execve, libc::SYS_execveat, libc::SYS_kill]);
+        calls.extend([libc::SYS_execve, libc::SYS_execveat, libc::SYS_kill, libc::SYS_tkill, libc::SYS_tgkill]);
     }
     let mut calls: Calls = calls.into_iter().map(|call| (call, Vec::new())).collect();
     calls.insert(libc::SYS_socket, sockets(rights)?);
+    if !rights.programs {
+        // Of itself: what it runs gets its limits from it.
+        let other = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, 0)?;
+        calls.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![other])?]);
+    }
+    let namespaces =
+        u64::from((libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET).unsigned_abs());
+    for flag in (0..32).map(|bit| 1u64 << bit).filter(|flag| namespaces & flag != 0) {
+        let given = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(flag), flag)?;
+        calls.entry(libc::SYS_clone).or_default().push(SeccompRule::new(vec![given])?);
+    }
     Ok(calls)
 }
 

@@ -45,18 +45,23 @@ impl Default for Limits {
 const CLIENT: Limits = Limits { memory: 1 << 30, processor: 600, descriptors: 64 };
 
 /// What a resolver and TLS read.
-const NETWORK: [&str; 12] = [
+const NETWORK: [&str; 16] = [
     "/etc/resolv.conf",
     "/run/systemd/resolve",
     "/run/resolvconf",
-    "/run/NetworkManager",
+    "/run/NetworkManager/resolv.conf",
     "/etc/hosts",
     "/etc/host.conf",
     "/etc/nsswitch.conf",
     "/etc/gai.conf",
     "/etc/services",
-    "/etc/ssl",
-    "/etc/pki",
+    // Not the whole folders: beside the authorities that are known, hosts keep their own keys.
+    "/etc/ssl/certs",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/openssl.cnf",
+    "/etc/pki/tls/certs",
+    "/etc/pki/ca-trust",
     "/usr",
 ];
 
@@ -114,12 +119,23 @@ fn git(request: &git::Request) -> Rights {
             Rights { read: [rights.read, vec![repository.clone()]].concat(), ..rights }
         }
         git::Request::Resolve(remote) | git::Request::Fetch { remote, .. } => {
-            let Remote { directory, access, .. } = remote;
-            let keys = [&access.ssh_key, &access.known_hosts, &access.certificates].into_iter().flatten().cloned();
-            let read = rights.read.iter().cloned().chain(keys).chain([PathBuf::from("/etc/ssh")]).collect();
-            let write = [rights.write, vec![directory.clone()]].concat();
+            let write = [rights.write.clone(), vec![remote.directory.clone()]].concat();
+            let read = rights.read.iter().cloned().chain(means(remote)).collect();
             let rights = Rights { read, write, ..rights };
             if remote.url.transport() == GitTransport::File { rights } else { rights.on_the_internet() }
         }
     }
+}
+
+/// Keys and certificates, where the way to the repository needs them.
+fn means(Remote { url, access, .. }: &Remote) -> Vec<PathBuf> {
+    let files = match url.transport() {
+        GitTransport::File => Vec::new(),
+        GitTransport::Https => vec![access.certificates.clone()],
+        GitTransport::Ssh => {
+            let hosts = Some("/etc/ssh/ssh_known_hosts".into());
+            vec![access.ssh_key.clone(), access.known_hosts.clone(), hosts]
+        }
+    };
+    files.into_iter().flatten().collect()
 }

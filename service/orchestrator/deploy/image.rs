@@ -18,7 +18,13 @@ impl Deploy {
         async move {
             let used_up = ImageSource::Stored(ImageDigest([0; 32]));
             let source = std::mem::replace(&mut self.request.image, used_up);
+            // What has to be fetched or built may take hours, in which others deploy.
+            let is_far = source.is_far();
+            self.slot = self.slot.take().filter(|_| !is_far);
             let imported = imports::import(&self.context, source, job).await?;
+            if is_far {
+                self.slot = Some(self.free_slot().await?);
+            }
             let record = imported.record.clone();
             self.image = Some(imported);
             let (configuration, digest) = (self.request.configuration.clone(), record.digest);

@@ -112,7 +112,7 @@ impl Deploy {
         .boxed()
     }
 
-    async fn free_slot(&self) -> Result<OwnedSemaphorePermit, Error> {
+    pub(super) async fn free_slot(&self) -> Result<OwnedSemaphorePermit, Error> {
         Arc::clone(&self.context.deploy_slots).acquire_owned().await.map_err(|_| Error::Stopping)
     }
 

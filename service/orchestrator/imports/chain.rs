@@ -1,11 +1,13 @@
 //! Workers in a row: what one makes the next one reads, and what the last one makes is the store's.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -70,7 +72,7 @@ pub(super) async fn through(
     let (unikernel, workers) = start(input, links, context.store.limit(), &told, job).await?;
     // What there is to count, the workers do.
     let import = receive_once(context, &store, unikernel, |_, _| {}, job);
-    let (mut workers, mut import) = (pin!(join_all(workers)), pin!(import));
+    let (mut workers, mut import) = (pin!(to_the_end(workers)), pin!(import));
     let (imported, outcomes) = tokio::select! {
         biased;
         imported = &mut import => match imported {
@@ -93,12 +95,34 @@ pub(super) async fn ask(context: &Context, links: Vec<Link>, job: &Job) -> Resul
     let outcomes = tokio::select! {
         biased;
         () = job.cancelled() => return Err(Error::Cancelled),
-        outcomes = join_all(workers) => outcomes,
+        outcomes = to_the_end(workers) => outcomes,
     };
     match first_failed(outcomes) {
         Some(failed) => Err(failed.err().unwrap_or(Error::Defect)),
         None => told.into_inner().answer.ok_or(Error::Defect),
     }
+}
+
+/// Waits for all; once one has failed, for the others no longer than for a last word.
+async fn to_the_end(workers: Vec<impl Future<Output = Outcome>>) -> Vec<Outcome> {
+    let numbered = workers.into_iter().enumerate().map(async |(at, worker)| (at, worker.await));
+    let mut working = numbered.collect::<FuturesUnordered<_>>();
+    let mut outcomes = BTreeMap::new();
+    while let Some((at, outcome)) = working.next().await {
+        let failed = outcome.is_err();
+        outcomes.insert(at, outcome);
+        if failed {
+            let rest = async {
+                while let Some((at, outcome)) = working.next().await {
+                    outcomes.insert(at, outcome);
+                }
+            };
+            // Dropped, they are ended.
+            let _ = timeout(LAST_WORD, rest).await;
+            break;
+        }
+    }
+    outcomes.into_values().collect()
 }
 
 /// Whether it made what it was to make; `false`, too, where nobody wanted that any more.

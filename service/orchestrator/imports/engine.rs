@@ -50,7 +50,7 @@ pub(super) async fn build(
     let work = Work::Build { dockerfile, paths: wanted.paths.clone(), signature: wanted.signature };
     let use_ = Use::begin(context).await?;
     let whole = context.sources.build_deadline;
-    let building = Link::from(use_.task(work, Patience { whole, ..Patience::default() }));
+    let building = Link::from(use_.task(work, Patience { silence: whole, whole, ..Patience::default() }));
     let made = [building, Link::unseen(Task::Taken(wanted))].map(|link| link.with_deadline(whole + LAST_WORD));
     let links = context_links.into_iter().chain(made).collect();
     use_.finish(through(context, None, links, job).await)

@@ -48,7 +48,7 @@ pub(super) async fn import(
     let repository = Repository { context, source, caller: caller.clone(), job };
     repository.look().await?;
     let commit = repository.resolve().await?;
-    let key = recipe::key(build, &commit, &context.sources.bases);
+    let key = recipe::key(&repository.source.url, build, &commit, &context.sources.bases);
     // Whoever comes while it is built waits, and finds it done.
     let _claim = tokio::select! {
         biased;
@@ -62,12 +62,22 @@ pub(super) async fn import(
         built.told.meant = Some(commit.to_string());
         return Ok(built);
     }
+    let _slot = tokio::select! {
+        biased;
+        () = job.cancelled() => return Err(Error::Cancelled),
+        slot = context.sources.build_slots.acquire() => slot.map_err(|_| Error::Stopping)?,
+    };
     info!(%commit, repository = %url, "building an image");
     let mut imported = repository.build(&commit, build, options).await?;
     imported.told.meant = Some(commit.to_string());
     let done = Build { key, image: imported.record.digest, url: url.clone(), commit, at: Timestamp::now() };
-    match context.owner.decide(move |state| Ok((builds::remember(&state.world, done), ()))).await {
-        Ok(()) => Ok(imported),
+    let record = imported.record.clone();
+    match context.owner.decide(move |state| Ok((builds::remember(&state.world, done, record), ()))).await {
+        Ok(()) => {
+            // It stays, whatever becomes of this call, until something collects it.
+            imported.brought = false;
+            Ok(imported)
+        }
         Err(error) => {
             imported.drop_unused(context).await?;
             Err(error)

@@ -12,6 +12,7 @@ mod workshop;
 use std::fs::File;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use self::trust::Claim;
@@ -51,6 +52,14 @@ struct Told {
 }
 
 impl Imported {
+    /// As [`Self::drop_unused`], where nobody can be told that it failed.
+    async fn give_back(self, context: &Context) {
+        let digest = self.record.digest;
+        if let Err(error) = self.drop_unused(context).await {
+            warn!(%error, %digest, "an image that nothing uses stays in the store");
+        }
+    }
+
     /// Takes it out of the store where this call brought it and nothing uses it.
     pub async fn drop_unused(self, context: &Context) -> Result<(), Error> {
         drop(self.pin);
@@ -62,7 +71,22 @@ impl Imported {
 }
 
 /// Makes sure that the store has the image of `source`, and that it may be used.
+///
+/// In a task of its own, which comes to its end also where the call does not wait for that: it hears of a cancellation
+/// itself, and what it has brought by then goes again.
 pub async fn import(context: &Arc<Context>, source: ImageSource, job: &Job) -> Result<Imported, Error> {
+    let (sender, outcome) = oneshot::channel();
+    let (importing, job) = (Arc::clone(context), job.clone());
+    tokio::spawn(async move {
+        let outcome = bring(&importing, source, &job).await;
+        if let Err(Ok(unwanted)) = sender.send(outcome) {
+            unwanted.give_back(&importing).await;
+        }
+    });
+    outcome.await.unwrap_or(Err(Error::Defect))
+}
+
+async fn bring(context: &Context, source: ImageSource, job: &Job) -> Result<Imported, Error> {
     let (imported, claim) = match source {
         // Neither is asked who signed it: see `trust`.
         ImageSource::Imported(record) => {
@@ -152,7 +176,8 @@ async fn again(context: &Context, damaged: ImageRecord, job: &Job) -> Result<Imp
     warn!(%digest, "a stored image is damaged");
     let Some(origin) = damaged.origin else { return Err(Error::ImageDamaged { digest, origin: None }) };
     let shown = origin.to_string();
-    let Origin { image, options, caller, .. } = *origin;
+    let image = origin.pinned();
+    let Origin { options, caller, .. } = *origin;
     let fetched = Box::pin(fetch(context, image, &options, &caller, job)).await;
     let failed = |source| Error::ImageDamaged { digest, origin: Some((shown, source)) };
     match fetched {

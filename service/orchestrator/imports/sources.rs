@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use super::engine::{self, Tidiers};
 use crate::config::Config;
 use crate::images::git::Access;
@@ -36,7 +38,12 @@ pub struct Sources {
     pub bases: BaseImages,
     /// For one build.
     pub build_deadline: Duration,
+    /// Builds that work at the same time.
+    pub build_slots: Arc<Semaphore>,
 }
+
+/// Builds at a time: each has an import of the store to itself meanwhile, and all the processors that the engine gives it.
+const BUILDS: usize = 4;
 
 impl Sources {
     /// Blocks: for the start of the service.
@@ -61,6 +68,7 @@ impl Sources {
             },
             bases: build.bases.clone(),
             build_deadline: build.deadline,
+            build_slots: Arc::new(Semaphore::new(BUILDS)),
         }
     }
 }

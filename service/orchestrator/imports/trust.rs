@@ -6,9 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
-use tracing::warn;
 
 use super::super::context::Context;
 use super::super::error::Error;
@@ -67,7 +65,7 @@ fn beside(path: &Path) -> PathBuf {
 
 /// The image as it may be used. One that may not goes again, where this call brought it.
 pub(super) async fn verified(
-    context: &Arc<Context>,
+    context: &Context,
     imported: Imported,
     claim: Claim,
     job: &Job,
@@ -76,31 +74,17 @@ pub(super) async fn verified(
         return Ok(imported);
     }
     job.detail("verifying").await;
-    let (verdict, heard) = oneshot::channel();
-    let judging = Arc::clone(context);
-    // A task of its own: who is cancelled meanwhile does not come to clean up.
-    tokio::spawn(async move {
-        let outcome = match judge(&judging, &imported, claim).await {
-            Ok(signed) => Ok((imported, signed)),
-            Err(error) => {
-                drop_unused(&judging, imported).await;
-                Err(error)
-            }
-        };
-        if let Err(Ok((unwanted, _))) = verdict.send(outcome) {
-            drop_unused(&judging, unwanted).await;
+    let mut imported = imported;
+    match judge(context, &imported, claim).await {
+        Ok(signed) => {
+            job.log(&format!("the image is signed, with the comment {}", signed.comment));
+            imported.record.signature = Some(signed.signature);
+            Ok(imported)
         }
-    });
-    let (mut imported, signed) = heard.await.map_err(|_| Error::Defect)??;
-    job.log(&format!("the image is signed, with the comment {}", signed.comment));
-    imported.record.signature = Some(signed.signature);
-    Ok(imported)
-}
-
-async fn drop_unused(context: &Context, imported: Imported) {
-    let digest = imported.record.digest;
-    if let Err(error) = imported.drop_unused(context).await {
-        warn!(%error, %digest, "an image that nothing uses stays in the store");
+        Err(error) => {
+            imported.give_back(context).await;
+            Err(error)
+        }
     }
 }
 
@@ -109,13 +93,22 @@ struct Signed {
     comment: String,
 }
 
-/// The same bytes are the same image, wherever they come from: where this call says nothing, what signed it before counts.
+/// The same bytes are the same image, wherever they come from: what signed it before counts too, but not where the call
+/// itself says what does.
 async fn judge(context: &Context, imported: &Imported, claim: Claim) -> Result<Signed, Error> {
-    let before = || imported.record.signature.clone();
-    let Some(signature) = claim.signature.or_else(|| imported.told.signature.clone()).or_else(before) else {
-        return Err(missing(claim.place).into());
-    };
-    let digest = imported.record.digest;
+    let found = [imported.told.signature.clone(), imported.record.signature.clone()];
+    let signatures = claim.signature.map_or_else(|| found.into_iter().flatten().collect(), |given| vec![given]);
+    let mut outcome = Err(missing(claim.place).into());
+    for signature in signatures {
+        outcome = by(context, imported.record.digest, signature).await;
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+async fn by(context: &Context, digest: ImageDigest, signature: String) -> Result<Signed, Error> {
     // The copy in the store: whatever becomes of the source, it is what runs.
     let (file, _) = context.store.open_stored(digest).await?;
     let (text, keys) = (signature.clone(), Arc::clone(&context.sources.keys));

@@ -77,7 +77,7 @@ impl Running {
 }
 
 /// One call's job.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Job {
     entry: Arc<Entry>,
     /// Each cancels it.

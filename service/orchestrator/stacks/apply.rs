@@ -195,7 +195,13 @@ impl Apply {
                 self.references.insert(name.clone(), reference.clone());
                 if !self.images.contains_key(&reference) {
                     let imported = import(&self.context, self.source(reference.clone()), job).await;
-                    let imported = imported.map_err(|error| error.of_member(name, &self.manifest.stack))?;
+                    let imported = imported.map_err(|error| error.of_member(name, &self.manifest.stack));
+                    if let (Err(error), Cause::Manifest { watched: Some(_), .. }) = (&imported, &self.cause) {
+                        // Nobody has asked for another chain yet: the stack is as good as it was.
+                        self.is_admitted = false;
+                        self.say(error.public()).await?;
+                    }
+                    let imported = imported?;
                     self.images.insert(reference, imported);
                 }
             }
@@ -207,6 +213,11 @@ impl Apply {
             Ok(Flow::Done)
         }
         .boxed()
+    }
+
+    async fn say(&self, what: String) -> Result<(), Error> {
+        let stack = self.manifest.stack.clone();
+        self.context.owner.decide(move |state| Ok((watching::said(&state.world, &stack, what), ()))).await
     }
 
     /// Of what is watched, whether any image is another than it was. What moved it is told with what comes of it.

@@ -28,6 +28,8 @@ enum Look {
     /// Device, inode, size, and when contents and the inode changed last (ns): no write leaves all of these as they were.
     File([i128; 5]),
     Unreadable(String),
+    /// Only who fetches it knows.
+    Unknown,
 }
 
 /// Never ends.
@@ -111,6 +113,7 @@ async fn check(
                 changed = true;
             }
             Look::File(_) => changed |= other,
+            Look::Unknown => changed = true,
             Look::Unreadable(_) => {}
         }
         seen.push((watched.member, look));
@@ -134,7 +137,9 @@ async fn looked(context: &Context, stack: &StackName, said: Option<String>) -> R
 }
 
 async fn look(image: &ImageReference, caller: &Caller) -> Look {
-    let ImageReference::Path(path) = image else { return Look::File([0; 5]) };
+    // What else there is says only when it is fetched whether it is another: the Apply compares digests, and does nothing
+    // where none has moved. What was fetched or built before is not again.
+    let ImageReference::Path(path) = image else { return Look::Unknown };
     let opened = images::open_as(path.clone(), caller).await;
     let status = opened.map_err(|error| error.to_string()).and_then(|file| fstat(&file).map_err(|e| e.to_string()));
     match status {
@@ -158,7 +163,7 @@ async fn apply(orchestrator: &Orchestrator, stack: &StackName, applied: Arc<Appl
             true
         }
         Err(error) => {
-            warn!(%stack, %error, "an image of it has changed, and applying it again failed");
+            warn!(%stack, %error, "its watched images were looked at, and applying it again failed");
             !error.is_passing()
         }
     }
