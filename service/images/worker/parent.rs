@@ -14,6 +14,9 @@ use tokio::time::{sleep, timeout};
 use super::{Assignment, FLAG, Heard, Said};
 use crate::images::Error;
 
+/// Bytes that one worker may be ahead of who reads what it makes: with the usual 64 KiB they wait for each other all the time.
+const PIPE: usize = 1 << 20;
+
 /// Bytes of one line that a worker says: what is more comes from one that was taken over.
 const LINE: u64 = 64 << 10;
 
@@ -45,6 +48,8 @@ pub async fn start(assignment: &Assignment, input: Option<OwnedFd>) -> Result<(F
         move |error| Error::Io { what, error }
     };
     let (reader, writer) = std::io::pipe().map_err(failed("make a pipe"))?;
+    // It works as well, and slower, where the kernel does not give so much.
+    let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE);
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed("make a pair of sockets"))?;
     ours.set_nonblocking(true).map_err(failed("make a pair of sockets"))?;
     // The file that runs, also where it was replaced meanwhile. A group of its own, to be ended with all that it starts.
