@@ -9,6 +9,7 @@ mod deploy;
 mod figures;
 mod filled;
 mod idle;
+mod images;
 mod leases;
 mod memory;
 mod publish;
@@ -17,12 +18,20 @@ mod stacks;
 mod start;
 mod switching;
 
+#[allow(dead_code, reason = "the tests take more of it")]
+#[path = "../registry/distribution.rs"]
+mod distribution;
+#[allow(dead_code, reason = "the tests take more of it")]
+#[path = "../support/engines.rs"]
+mod engines;
 #[path = "../support/host.rs"]
 mod host;
 #[path = "../support/netns.rs"]
 mod netns;
 #[path = "../private_bus/mod.rs"]
 mod private_bus;
+#[path = "../support/saved_image.rs"]
+mod saved_image;
 #[path = "../support/solo5_image.rs"]
 mod solo5_image;
 #[path = "../support/stand_in_process.rs"]
@@ -34,7 +43,7 @@ use std::process::{Command, ExitCode};
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     build_stand_in();
-    let parts: [(&str, fn()); 9] = [
+    let parts: [(&str, fn()); 10] = [
         ("publish", publish::run),
         ("stacks", stacks::run),
         ("deploy", deploy::run),
@@ -44,6 +53,7 @@ fn main() -> ExitCode {
         ("switching", switching::run),
         ("deaths", deaths::run),
         ("idle", idle::run),
+        ("images", images::run),
     ];
     for (name, run) in parts.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|word| word == name)) {
         println!(

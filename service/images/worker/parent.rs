@@ -14,6 +14,9 @@ use tokio::time::{sleep, timeout};
 use super::{Assignment, FLAG, Heard, Said};
 use crate::images::Error;
 
+/// Bytes that one worker may be ahead of who reads what it makes: with the usual 64 KiB they wait for each other all the time.
+const PIPE: usize = 1 << 20;
+
 /// Bytes of one line that a worker says: what is more comes from one that was taken over.
 const LINE: u64 = 64 << 10;
 
