@@ -128,8 +128,13 @@ fn options_of_deploy_are_refused_by_name() {
         }
         let deployed = manager.deploy("website", &format!("/{long}"), options("running")).await;
         assert_refused(deployed, "InvalidArgument", &["image is 200001 bytes", "4096"]);
-        for other in ["docker-daemon:web:1", "docker://example.org/web", "oci:/x", "git+https://example.org/x#v1"] {
-            assert_refused(manager.deploy("website", other, options("running")).await, "InvalidArgument", &["image"]);
+        for bad in
+            ["docker-daemon:", "docker://web", "oci:x", "git+http://example.org/x", "git+https://u:p@example.org/x"]
+        {
+            assert_refused(manager.deploy("website", bad, options("running")).await, "InvalidArgument", &[]);
+        }
+        for unreachable in ["docker://127.0.0.1:9/web", "oci:/nowhere", "git+file:///nowhere"] {
+            assert_refused(manager.deploy("website", unreachable, options("running")).await, "ImageUnavailable", &[]);
         }
         assert_nothing_left(&host, &manager).await;
         // The longest name there can be works.

@@ -13,7 +13,7 @@ mod solo5_image;
 #[path = "support/stand_in_process.rs"]
 mod stand_in_process;
 
-use host::{Options, TestHost, error_of, options};
+use host::{Options, TestHost, error_of, eventually, options};
 use netns::isolated;
 
 use saved_image::{Layer, Tar, docker_legacy, docker_oci, oci_layout, tar_of};
@@ -103,7 +103,7 @@ fn a_damaged_image_is_noticed_and_fetched_again() {
         let mut changed = options("http:80/");
         changed.extend([("memory", 34u64.into())]);
         let (kind, message) = error_of(manager.deploy("website", &digest, changed).await);
-        assert_eq!(kind, "ImageInvalid", "{message}");
+        assert_eq!(kind, "ImageUnavailable", "{message}");
         assert!(message.contains("damaged") && message.contains(&archive), "{message}");
         assert_eq!(host.running().len(), 2);
     });
@@ -117,7 +117,7 @@ fn members_of_a_stack_come_out_of_saved_images() {
         let archive = save(&host, "web.tar", &tar_of(&oci_layout(&[layer(&host, "7", "deep/inside")], "1")));
         let manifest = format!(
             "stack = \"web\"\nimage-path = \"/deep/inside\"\nargs = {:?}\n[service.front]\nimage = \"oci-archive:{archive}\"\n\
-             ports = [\"8080:80\"]\nready = \"http:80/\"\n[service.back]\nimage = \"{}\"\n",
+             ports = [\"8080:80\"]\nready = \"http:80/\"\nwatch = \"1s\"\n[service.back]\nimage = \"{}\"\n",
             host::ARGUMENTS,
             host.image("8", &[])
         );
@@ -125,6 +125,16 @@ fn members_of_a_stack_come_out_of_saved_images() {
         manager.call("Activate", &("web",)).await.unwrap();
         let answer = host.get(8080).unwrap();
         assert!(answer.starts_with("version=7 "), "{answer}");
+        // What is watched is looked at again; with the choice of who applied it, the new chain is staged.
+        let staged = async || {
+            let object = "/org/albatross/Deployer1/stack/web";
+            let staged =
+                manager.property::<zbus::OwnedVariant>(object, "org.albatross.Deployer1.Stack", "Staged").await;
+            staged.is_some_and(|staged| format!("{staged:?}").contains("front"))
+        };
+        assert!(!staged().await);
+        save(&host, "web.tar", &tar_of(&oci_layout(&[layer(&host, "9", "deep/inside")], "1")));
+        eventually("the new chain", staged).await;
     });
 }
 

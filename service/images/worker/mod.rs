@@ -151,7 +151,8 @@ impl Heard {
             Self::Step(text) => Self::Step(cleaned(&text)),
             Self::Line(text) => Self::Line(cleaned(&text)),
             Self::Origin(text) => Self::Origin(cleaned(&text)),
-            Self::Signature(text) => Self::Signature(cleaned(&text)),
+            // It is compared with what was signed, tabs and all, before anything of it is shown.
+            signature @ Self::Signature(_) => signature,
             Self::Answer(text) => Self::Answer(cleaned(&text)),
             progress @ Self::Progress { .. } => progress,
         }

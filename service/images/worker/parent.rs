@@ -20,9 +20,6 @@ const PIPE: usize = 1 << 20;
 /// Bytes of one line that a worker says: what is more comes from one that was taken over.
 const LINE: u64 = 64 << 10;
 
-/// Bytes that what a worker makes may be ahead of who takes it: with the usual 64 KiB they wait for each other at every step.
-const PIPE: usize = 1 << 20;
-
 /// Characters of what one says that has crashed, for the journal.
 const LAST_WORDS: usize = 400;
 
