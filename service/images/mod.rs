@@ -1,9 +1,13 @@
-//! Images: where they come from ([`open_as`], descriptors), what their notes say ([`solo5`]), where they are kept ([`Store`]).
+//! Images: where they come from, what their notes say ([`solo5`]), who signed them ([`signature`]), where they are kept
+//! ([`Store`]). What reads foreign bytes does so in a [`worker`].
 //!
 //! ```text
-//! path ── open_as ──┐
-//!                   ├─ Store::import: copy + hash ─ solo5::inspect ─ fsync ─ rename to sha256-HEX
-//! descriptor ───────┘
+//! path ── open_as ────────────────────────────┐
+//! descriptor ─────────────────────────────────┤
+//! saved image ── open_as ── worker: archive ──┤
+//! registry ──────────────── worker: registry ─┼─ Store::import: copy + hash ─ worker: solo5 ─ fsync ─ rename to sha256-HEX
+//! engine ── worker: engine ── worker: taken ──┤
+//! repository ── worker: git ── worker: engine ┘
 //! ```
 
 pub mod archive;
@@ -62,7 +66,7 @@ pub enum Error {
     Cancelled,
     #[error("no space is left in {directory} for the image: make room, or remove images that nothing uses with Collect", directory = .directory.display())]
     NoSpace { directory: PathBuf },
-    #[error("there is no image {0} in the store: deploy it from a file first")]
+    #[error("there is no image {0} in the store: deploy it from where it is first")]
     NotStored(ImageDigest),
     /// The store's own folder does not work.
     #[error("cannot {what}: {error}")]

@@ -17,6 +17,7 @@ use tokio::time::{Instant, interval, timeout};
 use super::Error;
 use super::import::{Exchange, Received, UNFINISHED, receive, stored_path, sync_directory, used, verify};
 use super::inspection::{Inspection, Inspector};
+use super::solo5::Devices;
 use super::source::Source;
 use crate::domain::{ImageDigest, ImageRecord};
 
@@ -139,14 +140,7 @@ impl Store {
         let (directory, room, exchange) = (self.directory.clone(), self.room, running.exchange.clone());
         blocking(move || received.keep(&directory, room, &exchange)).await?;
         self.inspection.remember(digest, &devices);
-        Ok(ImageRecord {
-            digest,
-            size,
-            network_device: devices.network,
-            block_devices: devices.blocks,
-            origin: None,
-            signature: None,
-        })
+        Ok(record_of(digest, size, devices))
     }
 
     async fn start(&self, source: Source) -> Result<Running, Error> {
@@ -223,14 +217,7 @@ impl Store {
     pub async fn record(&self, digest: ImageDigest) -> Result<ImageRecord, Error> {
         let (file, size) = self.open_stored(digest).await?;
         let devices = self.inspection.devices(digest, || Ok(file)).await?;
-        Ok(ImageRecord {
-            digest,
-            size,
-            network_device: devices.network,
-            block_devices: devices.blocks,
-            origin: None,
-            signature: None,
-        })
+        Ok(record_of(digest, size, devices))
     }
 
     /// Whether a stored image still is what its digest says: a disk can forget.
@@ -307,6 +294,12 @@ fn open_stored(path: &PathBuf, digest: ImageDigest) -> Result<(File, u64), Error
     })?;
     let size = file.metadata().map_err(|error| Error::storing("open", path, error))?.len();
     Ok((file, size))
+}
+
+/// Of an image of which nobody has said yet where it came from.
+fn record_of(digest: ImageDigest, size: u64, devices: Devices) -> ImageRecord {
+    let Devices { network, blocks } = devices;
+    ImageRecord { digest, size, network_device: network, block_devices: blocks, origin: None, signature: None }
 }
 
 fn stored_digest(name: &str) -> Option<ImageDigest> {

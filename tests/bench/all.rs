@@ -21,7 +21,6 @@ mod switching;
 #[allow(dead_code, reason = "the tests take more of it")]
 #[path = "../registry/distribution.rs"]
 mod distribution;
-#[allow(dead_code, reason = "the tests take more of it")]
 #[path = "../support/engines.rs"]
 mod engines;
 #[path = "../support/host.rs"]

@@ -6,6 +6,7 @@ use super::options::Known;
 use super::refusal::{Refusal, about};
 use super::{InvalidArgument, Options, own_words};
 use crate::domain::{BuildOptions, BuildRequest, ImageOptions, ImageReference};
+use crate::images::signature;
 
 /// Options of Deploy that are about its image.
 pub(super) const IMAGE: &[Known] = &[
@@ -22,9 +23,6 @@ pub(super) const IMAGE: &[Known] = &[
 const SIGNATURE: &str = "signature";
 const CONTAINERS: &str = "docker-daemon:, docker-archive:, oci-archive:, oci:, docker:// and git+ images";
 const REPOSITORIES: &str = "git+https://, git+ssh:// and git+file:/// images";
-
-/// Bytes of what minisign writes: two lines of base64, each with a comment.
-const MAX_SIGNATURE: usize = 4096;
 
 /// The options as they are written, `None` where they are not.
 #[derive(Default, Deserialize)]
@@ -99,7 +97,9 @@ pub(super) fn goes_with(option: &str) -> String {
 }
 
 fn signature(text: String) -> Result<String, InvalidArgument> {
-    if text.len() > MAX_SIGNATURE || text.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
+    if text.len() as u64 > signature::LONGEST
+        || text.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
+    {
         return Err(InvalidArgument::new("signature is not the text of a .minisig file"));
     }
     Ok(text)

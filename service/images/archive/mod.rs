@@ -37,7 +37,7 @@ mod tests;
 use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
 
-use crate::domain::ImageDigest;
+use crate::domain::{ImageDigest, ImagePath};
 use folder::Folder;
 use tarball::Tarball;
 
@@ -46,9 +46,6 @@ pub use error::Error;
 pub use limits::{Limits, Meter, Observer, Source};
 pub use manifest::{Annotations, Descriptor, Platform};
 pub use taken::taken;
-
-/// Where `image-path` does not say.
-pub const DEFAULT_PATHS: [&str; 2] = ["/unikernel.hvt", "/unikernel.spt"];
 
 /// Which file of which image.
 #[derive(Debug, Clone)]
@@ -64,7 +61,7 @@ pub struct Selection {
 impl Default for Selection {
     /// The only image, for this host, with the unikernel where it usually is.
     fn default() -> Self {
-        Self { tag: None, platform: Platform::host(), paths: DEFAULT_PATHS.map(str::to_owned).to_vec() }
+        Self { tag: None, platform: Platform::host(), paths: ImagePath::defaults().map(String::from).to_vec() }
     }
 }
 

@@ -6,14 +6,12 @@ use super::entries::{Entries, Stream};
 use super::error::{Error, malformed};
 use super::header::{BLOCK, Kind};
 use super::limits::{Limits, Meter, Observer};
+use crate::images::signature;
 
 const WHAT: &str = "what the engine gave";
 
 /// Bytes of zeros behind a tar: programs fill up their last record, of 10 KiB as a rule.
 const ZEROS: u64 = 1 << 20;
-
-/// Bytes of what signs a unikernel: minisign's files have two lines of each, about 300 in all.
-const SIGNATURE: u64 = 4096;
 
 /// Writes the file of the first tar, and returns the one of the second, which there is at most `with_signature`. What was
 /// written counts only when this is `Ok`.
@@ -36,7 +34,7 @@ pub fn taken(
     }
     let mut signature = Vec::new();
     let mut rest = block.chain(source);
-    one_file(&mut rest, SIGNATURE, &meter, &mut signature)?;
+    one_file(&mut rest, signature::LONGEST, &meter, &mut signature)?;
     match after_zeros(&mut rest, &meter)? {
         None => Ok(Some(signature)),
         Some(_) => malformed(format!("{WHAT} has something behind its end")),

@@ -39,6 +39,7 @@ use super::archive::oci::{self, Image};
 #[cfg(test)]
 use super::archive::saved_image;
 use super::archive::{self, Digest, Found, Limits, Meter, Selection};
+use super::signature;
 use super::worker::{Failure, Kind, Voice, Wanted};
 use crate::domain::ImageName;
 use cache::Cache;
@@ -46,9 +47,6 @@ use client::{Client, Document};
 use parts::Parts;
 
 pub use access::{Access, Credential};
-
-/// Bytes of what signs a unikernel.
-const SIGNATURE: u64 = 4096;
 
 /// One image of a registry.
 #[derive(Clone, Serialize, Deserialize)]
@@ -178,7 +176,7 @@ fn signature(
 ) -> Result<Option<Vec<u8>>, Failure> {
     let Some(path) = path else { return artifact_signature(image, parts) };
     let mut text = Vec::new();
-    match extract(image, parts, &[format!("{path}.minisig")], SIGNATURE, &mut text, voice) {
+    match extract(image, parts, &[format!("{path}.minisig")], signature::LONGEST, &mut text, voice) {
         Ok(_) => Ok(Some(text)),
         Err(archive::Error::NotFound(_)) => Ok(None),
         Err(error) => Err(error.into()),
@@ -187,11 +185,11 @@ fn signature(
 
 fn artifact_signature(image: &Image, parts: &mut Parts<'_>) -> Result<Option<Vec<u8>>, Failure> {
     let Some(descriptor) = &image.signature else { return Ok(None) };
-    if descriptor.size > SIGNATURE {
+    if descriptor.size > signature::LONGEST {
         let size = descriptor.size;
         return Err(Failure::new(Kind::Invalid, format!("the signature of the artifact has {size} bytes")));
     }
-    let limits = Limits { manifest: SIGNATURE, ..Limits::default() };
+    let limits = Limits { manifest: signature::LONGEST, ..Limits::default() };
     let mut observer = |_| Ok(());
     let meter = Meter::new(&limits, &mut observer);
     let checked = oci::checked("the signature", descriptor, &mut parts.metered(&meter), &meter)?;

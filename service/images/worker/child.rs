@@ -9,13 +9,10 @@ use std::process::ExitCode;
 use super::confinement::{close_what_was_not_handed_over, confine};
 use super::{Assignment, Failure, Form, Kind, Said, Saved, Task, Voice, Wanted, taken};
 use crate::images::archive::{self, Limits, Selection};
-use crate::images::{engine, git, registry, solo5};
+use crate::images::{engine, git, registry, signature, solo5};
 
 /// Bytes of a task.
 const TASK: u64 = 1 << 20;
-
-/// Bytes of what signs a unikernel: minisign's files have two lines of each, about 300 in all.
-const SIGNATURE: u64 = 4096;
 
 /// Does the one task that it is told, and ends.
 pub fn run() -> ExitCode {
@@ -114,7 +111,7 @@ fn extract(
 
 /// What signs the unikernel stands beside it. That it is not there is for others to judge.
 fn beside(saved: &Saved, image: File, path: &str, voice: &mut Voice) -> Result<(), Failure> {
-    let limits = Limits { output: SIGNATURE, ..Limits::default() };
+    let limits = Limits { output: signature::LONGEST, ..Limits::default() };
     let paths = vec![format!("{path}.minisig")];
     let selection = Selection { tag: saved.name.clone(), paths, ..Selection::default() };
     let mut text = Vec::new();
