@@ -4,6 +4,8 @@
 
 #[path = "support/engines.rs"]
 mod engines;
+#[path = "support/git_servers.rs"]
+mod git_servers;
 #[path = "support/host.rs"]
 mod host;
 #[path = "support/netns.rs"]
@@ -25,9 +27,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use engines::{Engine, Kind};
+use git_servers::{HttpsServer, SshServer};
 use host::{MANAGER, Manager, NAME, Options, ROOT, TestHost, error_of, eventually, options};
 use netns::isolated;
-use repository::{HttpsServer, Repository};
+use repository::Repository;
 
 const CONFIG: [(&str, &str); 1] = [("config.ml", "let () = register \"web\" []\n")];
 
@@ -40,14 +43,25 @@ async fn host_with(configuration: &str) -> Option<TestHost> {
     Some(host)
 }
 
+async fn restart_with(host: &mut TestHost, configuration: &str) {
+    host.stop_service();
+    std::fs::write(host.config(), configuration).unwrap();
+    host.start_service().await;
+}
+
 /// One who waits for builds.
 async fn patient(host: &TestHost) -> Manager {
     Manager(host.bus.patient_client(200).await)
 }
 
-/// Nothing of a fetch is left: no folder, no process.
+/// Nothing of a fetch is left: no folder, no process, no image.
 fn assert_nothing_left(host: &TestHost) {
-    assert_eq!(host.stored_images().len(), 0);
+    assert_nothing_left_but(host, 0);
+}
+
+/// The same, with images that were made.
+fn assert_nothing_left_but(host: &TestHost, images: usize) {
+    assert_eq!(host.stored_images().len(), images);
     let workshop = host.state().join("workshop");
     let folders = || std::fs::read_dir(&workshop).unwrap().map(|entry| entry.unwrap().path().display().to_string());
     let end = Instant::now() + Duration::from_secs(5);
@@ -95,14 +109,14 @@ fn what_cannot_be_fetched_is_said_in_words_that_help() {
                 format!("git+file://{}/tree/.git/hooks#main", repository.root().display()),
                 "not appear to be a git repository",
             ),
-            (format!("{}#absent", server.url()), "no branch and no tag absent"),
-            (format!("{}#{no_commit}", server.url()), "no such commit"),
-            (format!("{}x#main", server.url()), "not found"),
+            (format!("git+{}#absent", server.url("website.git")), "no branch and no tag absent"),
+            (format!("git+{}#{no_commit}", server.url("website.git")), "no such commit"),
+            (format!("git+{}#main", server.url("absent.git")), "not found"),
             ("git+https://localhost:1/x#main".into(), "Failed to connect"),
             ("git+ssh://git@127.0.0.1:1/x#main".into(), "Connection refused"),
             // All of it comes as far as the engine.
             (repository.url(), "/nonexistent/engine.sock"),
-            (format!("{}#main", server.url()), "/nonexistent/engine.sock"),
+            (format!("git+{}#main", server.url("website.git")), "/nonexistent/engine.sock"),
         ] {
             let (kind, message) = error_of(manager.deploy("website", &image, Options::new()).await);
             assert_eq!(kind, "ImageUnavailable", "{image}: {message}");
@@ -118,14 +132,17 @@ const BASES: [&str; 2] = ["localhost/opam:mirage-3", "localhost/opam:mirage-4"];
 /// A host whose engine has the base images, and says so where it does not.
 async fn host_with_engine(engine: &Engine, more: &str) -> Option<TestHost> {
     engine.load(&opam_image::archive(&BASES));
-    let configuration = format!(
+    host_with(&configuration(engine, more)).await
+}
+
+fn configuration(engine: &Engine, more: &str) -> String {
+    format!(
         "[network.br0]\nprefix = \"10.0.0.0/24\"\n[images]\ndocker-socket = \"{}\"\n\
          [build]\nmirage-3 = \"{}\"\nmirage-4 = \"{}\"\n{more}",
         engine.socket.display(),
         BASES[0],
         BASES[1]
-    );
-    host_with(&configuration).await
+    )
 }
 
 fn list<'a>(words: &'a [&'a str]) -> zbus::Variant<'a> {
@@ -248,7 +265,10 @@ fn a_repository_builds_with_its_own_file_over_https_and_as_who_may_read_it() {
         "a_repository_builds_with_its_own_file_over_https_and_as_who_may_read_it",
         &[Kind::Docker],
         async |engine| {
-            let own = format!("FROM {}\nUSER 1000:1000\nWORKDIR /home/opam\nCOPY config.ml .\nRUN echo 4 > depends && mirage configure -f config.ml -t spt own && unikernel . && mv web.spt own.spt\nFROM scratch\nCOPY --from=0 /home/opam/own.spt /unikernel.spt\n", BASES[1]).replace(" && mv web.spt own.spt", " && cp web.spt own.spt");
+            let own = format!(
+                "FROM {}\nUSER 1000:1000\nWORKDIR /home/opam\nCOPY config.ml .\nRUN echo 4 > depends && mirage configure -f config.ml -t spt own && unikernel . && cp web.spt own.spt\nFROM scratch\nCOPY --from=0 /home/opam/own.spt /unikernel.spt\n",
+                BASES[1]
+            );
             let repository = Repository::new(&[("deploy/Dockerfile", &own), WEB[0]]);
             let Some(server) = HttpsServer::start(repository.root()) else { return };
             let more =
@@ -257,7 +277,7 @@ fn a_repository_builds_with_its_own_file_over_https_and_as_who_may_read_it() {
             let manager = patient(&host).await;
             let mut own = options("http:80/");
             own.insert("dockerfile", "deploy/Dockerfile".into());
-            manager.deploy("website", &format!("{}#main", server.url()), own).await.unwrap();
+            manager.deploy("website", &format!("git+{}#main", server.url("website.git")), own).await.unwrap();
             manager.publish("website", &[("tcp", 8080, 80)], Options::new()).await.unwrap();
             let answer = host.get(8080).unwrap();
             assert!(answer.contains("target=spt") && answer.contains("arguments=[own]"), "{answer}");
@@ -288,6 +308,34 @@ fn a_repository_builds_with_its_own_file_over_https_and_as_who_may_read_it() {
             assert_eq!(builds(&host), 2);
         },
     );
+}
+
+#[test]
+fn a_repository_is_built_over_ssh_from_a_host_that_is_known() {
+    with_engines("a_repository_is_built_over_ssh_from_a_host_that_is_known", &[Kind::Docker], async |engine| {
+        let repository = Repository::new(&WEB);
+        let Some(server) = SshServer::start() else { return };
+        let image = format!("git+{}#main", server.url(&repository.path()));
+        let key = format!("ssh-key = \"{}\"", server.key().display());
+        let hosts = format!("known-hosts = \"{}\"", server.known_hosts().display());
+        let Some(mut host) = host_with_engine(engine, "").await else { return };
+        let unknown = "the host is not known here";
+        for (access, words) in [("", unknown), (&key, unknown), (&hosts, "the service has no access to it")] {
+            restart_with(&mut host, &configuration(engine, &format!("[git]\n{access}\n"))).await;
+            let manager = patient(&host).await;
+            let (kind, message) = error_of(manager.deploy("website", &image, options("running")).await);
+            assert!(kind == "ImageUnavailable" && message.contains(words), "{kind}: {message}");
+            assert_nothing_left(&host);
+        }
+        restart_with(&mut host, &configuration(engine, &format!("[git]\n{key}\n{hosts}\n"))).await;
+        let manager = patient(&host).await;
+        manager.deploy("website", &image, options("http:80/")).await.unwrap();
+        manager.publish("website", &[("tcp", 8080, 80)], Options::new()).await.unwrap();
+        let answer = host.get(8080).unwrap();
+        assert!(answer.contains("(* config 1 *)"), "{answer}");
+        assert_nothing_left_but(&host, 1);
+        engine.assert_clean("builds");
+    });
 }
 
 /// What `busctl` says when somebody else calls.

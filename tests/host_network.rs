@@ -844,6 +844,8 @@ fn a_broken_connection_is_opened_anew() {
 #[test]
 fn bridges_and_addresses_of_the_host() {
     isolated("bridges_and_addresses_of_the_host", |host| async {
+        // A namespace begins with what the host has.
+        sh("echo 0 > /proc/sys/net/ipv4/ip_forward");
         assert!(!forwarding());
         let _field = field(host);
         assert!(forwarding());

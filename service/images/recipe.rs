@@ -51,17 +51,24 @@ const TREE: &str = "/home/opam/repo";
 /// Where the first stage leaves the unikernel for the second.
 const RESULT: &str = "/home/opam/unikernel";
 
+/// Whose the caches of a build are. Repositories share none, since a build believes what its cache says.
+#[derive(Debug, Clone, Copy)]
+pub struct Caches<'a> {
+    pub repository: &'a GitUrl,
+    /// Known to nobody who writes a Dockerfile: that could else name another's caches, and put something into them.
+    pub secret: &'a str,
+}
+
 /// The text for `recipe`, which leaves the unikernel at `image_path`.
 ///
-/// `caches`: where the engine mounts caches (BuildKit and Podman; Docker's classic builder refuses the word), the
-/// repository whose they are. Repositories share none, since a build believes what its cache says.
+/// `caches`: where the engine mounts caches (BuildKit and Podman; Docker's classic builder refuses the word).
 pub fn dockerfile(
     recipe: &MirageRecipe,
     image_path: &ImagePath,
     bases: &BaseImages,
-    caches: Option<&GitUrl>,
+    caches: Option<Caches<'_>>,
 ) -> String {
-    let run = &caches.map_or_else(|| "RUN".to_owned(), run_with_caches);
+    let run = &caches.as_ref().map_or_else(|| "RUN".to_owned(), run_with_caches);
     let configure = &configure(recipe);
     let config_file = &recipe.config_file;
     let [mirage, build] = match recipe.version {
@@ -145,8 +152,8 @@ fn take_out(recipe: &MirageRecipe) -> String {
 }
 
 /// Downloads of opam, and in .cache those of opam-monorepo and what dune has built.
-fn run_with_caches(repository: &GitUrl) -> String {
-    let whose = hex(&Sha256::digest(repository.as_str())).chars().take(16).collect::<String>();
+fn run_with_caches(Caches { repository, secret }: &Caches<'_>) -> String {
+    let whose = hex(&Sha256::digest(format!("{secret} {repository}"))).chars().take(32).collect::<String>();
     let mut run = "RUN".to_owned();
     for (name, folder) in [("opam", ".opam/download-cache"), ("build", ".cache")] {
         // Writing to a String cannot fail.

@@ -16,7 +16,7 @@ pub struct Seed {
 const UNIKERNEL: &[u8] = b"\x7fELF, and the rest";
 
 pub fn all() -> Vec<Seed> {
-    let seeds = [archives(), parts(), documents(), layers(), images(), words()];
+    let seeds = [archives(), engines(), parts(), documents(), layers(), images(), words()];
     seeds.into_iter().flatten().map(|(target, name, bytes)| Seed { target, name, bytes }).collect()
 }
 
@@ -42,6 +42,16 @@ fn archives() -> Seeds {
         ("oci_archive", "good-layout", tar_of(&oci_layout(&one, "1"))),
         ("oci_archive", "good-zstd", tar_of(&oci_layout(&other, "1"))),
         ("oci_archive", "good-packed", gzip(&tar_of(&oci_layout(&two, "1")))),
+    ]
+}
+
+fn engines() -> Seeds {
+    let one = Tar::new().file("unikernel.hvt", UNIKERNEL).end();
+    let signed = Tar::new().pax(&[("mtime", "1.5")]).file("unikernel.hvt.minisig", "signed").end();
+    vec![
+        ("engine_tar", "good-signed", [one.clone(), vec![0; 512], signed].concat()),
+        ("engine_tar", "good", one),
+        ("engine_tar", "link", Tar::new().symlink("unikernel.hvt", "d/x").end()),
     ]
 }
 

@@ -1,11 +1,10 @@
-//! Git repositories for tests, and their servers.
+//! Git repositories for tests.
 #![allow(dead_code, reason = "each test takes of this module what it needs")]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 /// A bare repository, made from a folder of files commit by commit.
 pub struct Repository {
@@ -68,50 +67,5 @@ impl Repository {
 
     pub fn push(&self, reference: &str) {
         self.git(&["push", "-q", "../website.git", reference]);
-    }
-}
-
-/// git's own server over HTTPS, behind a certificate that nobody else trusts.
-pub struct HttpsServer {
-    program: Child,
-    port: u16,
-    certificates: tempfile::TempDir,
-}
-
-impl Drop for HttpsServer {
-    fn drop(&mut self) {
-        let _ = self.program.kill();
-        let _ = self.program.wait();
-    }
-}
-
-impl HttpsServer {
-    /// Of all repositories in `folder`. `None`, with a word about it, where a program that it takes is not there.
-    pub fn start(folder: &Path) -> Option<Self> {
-        let certificates = tempfile::tempdir().unwrap();
-        let [certificate, key] = ["certificate", "key"].map(|name| certificates.path().join(name));
-        let mut openssl = Command::new("openssl");
-        openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
-        openssl.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]);
-        let made = openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate).output();
-        let mut python = Command::new("python3");
-        python.args(["-c", include_str!("git_https.py")]).args([folder, &certificate, &key]).stdout(Stdio::piped());
-        let started = made.ok().filter(|made| made.status.success()).and_then(|_| python.spawn().ok());
-        let Some(mut program) = started else {
-            println!("SKIPPED: install openssl and python3 to serve a repository over HTTPS");
-            return None;
-        };
-        let mut port = String::new();
-        BufReader::new(program.stdout.take().unwrap()).read_line(&mut port).unwrap();
-        let port = port.trim().parse().unwrap_or_else(|error| panic!("no server: {error}"));
-        Some(Self { program, port, certificates })
-    }
-
-    pub fn certificate(&self) -> PathBuf {
-        self.certificates.path().join("certificate")
-    }
-
-    pub fn url(&self) -> String {
-        format!("git+https://localhost:{}/website.git", self.port)
     }
 }

@@ -37,7 +37,7 @@ mod tests;
 use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
 
-use crate::domain::{ImageDigest, ImagePath};
+use crate::domain::ImagePath;
 use folder::Folder;
 use tarball::Tarball;
 
@@ -72,7 +72,6 @@ pub struct Found {
     pub path: Option<String>,
     /// Bytes.
     pub size: u64,
-    pub digest: ImageDigest,
     /// Of the image: its manifest's, or of Docker's its configuration's.
     pub image: Option<Digest>,
 }

@@ -25,6 +25,10 @@ const DOING: &str = "build";
 /// Bytes of one line of the engine's: what a step prints in a moment may stand in one.
 const LINE: usize = 4 << 20;
 
+/// Times that the step of a build is told: more than any real Dockerfile has, however fast a build prints what looks like
+/// steps.
+const STEPS: usize = 1000;
+
 /// Bytes of all that a build says.
 const ALL: u64 = 1 << 30;
 
@@ -99,12 +103,13 @@ async fn refused(response: Response<Incoming>) -> Error {
 
 async fn follow(answers: Incoming, voice: &mut Voice) -> Result<String, Error> {
     let mut told = Told::default();
+    let mut steps = 0..STEPS;
     let mut answers = Lines { body: answers, buffer: Vec::new() };
     while let Some(answer) = answers.next().await? {
         let nonsense = || Error::Nonsense { doing: DOING, why: clean(&String::from_utf8_lossy(&answer)) };
         for line in told.hear(&answer).ok_or_else(nonsense)? {
             voice.line(&line)?;
-            if let Some((this, all)) = step_of(&line) {
+            if let Some((this, all)) = step_of(&line).filter(|_| steps.next().is_some()) {
                 voice.step(&format!("building {this}/{all}"))?;
             }
         }

@@ -154,10 +154,10 @@ impl Drop for Program<'_> {
 pub(super) fn hint(lines: &[String]) -> &'static str {
     let said = |words: &str| lines.iter().any(|line| line.contains(words));
     if said("Host key verification failed") {
-        return ": the host is not known here; put its key into /etc/ssh/ssh_known_hosts, after you have made sure of it";
+        return ": the host is not known here; put its key into /etc/ssh/ssh_known_hosts or the file that [git] known-hosts names, after you have made sure of it";
     }
     if said("terminal prompts disabled") || said("Permission denied (publickey") {
-        return ": the repository is not there, or not everybody's and the service has no access to it";
+        return ": the repository is not there, or not everybody's and the service has no access to it (for SSH: [git] ssh-key)";
     }
     if said("unadvertised object") || said("not our ref") {
         return ": the repository has no such commit, or does not give single ones away; name a branch or a tag";

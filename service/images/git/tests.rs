@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use super::*;
 
+#[path = "../../../tests/support/git_servers.rs"]
+mod git_servers;
 mod https;
 
 /// A repository, the folder in which it is, and nothing of who runs the tests.

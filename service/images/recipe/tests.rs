@@ -22,8 +22,13 @@ fn options(request: BuildRequest, image_path: &str) -> BuildOptions {
     BuildOptions::new(request, path).unwrap()
 }
 
-fn text(options: &BuildOptions, caches: Option<&GitUrl>) -> String {
+fn text(options: &BuildOptions, caches_of: Option<&GitUrl>) -> String {
+    text_with("secret", options, caches_of)
+}
+
+fn text_with(secret: &str, options: &BuildOptions, caches_of: Option<&GitUrl>) -> String {
     let Recipe::Mirage(recipe) = &options.recipe else { panic!("no recipe") };
+    let caches = caches_of.map(|repository| Caches { repository, secret });
     dockerfile(recipe, &options.image_paths()[0], &bases(), caches)
 }
 
@@ -72,8 +77,9 @@ fn caches_are_of_one_repository_and_change_nothing_else() {
     let ids = |text: &str| {
         text.split([',', ' ']).filter(|word| word.starts_with("id=")).map(str::to_owned).collect::<BTreeSet<_>>()
     };
-    assert_eq!((ids(&with).len(), ids(&other).len()), (2, 2));
-    assert!(ids(&with).is_disjoint(&ids(&other)));
+    let elsewhere = text_with("another", &options, Some(&url()));
+    assert_eq!((ids(&with).len(), ids(&other).len(), ids(&elsewhere).len()), (2, 2, 2));
+    assert!(ids(&with).is_disjoint(&ids(&other)) && ids(&with).is_disjoint(&ids(&elsewhere)));
     let bare: Vec<_> = with
         .lines()
         .map(|line| {

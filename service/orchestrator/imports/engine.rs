@@ -14,6 +14,7 @@ use super::super::context::Context;
 use super::super::error::Error;
 use super::super::jobs::Job;
 use super::chain::{Link, through};
+use super::secret::RANDOM;
 use super::{Imported, wanted};
 use crate::domain::{EngineImage, ImageOptions};
 use crate::images;
@@ -111,9 +112,6 @@ impl Tidiers {
         self.0.load(Ordering::Relaxed) == 0
     }
 }
-
-/// Another text each time that it is read, of letters, digits and '-'.
-const RANDOM: &str = "/proc/sys/kernel/random/uuid";
 
 /// What the labels of this run of the service begin with: what is the same for all its runs, since another service may use
 /// the same engine, a '.', and what is only this run's. Blocks: for its start.

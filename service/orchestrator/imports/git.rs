@@ -22,10 +22,11 @@ use super::{Imported, engine, hold, wanted};
 use crate::domain::{
     Build, BuildKey, BuildOptions, Caller, CommitId, GitSource, ImageOptions, ImagePath, Recipe, Timestamp,
 };
+use crate::images;
 use crate::images::engine::Dockerfile;
 use crate::images::git::{Remote, Request};
+use crate::images::recipe::{self, Caches};
 use crate::images::worker::{Assignment, Task};
-use crate::images::{self, recipe};
 use crate::planning::builds;
 
 /// One call's repository.
@@ -167,7 +168,8 @@ impl Repository<'_> {
             (Recipe::Mirage(mirage), path) => {
                 let path = path.cloned().unwrap_or_else(|| ImagePath::default_of(mirage.target));
                 let text = |caches| recipe::dockerfile(mirage, &path, bases, caches);
-                Dockerfile::Text { with_caches: text(Some(&self.source.url)), plain: text(None) }
+                let caches = Caches { repository: &self.source.url, secret: &self.context.sources.cache_secret };
+                Dockerfile::Text { with_caches: text(Some(caches)), plain: text(None) }
             }
         }
     }

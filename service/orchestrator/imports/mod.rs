@@ -5,6 +5,7 @@ mod engine;
 mod git;
 mod registry;
 mod saved;
+mod secret;
 mod sources;
 mod trust;
 mod workshop;
@@ -121,13 +122,30 @@ async fn named(
     if let ImageReference::Stored(digest) = image {
         return stored(context, digest, job).await;
     }
-    let mut imported = fetch(context, image.clone(), options, &caller, job).await?;
+    let mut imported = fetch(context, &image, options, &caller, job).await?;
     let (options, meant) = (options.clone(), imported.told.meant.take());
     imported.record.origin = Some(Box::new(Origin { image, options, caller, meant }));
     Ok(imported)
 }
 
+/// Whoever removes the image at this moment had not seen that it is wanted again: it is fetched once more then.
 async fn fetch(
+    context: &Context,
+    image: &ImageReference,
+    options: &ImageOptions,
+    caller: &Caller,
+    job: &Job,
+) -> Result<Imported, Error> {
+    let mut more = 1..ATTEMPTS;
+    loop {
+        match fetch_once(context, image.clone(), options, caller, job).await {
+            Err(Error::ImageGone(_)) if more.next().is_some() => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn fetch_once(
     context: &Context,
     image: ImageReference,
     options: &ImageOptions,
@@ -136,7 +154,10 @@ async fn fetch(
 ) -> Result<Imported, Error> {
     match image {
         ImageReference::Stored(digest) => Err(images::Error::NotStored(digest).into()),
-        ImageReference::Path(path) => receive(context, images::open_as(path, caller).await?, job).await,
+        ImageReference::Path(path) => {
+            let file = images::open_as(path, caller).await?;
+            receive_once(context, &context.store, file, job.counter(), job).await
+        }
         ImageReference::DockerArchive(SavedImage { path, name }) => {
             let name = name.map(|name| name.to_string());
             saved::from_file(context, path, Form::Docker, name, options, caller, job).await
@@ -178,7 +199,7 @@ async fn again(context: &Context, damaged: ImageRecord, job: &Job) -> Result<Imp
     let shown = origin.to_string();
     let image = origin.pinned();
     let Origin { options, caller, .. } = *origin;
-    let fetched = Box::pin(fetch(context, image, &options, &caller, job)).await;
+    let fetched = Box::pin(fetch(context, &image, &options, &caller, job)).await;
     let failed = |source| Error::ImageDamaged { digest, origin: Some((shown, source)) };
     match fetched {
         Ok(imported) if imported.record.digest == digest => {
@@ -208,8 +229,7 @@ async fn make_room(context: &Context) -> Result<(), Error> {
     Ok(())
 }
 
-/// Copies the image into the store. Whoever removes it at this moment had not seen that it is wanted again: a file is
-/// read once more then, a pipe cannot be.
+/// Copies what a client has opened into the store. As with [`fetch`], a file is read once more, a pipe cannot be.
 async fn receive(context: &Context, file: File, job: &Job) -> Result<Imported, Error> {
     for _ in 0..ATTEMPTS {
         let Ok(again) = file.try_clone() else { break };

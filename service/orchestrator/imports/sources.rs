@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tracing::warn;
 
 use super::engine::{self, Tidiers};
+use super::secret;
 use crate::config::Config;
 use crate::images::git::Access;
 use crate::images::recipe::BaseImages;
@@ -36,6 +38,8 @@ pub struct Sources {
     /// With what repositories are reached that are not everybody's.
     pub access: Access,
     pub bases: BaseImages,
+    /// In the names of the caches that builds use.
+    pub cache_secret: String,
     /// For one build.
     pub build_deadline: Duration,
     /// Builds that work at the same time.
@@ -67,8 +71,17 @@ impl Sources {
                 certificates: git.certificates.clone(),
             },
             bases: build.bases.clone(),
+            cache_secret: cache_secret(&state_directory),
             build_deadline: build.deadline,
             build_slots: Arc::new(Semaphore::new(BUILDS)),
         }
     }
+}
+
+fn cache_secret(state_directory: &Path) -> String {
+    let path = state_directory.join("build-caches");
+    secret::open(&path).unwrap_or_else(|error| {
+        warn!(%error, path = %path.display(), "builds begin with empty caches after each start");
+        engine::instance(state_directory)
+    })
 }

@@ -1,5 +1,4 @@
-//! What reads images: whatever the bytes are it ends, within its limits, twice the same, and what it wrote has the digest
-//! that it tells.
+//! What reads images: whatever the bytes are it ends, within its limits, and twice the same.
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 
@@ -47,7 +46,6 @@ fn check(read: impl Fn(&mut dyn Observer, &mut Vec<u8>) -> Result<Found, Error>)
     match (once(), once()) {
         (Ok((bytes, found)), Ok(again)) => {
             assert_eq!(found.size, bytes.len() as u64);
-            assert_eq!(found.digest.hex(), Digest::of(&bytes).hex());
             assert!(found.size <= LIMITS.output, "{found:?}");
             assert_eq!((&bytes, &found), (&again.0, &again.1));
             Some(bytes)
@@ -68,6 +66,18 @@ pub fn docker_archive(data: &[u8]) -> bool {
 
 pub fn oci_archive(data: &[u8]) -> bool {
     check(|observer, output| archive::oci_archive(Cursor::new(data), &selection(), &LIMITS, observer, output)).is_some()
+}
+
+/// A tar as an engine gives it away: of one file, and perhaps another one of what signs it.
+pub fn engine_tar(data: &[u8]) -> bool {
+    let found = check(|observer, output| {
+        archive::taken(Cursor::new(data), true, &LIMITS, observer, output)?;
+        Ok(Found { path: None, size: output.len() as u64, image: None })
+    });
+    if let Some(found) = &found {
+        is_read_so_by_others(data, found);
+    }
+    found.is_some()
 }
 
 /// Parts with names are the files of the archive.

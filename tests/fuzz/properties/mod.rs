@@ -7,17 +7,18 @@ mod images;
 mod parts;
 mod words;
 
-pub use images::{docker_archive, docker_parts, layers, oci_archive, oci_documents, solo5_image};
+pub use images::{docker_archive, docker_parts, engine_tar, layers, oci_archive, oci_documents, solo5_image};
 pub use words::{albatross_frame, image_reference, stack_manifest};
 
 /// A property of the bytes. Whether they were good is told, so that it can be seen that good ones come that far.
 pub type Property = fn(&[u8]) -> bool;
 
 /// By the names of targets and corpora.
-pub const ALL: [(&str, Property); 9] = [
+pub const ALL: [(&str, Property); 10] = [
     ("albatross_frame", albatross_frame),
     ("docker_archive", docker_archive),
     ("docker_parts", docker_parts),
+    ("engine_tar", engine_tar),
     ("image_reference", image_reference),
     ("layers", layers),
     ("oci_archive", oci_archive),

@@ -14,7 +14,6 @@ use super::digest::Digest;
 use super::error::{Error, malformed, shown, unsupported};
 use super::limits::Meter;
 use super::path::ImagePath;
-use crate::domain::ImageDigest;
 use scan::{Candidates, Scan, Scanned, Traced};
 use view::{Node, Outcome, View};
 
@@ -46,13 +45,20 @@ pub trait Open {
 }
 
 /// Where a file is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     layer: usize,
     /// In the unpacked layer; nothing where the layer is the file.
     position: Option<u64>,
     size: u64,
-    digest: ImageDigest,
+}
+
+/// A file that was read.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    place: Place,
+    /// Nothing where it was written as it was read: nobody reads it again to compare it.
+    digest: Option<Digest>,
 }
 
 /// Finds the first of `paths` that the image has, the lowest layer being the first of `layers`, and writes it to `output`.
@@ -70,15 +76,16 @@ pub fn extract(
     check_count(layers.len(), meter)?;
     let mut early = Early { output, written: None };
     let search = Search { layers, source, meter, candidates: Candidates::new(), early: &mut early };
-    let (path, place) = search.run(paths)?;
+    let (path, seen) = search.run(paths)?;
+    let place = seen.place;
     match (early.written, layers.get(place.layer)) {
         (Some(written), _) if written == place => {}
         // What was written cannot be taken back.
         (Some(_), _) => return malformed("the image shows one file and another at the same path"),
-        (None, Some(layer)) => scan::copy(layer, source.open(place.layer)?, &place, meter, early.output)?,
+        (None, Some(layer)) => scan::copy(layer, source.open(place.layer)?, &seen, meter, early.output)?,
         (None, None) => {}
     }
-    Ok(Found { path, size: place.size, digest: place.digest, image: None })
+    Ok(Found { path, size: place.size, image: None })
 }
 
 /// Where the file goes, and what of it went there before the layer was read to its end.
@@ -126,12 +133,12 @@ struct Search<'s, 'o, 'm, 'a> {
 /// What the layers show.
 enum Shown {
     /// The only layer is the file itself.
-    Whole(Place),
+    Whole(Seen),
     At(Vec<Answer>),
 }
 
 impl Search<'_, '_, '_, '_> {
-    fn run(mut self, paths: &[String]) -> Result<(Option<String>, Place), Error> {
+    fn run(mut self, paths: &[String]) -> Result<(Option<String>, Seen), Error> {
         let top = self.layers.len() - 1;
         let mut queries = Vec::new();
         for wanted in paths.iter().rev() {
@@ -145,7 +152,7 @@ impl Search<'_, '_, '_, '_> {
         // The last is the one that is wanted most.
         while !queries.is_empty() {
             let answers = match self.descend(&queries)? {
-                Shown::Whole(place) => return Ok((None, place)),
+                Shown::Whole(seen) => return Ok((None, seen)),
                 Shown::At(answers) => answers,
             };
             for answer in answers.into_iter().rev() {
@@ -206,7 +213,7 @@ impl Search<'_, '_, '_, '_> {
                 meter: self.meter,
             };
             let traced = match scan.run(reader)? {
-                Scanned::Whole(place) => return Ok(Shown::Whole(place)),
+                Scanned::Whole(seen) => return Ok(Shown::Whole(seen)),
                 Scanned::Tar(traced) => traced,
             };
             for (answer, Traced { trace, file }) in asked.iter_mut().zip(traced) {
@@ -232,7 +239,7 @@ impl Search<'_, '_, '_, '_> {
 
 struct Answer {
     view: View,
-    file: Option<Place>,
+    file: Option<Seen>,
 }
 
 /// The most wanted is the last; those that are absent are out of the way.

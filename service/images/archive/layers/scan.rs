@@ -13,8 +13,7 @@ use super::super::limits::{Meter, discard};
 use super::super::path::ImagePath;
 use super::super::unpack::Unpacked;
 use super::view::Trace;
-use super::{Early, Layer, Place};
-use crate::domain::ImageDigest;
+use super::{Early, Layer, Place, Seen};
 
 const BUFFER: usize = 64 << 10;
 const ELF: &[u8] = b"\x7fELF";
@@ -27,16 +26,16 @@ type Packed<R> = io::Chain<io::Cursor<Vec<u8>>, BufReader<Hashed<R>>>;
 /// Files that look like unikernels, for a message.
 pub(super) type Candidates = BTreeSet<String>;
 
-/// What a layer has at a path, with the place of the file if it is one.
+/// What a layer has at a path, with the file if it is one.
 pub(super) struct Traced {
     pub trace: Trace,
-    pub file: Option<Place>,
+    pub file: Option<Seen>,
 }
 
 /// What a layer turned out to be.
 pub(super) enum Scanned {
     /// The file itself, already written.
-    Whole(Place),
+    Whole(Seen),
     Tar(Vec<Traced>),
 }
 
@@ -66,24 +65,24 @@ impl Scan<'_, '_, '_, '_> {
         let is_whole = start == ELF;
         let packed = io::Cursor::new(start).chain(packed);
         match (is_whole, self.layer) {
-            (true, Layer { digest: Some(digest), size: Some(size), .. }) if self.is_only => {
-                self.whole(packed, *digest, *size).map(Scanned::Whole)
+            (true, Layer { digest: Some(_), size: Some(size), .. }) if self.is_only => {
+                self.whole(packed, *size).map(Scanned::Whole)
             }
             _ => self.tar(packed).map(Scanned::Tar),
         }
     }
 
     /// An artifact's only layer is the unikernel itself. Its media type says little: `oras push` calls every file a tar.
-    fn whole(&mut self, mut packed: Packed<impl Read>, digest: Digest, size: u64) -> Result<Place, Error> {
+    fn whole(&mut self, mut packed: Packed<impl Read>, size: u64) -> Result<Seen, Error> {
         let limit = self.meter.limits.output;
         if size > limit {
             return Err(Error::OutputTooLarge { size, limit });
         }
         copy_through(&self.layer.name, &mut packed, self.meter, self.early.output, |_| ())?;
         packed.into_inner().1.into_inner().finish(&self.layer.name, self.meter)?;
-        let place = Place { layer: self.index, position: None, size, digest: ImageDigest(digest.0) };
-        self.early.written = Some(place.clone());
-        Ok(place)
+        let place = Place { layer: self.index, position: None, size };
+        self.early.written = Some(place);
+        Ok(Seen { place, digest: None })
     }
 
     fn tar(&mut self, packed: Packed<impl Read>) -> Result<Vec<Traced>, Error> {
@@ -115,30 +114,29 @@ impl Scan<'_, '_, '_, '_> {
                 }
             }
             if entry.kind == Kind::File && !hits.is_empty() {
-                let place = self.content(&entry, entries, is_leading)?;
-                hits.into_iter().for_each(|one| one.file = Some(place.clone()));
+                let seen = self.content(&entry, entries, is_leading)?;
+                hits.into_iter().for_each(|one| one.file = Some(seen));
             }
         }
         Ok(traced)
     }
 
     /// Reads the entry's content, and writes it where it is what is looked for.
-    fn content(&mut self, entry: &Entry, reader: &mut impl Read, is_leading: bool) -> Result<Place, Error> {
+    fn content(&mut self, entry: &Entry, reader: &mut impl Read, is_leading: bool) -> Result<Seen, Error> {
         let limit = self.meter.limits.output;
         if entry.size > limit {
             return Err(Error::OutputTooLarge { size: entry.size, limit });
         }
-        let is_written = is_leading && self.early.written.is_none();
-        let (output, nowhere): (_, &mut dyn Write) = (&mut *self.early.output, &mut io::sink());
-        let mut hash = Sha256::new();
-        let output = if is_written { output } else { nowhere };
-        copy_through(&entry.path.shown(), reader, self.meter, output, |bytes| hash.update(bytes))?;
-        let digest = ImageDigest(hash.finalize().into());
-        let place = Place { layer: self.index, position: Some(entry.position), size: entry.size, digest };
-        if is_written {
-            self.early.written = Some(place.clone());
+        let what = entry.path.shown();
+        let place = Place { layer: self.index, position: Some(entry.position), size: entry.size };
+        if is_leading && self.early.written.is_none() {
+            copy_through(&what, reader, self.meter, self.early.output, |_| ())?;
+            self.early.written = Some(place);
+            return Ok(Seen { place, digest: None });
         }
-        Ok(place)
+        let mut hash = Sha256::new();
+        copy_through(&what, reader, self.meter, &mut io::sink(), |bytes| hash.update(bytes))?;
+        Ok(Seen { place, digest: Some(Digest(hash.finalize().into())) })
     }
 }
 
@@ -151,37 +149,38 @@ fn note(entry: &Entry, candidates: &mut Candidates) {
     }
 }
 
-/// Writes the file at `place` of the layer that `reader` has. What was written counts only when this is `Ok`: the layer may
+/// Writes the file that was seen in the layer that `reader` has. What was written counts only when this is `Ok`: the layer may
 /// have become another since it was scanned.
 pub(super) fn copy(
     layer: &Layer,
     reader: impl Read,
-    place: &Place,
+    seen: &Seen,
     meter: &Meter<'_>,
     output: &mut dyn Write,
 ) -> Result<(), Error> {
     let what = layer.name.as_str();
     let packed = BufReader::with_capacity(BUFFER, reader);
-    match place.position {
+    match seen.place.position {
         Some(position) => {
             let mut unpacked = Unpacked::new(what, packed, meter)?;
             discard(&mut unpacked, position).map_err(|error| meter.explain(what, &error))?;
-            copy_bytes(what, unpacked, place, meter, output)
+            copy_bytes(what, unpacked, seen, meter, output)
         }
-        None => copy_bytes(what, packed, place, meter, output),
+        None => copy_bytes(what, packed, seen, meter, output),
     }
 }
 
 fn copy_bytes(
     what: &str,
     reader: impl Read,
-    place: &Place,
+    seen: &Seen,
     meter: &Meter<'_>,
     output: &mut dyn Write,
 ) -> Result<(), Error> {
     let mut hash = Sha256::new();
-    copy_through(what, &mut reader.take(place.size), meter, output, |bytes| hash.update(bytes))?;
-    Digest(place.digest.0).expect(what, Digest(hash.finalize().into()))
+    copy_through(what, &mut reader.take(seen.place.size), meter, output, |bytes| hash.update(bytes))?;
+    let found = Digest(hash.finalize().into());
+    seen.digest.map_or(Ok(()), |digest| digest.expect(what, found))
 }
 
 /// Copies to the end, and shows `seen` every byte.

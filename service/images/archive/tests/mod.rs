@@ -55,6 +55,5 @@ pub(super) fn is_unikernel(read: Read) -> Found {
     let (bytes, found) = read.unwrap();
     assert_eq!(bytes, UNIKERNEL);
     assert_eq!(found.size, UNIKERNEL.len() as u64);
-    assert_eq!(found.digest.hex(), super::saved_image::hex(UNIKERNEL));
     found
 }

@@ -50,7 +50,7 @@ fn what_is_wanted_most_is_written_at_once() {
         let layer = Layer::gzip(tar);
         let (output, found, times) = read(oci_image(std::slice::from_ref(&layer)), &layer.stored);
         assert_eq!(output, UNIKERNEL, "{files:?}");
-        assert_eq!(found.unwrap().digest.hex(), hex(UNIKERNEL));
+        assert_eq!(found.unwrap().size, UNIKERNEL.len() as u64);
         assert_eq!(times, asked, "{files:?}");
     }
 }
