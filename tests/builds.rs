@@ -232,6 +232,7 @@ fn the_same_is_built_once() {
             let (again, _) = manager.deploy("website", &image, options("http:80/")).await.unwrap();
             assert_eq!((&again, builds(&host)), (&id, 1), "{reference}");
         }
+        assert_eq!(manager.told_of(&id, "ImageOrigin").await, format!("{image} ({commit})"));
         // It is still known to the next run of the service.
         host.stop_service();
         host.start_service().await;
@@ -255,6 +256,12 @@ fn the_same_is_built_once() {
         let image = format!("{}#v1", repository.url());
         assert_eq!(manager.deploy("website", &image, options("http:80/")).await.unwrap().0, id);
         assert_eq!(builds(&host), 4);
+        // So is one whose image is damaged, by its digest alone.
+        let [stored] = &host.stored_images()[..] else { panic!("{:?}", host.stored_images()) };
+        std::fs::write(host.state().join("images").join(stored), b"damaged").unwrap();
+        let digest = manager.told_of(&id, "ImageDigest").await;
+        manager.deploy("shop", &digest, options("http:80/")).await.unwrap();
+        assert_eq!(builds(&host), 5);
         engine.assert_clean("builds");
     });
 }
@@ -301,8 +308,10 @@ fn a_repository_builds_with_its_own_file_over_https_and_as_who_may_read_it() {
             open(0o755);
             repository.commit(&[("config.ml", "let () = register \"other\" []\n")]);
             std::fs::set_permissions(&objects, std::fs::Permissions::from_mode(0o700)).unwrap();
-            let refused = deploy(format!("{}#main", repository.url())).await.unwrap_err();
-            assert!(refused.contains("with the caller's rights"), "{refused}");
+            for reference in ["main", &commit] {
+                let refused = deploy(format!("{}#{reference}", repository.url())).await.unwrap_err();
+                assert!(refused.contains("with the caller's rights"), "{reference}: {refused}");
+            }
             std::fs::set_permissions(&objects, std::fs::Permissions::from_mode(0o755)).unwrap();
             deploy(format!("{}#main", repository.url())).await.unwrap();
             assert_eq!(builds(&host), 2);
@@ -372,7 +381,7 @@ fn a_build_that_fails_or_is_cancelled_leaves_nothing() {
             tokio::spawn(async move { manager.deploy("website", &image, options("running")).await })
         };
         eventually("it takes long", async || sleeps()).await;
-        cancel(&manager, "building").await;
+        manager.cancel("importing: building").await;
         let (kind, _) = error_of(deploying.await.unwrap());
         assert_eq!(kind, "Cancelled");
         eventually("the build ends", async || !sleeps()).await;
@@ -408,7 +417,7 @@ fn no_git_outlives_its_call() {
             let asks = |commands: Vec<String>| commands.iter().any(|command| command.contains("remote-https"));
             eventually("git asks", async || asks(at_work(&host))).await;
             if ends == "Cancelled" {
-                cancel(&manager, "looking up").await;
+                manager.cancel("importing: looking up").await;
             } else {
                 // The worker alone: what it has started is ended by who has started it.
                 let children = format!("/proc/{0}/task/{0}/children", host.service_pid());
@@ -429,14 +438,4 @@ fn sleeps() -> bool {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let mut commands = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
     commands.any(|command| command == b"sleep\x007193\x00")
-}
-
-/// Cancels the one job there is, which is at `step`.
-async fn cancel(manager: &Manager, step: &str) {
-    let jobs: Vec<(zbus::OwnedObjectPath, String, String, String)> =
-        manager.call("ListJobs", &()).await.unwrap().deserialize().unwrap();
-    let (path, ..) = jobs.iter().find(|job| job.3 == "running").unwrap();
-    let now: String = manager.property(path.as_str(), "org.albatross.Deployer1.Job", "Step").await.unwrap();
-    assert!(now.contains(step), "{now}");
-    manager.0.call_method(Some(NAME), path.as_str(), Some("org.albatross.Deployer1.Job"), "Cancel", &()).await.unwrap();
 }

@@ -5,6 +5,8 @@
 mod bad;
 #[path = "engine/building.rs"]
 mod building;
+#[path = "engine/crowd.rs"]
+mod crowd;
 #[path = "support/engines.rs"]
 mod engines;
 #[path = "engine/fake.rs"]
@@ -31,7 +33,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use engines::{Engine, Kind};
-use host::{Manager, NAME, Options, TestHost, error_of, eventually, options};
+use host::{Manager, Options, TestHost, error_of, eventually, options};
 use netns::isolated;
 use proxy::Proxy;
 use saved_image::{Layer, Tar, docker_legacy, tar_of};
@@ -68,8 +70,9 @@ fn images_of(kind: Kind, test: &str) {
 
 type Part<'a> = std::pin::Pin<Box<dyn Future<Output = ()> + 'a>>;
 
-async fn start(host: &mut TestHost, socket: &Path) -> Manager {
-    std::fs::write(host.config(), format!("[images]\ndocker-socket = \"{}\"\n", socket.display())).unwrap();
+/// With `more` of a configuration.
+async fn start(host: &mut TestHost, socket: &Path, more: &str) -> Manager {
+    std::fs::write(host.config(), format!("[images]\ndocker-socket = \"{}\"\n{more}", socket.display())).unwrap();
     host.start_service().await;
     host.manager().await
 }
@@ -92,7 +95,7 @@ fn image(host: &TestHost, version: &str) -> Vec<u8> {
 }
 
 async fn comes_to_answer(engine: &Engine, host: &mut TestHost) {
-    let manager = start(host, &engine.socket).await;
+    let manager = start(host, &engine.socket, "").await;
     for version in ["1", "2", "3", "4"] {
         engine.load(&image(host, version));
     }
@@ -117,7 +120,7 @@ async fn comes_to_answer(engine: &Engine, host: &mut TestHost) {
 }
 
 async fn what_is_not_there(engine: &Engine, host: &mut TestHost) {
-    let manager = start(host, &engine.socket).await;
+    let manager = start(host, &engine.socket, "").await;
     engine.load(&image(host, "1"));
     let none = format!("sha256:{}", "0".repeat(64));
     for (image, path, name, says) in [
@@ -142,7 +145,7 @@ async fn what_is_not_there(engine: &Engine, host: &mut TestHost) {
     assert_eq!(kind, "ImageInvalid", "{message}");
     assert!(message.contains("/unikernel.hvt in the image is a directory"), "{message}");
     host.kill_service();
-    let manager = start(host, Path::new("/nowhere/engine.sock")).await;
+    let manager = start(host, Path::new("/nowhere/engine.sock"), "").await;
     let (kind, message) = error_of(manager.deploy("website", "docker-daemon:web:1", options("running")).await);
     assert_eq!(kind, "ImageUnavailable");
     assert!(message.contains("/nowhere/engine.sock") && message.contains("images.docker-socket"), "{message}");
@@ -165,15 +168,11 @@ async fn deploy_half(engine: &Engine, proxy: &Proxy, manager: &Manager) -> tokio
 
 async fn cancelled(engine: &Engine, host: &mut TestHost) {
     let proxy = Proxy::start(host.directory.path().join("engine.sock"), &engine.socket);
-    let manager = start(host, &proxy.socket).await;
+    let manager = start(host, &proxy.socket, "").await;
     engine.load(&image(host, "1"));
     let deploying = deploy_half(engine, &proxy, &manager).await;
     let began = std::time::Instant::now();
-    let jobs: Vec<(zbus::OwnedObjectPath, String, String, String)> =
-        manager.call("ListJobs", &()).await.unwrap().deserialize().unwrap();
-    let (job, ..) = jobs.iter().find(|job| job.3 == "running").unwrap();
-    let interface = Some("org.albatross.Deployer1.Job");
-    manager.0.call_method(Some(NAME), job.as_str(), interface, "Cancel", &()).await.unwrap();
+    manager.cancel("importing").await;
     assert_eq!(deploying.await.unwrap().0, "Cancelled");
     println!("cancelled in {:?}", began.elapsed());
     engine.assert_clean("a call that was cancelled");
@@ -187,7 +186,7 @@ async fn cancelled(engine: &Engine, host: &mut TestHost) {
 
 async fn killed(engine: &Engine, host: &mut TestHost) {
     let proxy = Proxy::start(host.directory.path().join("engine.sock"), &engine.socket);
-    let manager = start(host, &proxy.socket).await;
+    let manager = start(host, &proxy.socket, "").await;
     engine.load(&image(host, "1"));
     let deploying = deploy_half(engine, &proxy, &manager).await;
     host.kill_service();

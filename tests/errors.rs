@@ -729,7 +729,7 @@ fn a_job_that_is_cancelled_leaves_nothing() {
             let manager = manager.clone();
             tokio::spawn(async move { manager.deploy_image(reader.into(), options("running")).await })
         };
-        cancel(&manager, "importing").await;
+        manager.cancel("importing").await;
         assert_refused(importing.await.unwrap(), "Cancelled", &["cancelled"]);
         drop(writer);
         // While it does not become ready.
@@ -738,7 +738,7 @@ fn a_job_that_is_cancelled_leaves_nothing() {
             let manager = manager.clone();
             tokio::spawn(async move { manager.deploy("website", &image, options("tcp:80")).await })
         };
-        cancel(&manager, "waiting").await;
+        manager.cancel("waiting").await;
         assert_refused(starting.await.unwrap(), "Cancelled", &["cancelled"]);
         // While Albatross takes its time.
         host.albatross.control("delay 1500 create");
@@ -747,7 +747,7 @@ fn a_job_that_is_cancelled_leaves_nothing() {
             let manager = manager.clone();
             tokio::spawn(async move { manager.deploy("website", &image, options("tcp:80")).await })
         };
-        cancel(&manager, "creating").await;
+        manager.cancel("creating").await;
         assert_refused(creating.await.unwrap(), "Cancelled", &["cancelled"]);
         host.albatross.control("delay 0 create");
         eventually("nothing is left", async || {
@@ -758,22 +758,6 @@ fn a_job_that_is_cancelled_leaves_nothing() {
         eventually("nor later", async || host.running().is_empty()).await;
         assert_nothing_left(&host, &manager).await;
     });
-}
-
-/// Cancels the one job there is, once it is at `step`.
-async fn cancel(manager: &Manager, step: &str) {
-    let interface = "org.albatross.Deployer1.Job";
-    eventually(step, async || {
-        let jobs: Vec<(zbus::OwnedObjectPath, String, String, String)> =
-            manager.call("ListJobs", &()).await.unwrap().deserialize().unwrap();
-        let Some((path, ..)) = jobs.iter().find(|job| job.3 == "running") else { return false };
-        if manager.property::<String>(path.as_str(), interface, "Step").await.as_deref() != Some(step) {
-            return false;
-        }
-        manager.0.call_method(Some(NAME), path.as_str(), Some(interface), "Cancel", &()).await.unwrap();
-        true
-    })
-    .await;
 }
 
 /// Calls that only this file makes.

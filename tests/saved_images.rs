@@ -78,13 +78,8 @@ fn a_damaged_image_is_noticed_and_fetched_again() {
         let manager = host.manager().await;
         let archive = save(&host, "web.tar", &tar_of(&oci_layout(&[layer(&host, "1", "unikernel.hvt")], "1")));
         let deployed = manager.deploy("website", &format!("oci-archive:{archive}"), options("http:80/")).await.unwrap();
-        let object =
-            format!("/org/albatross/Deployer1/unikernel/{}", deployed.0.replace('-', "_2d").replace('.', "_2e"));
-        let property = async |name: &str| {
-            manager.property::<String>(&object, "org.albatross.Deployer1.Unikernel", name).await.unwrap()
-        };
-        let digest = property("ImageDigest").await;
-        let origin = property("ImageOrigin").await;
+        let digest = manager.told_of(&deployed.0, "ImageDigest").await;
+        let origin = manager.told_of(&deployed.0, "ImageOrigin").await;
         assert!(origin.starts_with(&format!("oci-archive:{archive} (sha256:")), "{origin}");
         let [stored] = &host.stored_images()[..] else { panic!() };
         let stored = host.directory.path().join("state/images").join(stored);

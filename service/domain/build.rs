@@ -318,6 +318,9 @@ pub struct Build {
     pub url: GitUrl,
     pub commit: CommitId,
     pub at: Timestamp,
+    /// Whether it was looked for what signs it: without keys in the configuration it is not.
+    #[serde(default)]
+    pub signature_sought: bool,
 }
 
 impl fmt::Display for BuildKey {

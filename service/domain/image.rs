@@ -258,6 +258,10 @@ impl Origin {
                 let reference = meant.parse().ok().or_else(|| source.reference.clone());
                 ImageReference::Git(GitSource { reference, ..source.clone() })
             }
+            ImageReference::Engine(image) => {
+                let id = meant.parse().map(EngineImage::Id);
+                ImageReference::Engine(id.unwrap_or_else(|_| image.clone()))
+            }
             other => other.clone(),
         }
     }

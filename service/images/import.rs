@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
@@ -26,17 +27,24 @@ pub(super) struct Exchange {
     pub stop: AtomicBool,
     /// Bytes.
     pub received: AtomicU64,
+    /// Bytes that there are in all, once it is known whether that can be known.
+    total: OnceLock<Option<u64>>,
     /// The source has ended; what follows depends on the store's disk alone.
     pub complete: AtomicBool,
 }
 
+impl Exchange {
+    /// Bytes, where they are known beforehand.
+    pub fn total(&self) -> Option<u64> {
+        self.total.get().copied().flatten()
+    }
+}
+
 /// Copies `source` into `directory`, under a name that says it is unfinished.
-pub(super) fn receive(
-    directory: &Path,
-    limit: u64,
-    mut source: Source,
-    exchange: &Exchange,
-) -> Result<Received, Error> {
+pub(super) fn receive(directory: &Path, limit: u64, source: File, exchange: &Exchange) -> Result<Received, Error> {
+    // Here, since even to ask what it is may take for ever.
+    let mut source = Source::new(source)?;
+    exchange.total.get_or_init(|| source.size());
     let mut copy = Copy::create(directory)?;
     let (digest, size) = copy_bytes(&mut source, &mut copy, limit, exchange)?;
     drop(source);

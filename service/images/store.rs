@@ -18,7 +18,6 @@ use super::Error;
 use super::import::{Exchange, Received, UNFINISHED, receive, stored_path, sync_directory, used, verify};
 use super::inspection::{Inspection, Inspector};
 use super::solo5::Devices;
-use super::source::Source;
 use crate::domain::{ImageDigest, ImageRecord};
 
 /// Imports at a time, those counted whose source has stopped answering: each is a thread.
@@ -86,7 +85,7 @@ impl Store {
         Self { inspection: Arc::new(Inspection::new(Inspector::Here)), ..self }
     }
 
-    /// Whether there may be no room for one more image.
+    /// Whether there may be no room for one more image, besides those that are on their way.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -94,7 +93,10 @@ impl Store {
         if self.room == u64::MAX {
             return Ok(false);
         }
-        let (directory, room) = (self.directory.clone(), self.room.saturating_sub(self.limit));
+        // Those that come at this moment may grow as well.
+        let coming = IMPORTS.saturating_sub(self.slots.available_permits()) as u64 + 1;
+        let wanted = self.limit.saturating_mul(coming);
+        let (directory, room) = (self.directory.clone(), self.room.saturating_sub(wanted));
         blocking(move || Ok(used(&directory)? > room)).await
     }
 
@@ -120,14 +122,12 @@ impl Store {
         mut progress: impl FnMut(u64, Option<u64>) + Send,
         cancel: impl Future<Output = ()>,
     ) -> Result<ImageRecord, Error> {
-        let source = Source::new(source)?;
-        let total = source.size();
         tokio::select! {
             biased;
             () = cancel => Err(Error::Cancelled),
             imported = async {
                 let mut running = self.start(source).await?;
-                let received = self.watch(&mut running, |bytes| progress(bytes, total)).await?;
+                let received = self.watch(&mut running, &mut progress).await?;
                 self.keep(received, &running).await
             } => imported,
         }
@@ -143,7 +143,7 @@ impl Store {
         Ok(record_of(digest, size, devices))
     }
 
-    async fn start(&self, source: Source) -> Result<Running, Error> {
+    async fn start(&self, source: File) -> Result<Running, Error> {
         let busy =
             || Error::Unavailable(format!("{IMPORTS} images are being imported and none is done: try again later"));
         let slot = timeout(self.silence, self.slots.clone().acquire_owned()).await.map_err(|_| busy())?;
@@ -166,7 +166,11 @@ impl Store {
 
     /// Waits for the thread as long as bytes come. This is where a source is given up that hangs in the kernel, as a
     /// file can on a network's or a user's file system: the thread is left to itself then, with its slot.
-    async fn watch(&self, running: &mut Running, mut progress: impl FnMut(u64)) -> Result<Received, Error> {
+    async fn watch(
+        &self,
+        running: &mut Running,
+        progress: &mut impl FnMut(u64, Option<u64>),
+    ) -> Result<Received, Error> {
         let started = Instant::now();
         let (mut seen, mut since) = (0, started);
         let mut ticks = interval(TICK);
@@ -175,7 +179,7 @@ impl Store {
                 biased;
                 outcome = &mut running.outcome => {
                     let received = outcome.unwrap_or_else(|_| Err(Error::Unavailable("the import ended early".to_owned())))?;
-                    progress(received.size);
+                    progress(received.size, running.exchange.total());
                     return Ok(received);
                 }
                 _ = ticks.tick() => {}
@@ -183,7 +187,7 @@ impl Store {
             let received = running.exchange.received.load(Ordering::Relaxed);
             if received != seen {
                 (seen, since) = (received, Instant::now());
-                progress(received);
+                progress(received, running.exchange.total());
             }
             if running.exchange.complete.load(Ordering::Acquire) {
                 continue;

@@ -173,6 +173,7 @@ fn build(number: u8, image: u8) -> Build {
         url: "https://example.org/website.git".parse().unwrap(),
         commit: "0123456789012345678901234567890123456789".parse().unwrap(),
         at: Timestamp(i64::from(number)),
+        signature_sought: true,
     }
 }
 

@@ -156,15 +156,21 @@ fn is_new(image: &ImageRecord, world: &World) -> bool {
 }
 
 /// The image's record is written with the first that is made of it: a file without one is nobody's. Later only what signs
-/// it is: the signature that is valid now.
+/// it is, the signature that is valid now, and where it came from, where that was not known.
 fn with_image(deployment: &Deployment, world: &World, mut changes: Vec<Change>) -> Vec<Change> {
     let image = &deployment.image;
-    let record = match world.image(image.digest) {
-        None => Some(image.clone()),
-        Some(known) if image.signature.is_none() || image.signature == known.signature => None,
-        Some(known) => Some(ImageRecord { signature: image.signature.clone(), ..known.clone() }),
-    };
-    changes.extend(record.map(Change::PutImage));
+    let known = world.image(image.digest);
+    let record = known.map_or_else(
+        || image.clone(),
+        |known| ImageRecord {
+            signature: image.signature.clone().or_else(|| known.signature.clone()),
+            origin: known.origin.clone().or_else(|| image.origin.clone()),
+            ..known.clone()
+        },
+    );
+    if known != Some(&record) {
+        changes.push(Change::PutImage(record));
+    }
     changes
 }
 

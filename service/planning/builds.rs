@@ -51,6 +51,7 @@ mod tests {
             url: "https://example.org/x".parse().unwrap(),
             commit: "0123456789012345678901234567890123456789".parse().unwrap(),
             at: Timestamp(number as i64),
+            signature_sought: false,
         }
     }
 

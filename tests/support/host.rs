@@ -281,6 +281,31 @@ impl Manager {
         self.call("ListLeases", &()).await?.deserialize()
     }
 
+    /// Cancels the job that works, once it is at a step that begins so.
+    pub async fn cancel(&self, step: &str) {
+        let interface = "org.albatross.Deployer1.Job";
+        eventually(step, async || {
+            let jobs = self.call("ListJobs", &()).await.unwrap();
+            let jobs: Vec<(OwnedObjectPath, String, String, String)> = jobs.deserialize().unwrap();
+            for (path, ..) in jobs.iter().filter(|job| job.3 == "running") {
+                let now = self.property::<String>(path.as_str(), interface, "Step").await;
+                if now.is_some_and(|now| now.starts_with(step)) {
+                    self.0.call_method(Some(NAME), path.as_str(), Some(interface), "Cancel", &()).await.unwrap();
+                    return true;
+                }
+            }
+            false
+        })
+        .await;
+    }
+
+    /// A text of the unikernel's object.
+    pub async fn told_of(&self, unikernel: &str, property: &str) -> String {
+        let name = unikernel.replace('-', "_2d").replace('.', "_2e");
+        let path = format!("{ROOT}/unikernel/{name}");
+        self.property(&path, "org.albatross.Deployer1.Unikernel", property).await.unwrap()
+    }
+
     pub async fn property<T: TryFrom<OwnedVariant>>(&self, path: &str, interface: &str, name: &str) -> Option<T> {
         let properties = Some("org.freedesktop.DBus.Properties");
         let reply = self.0.call_method(Some(NAME), path, properties, "Get", &(interface, name)).await.ok()?;

@@ -177,3 +177,24 @@ proptest! {
         let _ = format!("{form}{text}").parse::<ImageReference>();
     }
 }
+
+#[test]
+fn an_origin_is_gone_back_to_by_what_it_meant() {
+    let (digest, commit) = (hex("2"), "0123456789".repeat(4));
+    for (image, meant, pinned) in [
+        ("docker-daemon:web:1", Some(&digest), format!("docker-daemon:{digest}")),
+        ("docker-daemon:web:1", None, "docker-daemon:web:1".into()),
+        ("docker://ghcr.io/web:1", Some(&digest), format!("docker://ghcr.io/web:1@{digest}")),
+        ("git+https://example.org/x#main", Some(&commit), format!("git+https://example.org/x#{commit}")),
+        ("oci:/srv/web:1", Some(&digest), "oci:/srv/web:1".into()),
+    ] {
+        let (image, meant) = (image.parse().unwrap(), meant.cloned());
+        let origin = Origin {
+            image,
+            options: ImageOptions::default(),
+            caller: Caller { uid: 0, gid: 0, groups: Vec::new() },
+            meant,
+        };
+        assert_eq!(origin.pinned().to_string(), pinned);
+    }
+}

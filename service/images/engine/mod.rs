@@ -31,7 +31,7 @@ use tokio::time::timeout;
 use self::client::Client;
 use self::error::Error;
 use self::take::Sought;
-use super::worker::{Failure, Voice};
+use super::worker::{Failure, Gone, Voice};
 use crate::domain::{EngineImage, ImagePath};
 
 pub use connection::Patience;
@@ -96,14 +96,20 @@ async fn work(request: &Request, context: File, output: File, voice: &mut Voice)
             let sought = Sought { paths, signature: *signature };
             let built = built(&client, label, dockerfile, &sought, context, output, voice).await;
             if let Err(error) = tidy::once(&client, tidy::Of::Call(label)).await {
-                // What was made is made; the rest is removed at the service's next start.
-                voice.line(&format!("not all that the build has left in the engine could be removed: {error}"))?;
+                // What was made is made.
+                left_behind(voice, "something that the build has left in the engine", &error)?;
             }
             built
         }
         Work::Tidy => tidy::until_clean(&client, tidy::Of::Call(label)).await,
         Work::TidyOthers => tidy::until_clean(&client, tidy::Of::Others(label)).await,
     }
+}
+
+/// Answers that there is something to tidy up, and goes on.
+fn left_behind(voice: &mut Voice, what: &str, error: &Error) -> Result<(), Gone> {
+    voice.line(&format!("{what} could not be removed yet: {error}"))?;
+    voice.answer(what)
 }
 
 async fn built(

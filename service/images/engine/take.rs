@@ -12,9 +12,9 @@ use bollard::query_parameters::{
 };
 use futures_util::StreamExt;
 
-use super::LABEL;
 use super::client::Client;
 use super::error::{Error, clean};
+use super::{LABEL, left_behind};
 use crate::domain::{EngineImage, ImagePath};
 use crate::images::worker::Voice;
 
@@ -96,8 +96,8 @@ pub(super) async fn take(
     let options = RemoveContainerOptions { force: true, v: true, ..Default::default() };
     let removed = client.ask("remove the container", client.docker.remove_container(&name, Some(options))).await;
     if let Some(error) = removed.err().filter(|error| !error.is_absence()) {
-        // What was taken is taken; the container goes at the service's next start.
-        voice.line(&format!("the container that was made to look into the image could not be removed: {error}"))?;
+        // What was taken is taken.
+        left_behind(voice, "the container that was made to look into the image", &error)?;
     }
     made
 }

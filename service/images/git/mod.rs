@@ -132,10 +132,12 @@ impl std::fmt::Debug for Fetch<'_> {
 }
 
 impl Fetch<'_> {
-    /// Which commit is meant now. A reference that is a commit is not looked up.
+    /// Which commit is meant now. A reference that is a commit is not looked up; a repository of this host is asked all the
+    /// same, and so refuses whom it is not to be read by.
     pub fn resolve(&mut self) -> Result<CommitId, Error> {
-        if let Some(commit) = self.reference.and_then(GitRef::commit) {
-            return Ok(commit);
+        let commit = self.reference.and_then(GitRef::commit);
+        if let Some(commit) = commit.as_ref().filter(|_| self.connection.is_none()) {
+            return Ok(commit.clone());
         }
         (self.report)(Report::Step("looking up the reference"));
         let connection = self.connection.take();
@@ -148,7 +150,7 @@ impl Fetch<'_> {
             // A server of an old protocol sends every reference that ends so.
             if answer.len() > 1 << 20 { Err(Error::Answer { what: "ls-remote" }) } else { Ok(()) }
         })?;
-        refs::chosen(&answer, self.reference)
+        commit.map_or_else(|| refs::chosen(&answer, self.reference), Ok)
     }
 
     /// Brings `commit` into the private folder, and looks at what is in it.

@@ -22,11 +22,12 @@ impl Deploy {
             let is_far = source.is_far();
             self.slot = self.slot.take().filter(|_| !is_far);
             let imported = imports::import(&self.context, source, job).await?;
+            let record = imported.record.clone();
+            // Before anything else is waited for: a cancellation takes it away again.
+            self.image = Some(imported);
             if is_far {
                 self.slot = Some(self.free_slot().await?);
             }
-            let record = imported.record.clone();
-            self.image = Some(imported);
             let (configuration, digest) = (self.request.configuration.clone(), record.digest);
             let look = move |state: &State| admission::specification(&configuration, digest, &state.facts);
             let spec = self.context.owner.look(look).await??;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::super::context::Context;
@@ -65,6 +65,7 @@ pub(super) async fn through(
     links: Vec<Link>,
     job: &Job,
 ) -> Result<Imported, Error> {
+    let _slot = slot(context, job).await?;
     let longest = links.iter().map(|link| link.deadline).max().unwrap_or_default();
     // A worker may have nothing to show for a long time; that it does not take too long is seen to by its deadline.
     let store = context.store.clone().with_patience(longest, longest);
@@ -88,8 +89,23 @@ pub(super) async fn through(
     Ok(Imported { told, ..imported })
 }
 
+/// A place among the rows of workers.
+async fn slot<'c>(context: &'c Context, job: &Job) -> Result<SemaphorePermit<'c>, Error> {
+    let slots = &context.sources.import_slots;
+    if let Ok(slot) = slots.try_acquire() {
+        return Ok(slot);
+    }
+    job.detail("waiting for other imports").await;
+    tokio::select! {
+        biased;
+        () = job.cancelled() => Err(Error::Cancelled),
+        slot = slots.acquire() => slot.map_err(|_| Error::Stopping),
+    }
+}
+
 /// Runs workers whose last one makes nothing but an answer.
 pub(super) async fn ask(context: &Context, links: Vec<Link>, job: &Job) -> Result<String, Error> {
+    let _slot = slot(context, job).await?;
     let told = Mutex::default();
     let (_nothing, workers) = start(None, links, context.store.limit(), &told, job).await?;
     let outcomes = tokio::select! {

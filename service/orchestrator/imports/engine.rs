@@ -1,20 +1,19 @@
 //! Images of the local engine, and builds by it.
 
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::super::context::Context;
 use super::super::error::Error;
 use super::super::jobs::Job;
 use super::chain::{Link, through};
-use super::secret::RANDOM;
+use super::secret;
 use super::{Imported, wanted};
 use crate::domain::{EngineImage, ImageOptions};
 use crate::images;
@@ -27,6 +26,9 @@ const LAST_WORD: Duration = Duration::from_secs(60);
 /// What tidying may take. What it has not removed by then is removed at the next start.
 const TIDYING: Duration = Duration::from_secs(30);
 
+/// After which it is looked again, and again: for the same thing, once nobody waits for it.
+const LATER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
+
 pub(super) async fn import(
     context: &Context,
     image: EngineImage,
@@ -35,7 +37,7 @@ pub(super) async fn import(
 ) -> Result<Imported, Error> {
     let wanted = wanted(context, options);
     let work = Work::Take { image, paths: wanted.paths.clone(), signature: wanted.signature };
-    let use_ = Use::begin(context).await?;
+    let use_ = Use::begin(context)?;
     let links = vec![Link::from(use_.task(work, Patience::default())), Link::unseen(Task::Taken(wanted))];
     use_.finish(through(context, None, links, job).await)
 }
@@ -49,7 +51,7 @@ pub(super) async fn build(
     job: &Job,
 ) -> Result<Imported, Error> {
     let work = Work::Build { dockerfile, paths: wanted.paths.clone(), signature: wanted.signature };
-    let use_ = Use::begin(context).await?;
+    let use_ = Use::begin(context)?;
     let whole = context.sources.build_deadline;
     let building = Link::from(use_.task(work, Patience { silence: whole, whole, ..Patience::default() }));
     let made = [building, Link::unseen(Task::Taken(wanted))].map(|link| link.with_deadline(whole + LAST_WORD));
@@ -66,10 +68,10 @@ struct Use {
 }
 
 impl Use {
-    async fn begin(context: &Context) -> Result<Self, Error> {
+    fn begin(context: &Context) -> Result<Self, Error> {
         let unknown = |error| images::Error::Io { what: "read a random number".into(), error };
-        let random = tokio::fs::read_to_string(RANDOM).await.map_err(unknown)?;
-        let label = format!("{}.{}", context.sources.instance, random.trim());
+        let random = secret::random().map_err(unknown)?;
+        let label = format!("{}.{random}", context.sources.instance);
         let (socket, tidiers) = (context.sources.engine.clone(), context.sources.tidiers.clone());
         Ok(Self { socket, label, tidiers, is_over: false })
     }
@@ -80,7 +82,8 @@ impl Use {
     }
 
     fn finish(mut self, outcome: Result<Imported, Error>) -> Result<Imported, Error> {
-        self.is_over = outcome.is_ok();
+        // It answers where it has left something.
+        self.is_over = outcome.as_ref().is_ok_and(|imported| imported.told.answer.is_none());
         outcome
     }
 }
@@ -89,23 +92,33 @@ impl Drop for Use {
     /// Who cancels a call is not kept waiting for this.
     fn drop(&mut self) {
         if !self.is_over {
-            self.tidiers.spawn(tidy(self.socket.clone(), Work::Tidy, self.label.clone()));
+            let (tidiers, socket, label) = (self.tidiers.clone(), self.socket.clone(), self.label.clone());
+            // The engine may come to the end of what it was in the middle of long after it was left.
+            let at_once = tidiers.count(tidy(socket.clone(), Work::Tidy, label.clone()));
+            tokio::spawn(async move {
+                at_once.await;
+                for pause in LATER {
+                    sleep(pause).await;
+                    tidy(socket.clone(), Work::Tidy, label.clone()).await;
+                }
+            });
         }
     }
 }
 
-/// Those that tidy up at this moment.
+/// Those that tidy up at this moment, and that the end of the service waits for.
 #[derive(Debug, Clone, Default)]
 pub struct Tidiers(Arc<AtomicUsize>);
 
 impl Tidiers {
-    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+    /// From this moment on.
+    fn count<F: Future<Output = ()>>(&self, work: F) -> impl Future<Output = ()> + use<F> {
         let Self(count) = self.clone();
         count.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(async move {
+        async move {
             work.await;
             count.fetch_sub(1, Ordering::Relaxed);
-        });
+        }
     }
 
     pub fn are_done(&self) -> bool {
@@ -113,13 +126,12 @@ impl Tidiers {
     }
 }
 
-/// What the labels of this run of the service begin with: what is the same for all its runs, since another service may use
-/// the same engine, a '.', and what is only this run's. Blocks: for its start.
-pub(super) fn instance(state_directory: &Path) -> String {
-    let whose = Sha256::digest(state_directory.as_os_str().as_bytes());
+/// What the labels of this run of the service begin with: what is the same for all its runs, a '.', and what is only this
+/// run's. The first nobody else can know: an image that strangers have labelled so would be removed with its containers.
+pub(super) fn instance(secret: &str) -> String {
+    let whose = Sha256::digest(format!("labels {secret}"));
     let whose = whose.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
-    let run = std::fs::read_to_string(RANDOM);
-    let run = run.map_or_else(|_| format!("process-{}", std::process::id()), |text| text.trim().to_owned());
+    let run = secret::random().unwrap_or_else(|_| format!("process-{}", std::process::id()));
     format!("{whose}.{run}")
 }
 

@@ -16,11 +16,13 @@ use tracing::info;
 use super::super::context::Context;
 use super::super::error::Error;
 use super::super::jobs::Job;
+use super::super::owner::State;
 use super::chain::{Link, ask};
 use super::workshop::Folder;
 use super::{Imported, engine, hold, wanted};
 use crate::domain::{
-    Build, BuildKey, BuildOptions, Caller, CommitId, GitSource, ImageOptions, ImagePath, Recipe, Timestamp,
+    Build, BuildKey, BuildOptions, Caller, CommitId, GitSource, ImageOptions, ImagePath, ImageRecord, ImageReference,
+    Origin, Recipe, Timestamp,
 };
 use crate::images;
 use crate::images::engine::Dockerfile;
@@ -57,7 +59,8 @@ pub(super) async fn import(
         claim = context.claims.claim_build_in_turn(key) => claim,
     };
     let url = &repository.source.url;
-    if let Some(mut built) = built(context, key).await? {
+    let signature_sought = wanted(context, options).signature;
+    if let Some(mut built) = built(context, key, signature_sought).await? {
         info!(%commit, repository = %url, image = %built.record.digest, "this was built before");
         job.log(&format!("{commit} was built before: {}", built.record.digest));
         built.told.meant = Some(commit.to_string());
@@ -71,8 +74,18 @@ pub(super) async fn import(
     info!(%commit, repository = %url, "building an image");
     let mut imported = repository.build(&commit, build, options).await?;
     imported.told.meant = Some(commit.to_string());
-    let done = Build { key, image: imported.record.digest, url: url.clone(), commit, at: Timestamp::now() };
-    let record = imported.record.clone();
+    let (image, at) = (imported.record.digest, Timestamp::now());
+    let done = Build { key, image, url: url.clone(), commit, at, signature_sought };
+    let meant = imported.told.meant.clone();
+    let origin = Origin {
+        image: ImageReference::Git(repository.source.clone()),
+        options: options.clone(),
+        caller: caller.clone(),
+        meant,
+    };
+    let signature = imported.record.signature.clone().or_else(|| imported.told.signature.clone());
+    // Whoever is told that it was built before gets it without those who have built it.
+    let record = ImageRecord { origin: Some(Box::new(origin)), signature, ..imported.record.clone() };
     match context.owner.decide(move |state| Ok((builds::remember(&state.world, done, record), ()))).await {
         Ok(()) => {
             // It stays, whatever becomes of this call, until something collects it.
@@ -86,9 +99,11 @@ pub(super) async fn import(
     }
 }
 
-/// What came of the same build before, where it is still whole.
-async fn built(context: &Context, key: BuildKey) -> Result<Option<Imported>, Error> {
-    let image = context.owner.look(move |state| state.world.build(&key).map(|build| build.image)).await?;
+/// What came of the same build before, where it is still whole, and was looked through for a signature if one is sought.
+async fn built(context: &Context, key: BuildKey, signature_sought: bool) -> Result<Option<Imported>, Error> {
+    let is_enough = move |build: &&Build| build.signature_sought || !signature_sought;
+    let image = move |state: &State| state.world.build(&key).filter(is_enough).map(|build| build.image);
+    let image = context.owner.look(image).await?;
     let Some(image) = image else { return Ok(None) };
     let held = async {
         if !context.store.verify(image).await? {
@@ -114,7 +129,9 @@ impl Repository<'_> {
     }
 
     async fn resolve(&self) -> Result<CommitId, Error> {
-        if let Some(commit) = self.source.reference.as_ref().and_then(|reference| reference.commit()) {
+        // A repository of this host is asked in any case: whether the caller may read it, also what was built before.
+        let commit = self.source.reference.as_ref().and_then(|reference| reference.commit());
+        if let Some(commit) = commit.filter(|_| self.source.url.path().is_none()) {
             return Ok(commit);
         }
         let folder = Folder::create(&self.context.sources.workshop).await?;
@@ -168,7 +185,7 @@ impl Repository<'_> {
             (Recipe::Mirage(mirage), path) => {
                 let path = path.cloned().unwrap_or_else(|| ImagePath::default_of(mirage.target));
                 let text = |caches| recipe::dockerfile(mirage, &path, bases, caches);
-                let caches = Caches { repository: &self.source.url, secret: &self.context.sources.cache_secret };
+                let caches = Caches { repository: &self.source.url, secret: &self.context.sources.secret };
                 Dockerfile::Text { with_caches: text(Some(caches)), plain: text(None) }
             }
         }

@@ -13,7 +13,9 @@ mod workshop;
 use std::fs::File;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use self::trust::Claim;
@@ -80,11 +82,33 @@ pub async fn import(context: &Arc<Context>, source: ImageSource, job: &Job) -> R
     let (importing, job) = (Arc::clone(context), job.clone());
     tokio::spawn(async move {
         let outcome = bring(&importing, source, &job).await;
-        if let Err(Ok(unwanted)) = sender.send(outcome) {
-            unwanted.give_back(&importing).await;
-        }
+        // It comes back where nobody waits.
+        let _ = sender.send(outcome.map(|imported| OnItsWay { imported: Some(imported), context: importing }));
     });
-    outcome.await.unwrap_or(Err(Error::Defect))
+    outcome.await.unwrap_or(Err(Error::Defect))?.arrived()
+}
+
+/// An image between its import and the call, which may be gone by then: dropped, it is given back.
+#[derive(Debug)]
+struct OnItsWay {
+    imported: Option<Imported>,
+    context: Arc<Context>,
+}
+
+impl OnItsWay {
+    fn arrived(mut self) -> Result<Imported, Error> {
+        self.imported.take().ok_or(Error::Defect)
+    }
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        // Without a runtime the service has ended, and its next start tidies up.
+        if let (Some(imported), Ok(runtime)) = (self.imported.take(), Handle::try_current()) {
+            let context = Arc::clone(&self.context);
+            runtime.spawn(async move { imported.give_back(&context).await });
+        }
+    }
 }
 
 async fn bring(context: &Context, source: ImageSource, job: &Job) -> Result<Imported, Error> {
@@ -234,11 +258,17 @@ async fn receive(context: &Context, file: File, job: &Job) -> Result<Imported, E
     for _ in 0..ATTEMPTS {
         let Ok(again) = file.try_clone() else { break };
         match receive_once(context, &context.store, again, job.counter(), job).await {
-            Err(Error::ImageGone(_)) if file.metadata().is_ok_and(|kind| kind.is_file()) => {}
+            Err(Error::ImageGone(_)) if is_file(&file).await => {}
             outcome => return outcome,
         }
     }
     receive_once(context, &context.store, file, job.counter(), job).await
+}
+
+/// Asked on another thread: its file system may have stopped answering.
+async fn is_file(file: &File) -> bool {
+    let Ok(file) = file.try_clone() else { return false };
+    spawn_blocking(move || file.metadata().is_ok_and(|kind| kind.is_file())).await.unwrap_or(false)
 }
 
 /// Pins what it copied before Collect can look at it again.

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Another text each time that it is read, of letters, digits and '-'.
-pub(super) const RANDOM: &str = "/proc/sys/kernel/random/uuid";
+const RANDOM: &str = "/proc/sys/kernel/random/uuid";
 
 /// Characters of such a text.
 const LENGTH: usize = 36;
@@ -19,11 +19,16 @@ pub(super) fn open(path: &Path) -> io::Result<String> {
         let _ = file.take(LENGTH as u64 + 1).read_to_string(&mut text);
     }
     if text.len() != LENGTH {
-        text = fs::read_to_string(RANDOM)?.trim().to_owned();
+        text = random()?;
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
         file.write_all(text.as_bytes())?;
     }
     Ok(text)
+}
+
+/// Letters, digits and '-', 36 in all. Out of the kernel's memory: nothing to wait for.
+pub(super) fn random() -> io::Result<String> {
+    Ok(fs::read_to_string(RANDOM)?.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -39,7 +39,9 @@ pub struct Sources {
     pub access: Access,
     pub bases: BaseImages,
     /// In the names of the caches that builds use.
-    pub cache_secret: String,
+    pub secret: String,
+    /// Rows of workers at the same time.
+    pub import_slots: Arc<Semaphore>,
     /// For one build.
     pub build_deadline: Duration,
     /// Builds that work at the same time.
@@ -49,15 +51,20 @@ pub struct Sources {
 /// Builds at a time: each has an import of the store to itself meanwhile, and all the processors that the engine gives it.
 const BUILDS: usize = 4;
 
+/// Imports by workers at a time: less than the store's, so that files and descriptors always find a place there, however
+/// slow a registry is.
+const IMPORTS: usize = 8;
+
 impl Sources {
     /// Blocks: for the start of the service.
     pub fn new(config: &Config, state_directory: &Path) -> Self {
         let Config { images, git, build, .. } = config;
         // Workers are in another folder. It fails only where this process is in none.
         let state_directory = std::path::absolute(state_directory).unwrap_or_else(|_| state_directory.into());
+        let secret = secret(&state_directory);
         Self {
             engine: images.docker_socket.clone(),
-            instance: engine::instance(&state_directory),
+            instance: engine::instance(&secret),
             tidiers: Tidiers::default(),
             insecure_registries: images.insecure_registries.clone(),
             auth_file: images.auth_file.clone(),
@@ -71,17 +78,18 @@ impl Sources {
                 certificates: git.certificates.clone(),
             },
             bases: build.bases.clone(),
-            cache_secret: cache_secret(&state_directory),
+            secret,
+            import_slots: Arc::new(Semaphore::new(IMPORTS)),
             build_deadline: build.deadline,
             build_slots: Arc::new(Semaphore::new(BUILDS)),
         }
     }
 }
 
-fn cache_secret(state_directory: &Path) -> String {
-    let path = state_directory.join("build-caches");
+fn secret(state_directory: &Path) -> String {
+    let path = state_directory.join("secret");
     secret::open(&path).unwrap_or_else(|error| {
-        warn!(%error, path = %path.display(), "builds begin with empty caches after each start");
-        engine::instance(state_directory)
+        warn!(%error, path = %path.display(), "builds begin with empty caches, and what earlier runs have left in the engine stays");
+        secret::random().unwrap_or_default()
     })
 }

@@ -147,18 +147,21 @@ pub fn layers(data: &[u8]) -> bool {
 }
 
 /// Where this reader takes a file out of a plain tar, another one finds these bytes in it too: an image must not show one
-/// unikernel here and another one elsewhere.
+/// unikernel here and another one elsewhere. One that refuses it, such as for a checksum of signed bytes, shows nothing.
 fn is_read_so_by_others(layer: &[u8], found: &[u8]) {
     if layer.starts_with(b"\x7fELF") || layer.starts_with(b"\x1f\x8b") || layer.starts_with(b"\x28\xb5\x2f\xfd") {
         return;
     }
     let mut archive = tar::Archive::new(layer);
     let Ok(entries) = archive.entries() else { return };
-    let has = entries.map_while(Result::ok).any(|mut entry| {
+    for entry in entries {
+        let Ok(mut entry) = entry else { return };
         let mut content = Vec::new();
-        entry.read_to_end(&mut content).is_ok() && content == found
-    });
-    assert!(has || layer.get(1..4) == Some(b"\x2a\x4d\x18"), "no other reader finds {found:?}");
+        if entry.read_to_end(&mut content).is_ok() && content == found {
+            return;
+        }
+    }
+    assert!(layer.get(1..4) == Some(b"\x2a\x4d\x18"), "no other reader finds {found:?}");
 }
 
 /// The image as it is, and as the start of a large file of zeros, of which little may be read.
