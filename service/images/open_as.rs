@@ -1,22 +1,45 @@
 //! Opening a caller's path with no more rights than the caller has.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstat, fstatfs, openat2};
 use rustix::io::Errno;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::Error;
 use super::identity::take_on;
 use crate::domain::Caller;
 
-/// Opens at a time, those counted that hang in a file system: each is a thread.
-static SLOTS: Semaphore = Semaphore::const_new(8);
+/// Opens at a time for one user, those counted that hang in a file system: each is a thread.
+const PLACES: usize = 8;
+
+/// By user: who opens files on a file system that does not answer takes nobody else's places.
+static PLACES_OF: Mutex<BTreeMap<u32, Arc<Semaphore>>> = Mutex::new(BTreeMap::new());
+
+fn places_of(user: u32) -> Arc<Semaphore> {
+    let mut places = PLACES_OF.lock().unwrap_or_else(PoisonError::into_inner);
+    places
+        .retain(|other, theirs| *other == user || theirs.available_permits() < PLACES || Arc::strong_count(theirs) > 1);
+    Arc::clone(places.entry(user).or_insert_with(|| Arc::new(Semaphore::new(PLACES))))
+}
+
+async fn place_of(user: u32) -> Result<OwnedSemaphorePermit, Error> {
+    let place = timeout(DEADLINE, places_of(user).acquire_owned()).await.ok().and_then(Result::ok);
+    place.ok_or_else(|| {
+        Error::Unavailable(format!(
+            "{PLACES} files of uid {user} are being opened and none is done: a file system does not answer; look which \
+             with `findmnt`, and mount it anew"
+        ))
+    })
+}
+
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The unit does not give CAP_DAC_READ_SEARCH, and so root is bound by a file's mode like everybody.
@@ -62,21 +85,22 @@ async fn within_deadline<T: Send + 'static>(
 ) -> Result<T, Error> {
     let shown = path.display().to_string();
     let caller = caller.clone();
-    let done = timeout(DEADLINE, on_thread(caller.clone(), move || work(&path, &caller))).await;
+    let place = place_of(caller.uid).await?;
+    let done = timeout(DEADLINE, on_thread(place, caller.clone(), move || work(&path, &caller))).await;
     done.unwrap_or_else(|_| Err(Error::Unavailable(format!("{shown} did not open within {} s", DEADLINE.as_secs()))))
 }
 
 /// Linux keeps credentials for each thread. This one takes on the caller's, works, and ends: no other ever has them.
 async fn on_thread<T: Send + 'static>(
+    place: OwnedSemaphorePermit,
     caller: Caller,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let ended = || Error::Unavailable("the service is stopping".to_owned());
-    let slot = SLOTS.acquire().await.map_err(|_| ended())?;
     let (sender, done) = oneshot::channel();
     let as_caller = move || {
         let result = take_on(&caller).and_then(|()| work());
-        drop(slot);
+        drop(place);
         // Nobody listens after the deadline; the file closes then.
         let _ = sender.send(result);
     };

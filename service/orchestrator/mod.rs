@@ -266,7 +266,7 @@ impl Orchestrator {
     pub async fn stop(&self, limit: Duration) {
         self.context.jobs.cancel_all();
         let idle = async {
-            while !(self.context.jobs.is_idle() && self.context.sources.tidiers.are_done()) {
+            while !(self.context.jobs.is_idle() && self.context.sources.tidier.is_done()) {
                 sleep(Duration::from_millis(10)).await;
             }
         };

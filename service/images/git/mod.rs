@@ -21,7 +21,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::worker::{Failure, Kind};
 use crate::domain::{CommitId, GitRef, GitUrl};
@@ -32,6 +32,9 @@ use program::{Patience, Program};
 use serve::Connection;
 pub(super) use task::run;
 pub use task::{Remote, Request};
+
+/// In which a repository tells its references.
+const LOOKING_UP: Duration = Duration::from_secs(90);
 
 /// How much one repository may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +148,9 @@ impl Fetch<'_> {
         let mut command = environment.git();
         command.args(["ls-remote", "--quiet", "--", environment.remote()]).args(refs::asked(self.reference));
         let mut answer = Vec::new();
-        self.run("ls-remote", command, &mut |bytes| {
+        // It is a moment's work, but curl waits for a server that takes a connection and says nothing for five minutes.
+        let deadline = self.deadline.min(Instant::now() + LOOKING_UP);
+        self.run_until(deadline, "ls-remote", command, &mut |bytes| {
             answer.extend_from_slice(bytes);
             // A server of an old protocol sends every reference that ends so.
             if answer.len() > 1 << 20 { Err(Error::Answer { what: "ls-remote" }) } else { Ok(()) }
@@ -211,8 +216,18 @@ impl Fetch<'_> {
         command: Command,
         output: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        self.run_until(self.deadline, what, command, output)
+    }
+
+    fn run_until(
+        &mut self,
+        deadline: Instant,
+        what: &'static str,
+        command: Command,
+        output: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let disk = (self.directory, self.limits.disk);
-        let patience = Patience { what, deadline: self.deadline, stop: self.stop, disk };
+        let patience = Patience { what, deadline, stop: self.stop, disk };
         Program::start(command, patience)?.finish(output, self.report)
     }
 }

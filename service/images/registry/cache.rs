@@ -22,6 +22,9 @@ const LOCK: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 const LOCK_FILE: &str = "lock";
 
+/// Times its size that must be free where a layer is kept.
+const ROOM: u64 = 4;
+
 /// A folder of layers.
 #[derive(Debug, Clone)]
 pub(super) struct Cache {
@@ -59,9 +62,12 @@ impl Cache {
         Some(file)
     }
 
-    /// A place for a layer that is on its way; none where the limit or the file system does not permit it.
+    /// A place for a layer that is on its way; none where the limit or the file system does not permit it. What comes out
+    /// of the layer needs room as well, and more than the cache does.
     pub fn begin(&self, digest: Digest, size: u64) -> Option<Incoming> {
-        if size > self.limit {
+        let status = rustix::fs::statvfs(&self.folder).ok()?;
+        let free = status.f_bavail.saturating_mul(status.f_frsize);
+        if size > self.limit || size.saturating_mul(ROOM) > free {
             return None;
         }
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
@@ -86,16 +92,27 @@ impl Cache {
 
     /// So that `size` more do not go over the limit.
     fn make_room(&self, size: u64) -> io::Result<()> {
-        let mut layers = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            let is_layer = entry.file_name().to_str().is_some_and(|name| Digest::from_hex(name).is_some());
-            if let (true, Ok(status)) = (is_layer, entry.metadata()) {
-                layers.push(Stored { used: status.modified()?, size: status.len(), path: entry.path() });
-            }
-        }
-        too_much(layers, self.limit.saturating_sub(size)).iter().try_for_each(fs::remove_file)
+        too_much(layers(&self.folder)?, self.limit.saturating_sub(size)).iter().try_for_each(fs::remove_file)
     }
+}
+
+fn layers(folder: &Path) -> io::Result<Vec<Stored>> {
+    let mut layers = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let is_layer = entry.file_name().to_str().is_some_and(|name| Digest::from_hex(name).is_some());
+        if let (true, Ok(status)) = (is_layer, entry.metadata()) {
+            layers.push(Stored { used: status.modified()?, size: status.len(), path: entry.path() });
+        }
+    }
+    Ok(layers)
+}
+
+/// Takes away all layers, and says whether there were any. Blocks.
+pub fn empty(folder: &Path) -> bool {
+    let had = layers(folder).is_ok_and(|layers| !layers.is_empty());
+    Cache::open(folder, 0);
+    had
 }
 
 struct Stored {

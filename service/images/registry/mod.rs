@@ -47,6 +47,7 @@ use client::{Client, Document};
 use parts::Parts;
 
 pub use access::{Access, Credential};
+pub use cache::empty as empty_cache;
 
 /// One image of a registry.
 #[derive(Clone, Serialize, Deserialize)]

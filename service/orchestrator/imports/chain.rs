@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Mutex, SemaphorePermit};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::super::context::Context;
@@ -57,15 +57,16 @@ impl Link {
 /// After the store has failed: a worker that knows better why says it by then.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
-/// Runs them at the same time, the first with `input`. Of several that fail, the first in the row is the cause: those after
+/// Runs them at the same time, as one of `slots`, the first with `input`. Of several that fail, the first in the row is the cause: those after
 /// it got too little to read. What a worker says of an image goes before what the store says of the bytes that came.
 pub(super) async fn through(
     context: &Context,
+    slots: &Semaphore,
     input: Option<OwnedFd>,
     links: Vec<Link>,
     job: &Job,
 ) -> Result<Imported, Error> {
-    let _slot = slot(context, job).await?;
+    let _slot = slot(slots, job).await?;
     let longest = links.iter().map(|link| link.deadline).max().unwrap_or_default();
     // A worker may have nothing to show for a long time; that it does not take too long is seen to by its deadline.
     let store = context.store.clone().with_patience(longest, longest);
@@ -90,8 +91,7 @@ pub(super) async fn through(
 }
 
 /// A place among the rows of workers.
-async fn slot<'c>(context: &'c Context, job: &Job) -> Result<SemaphorePermit<'c>, Error> {
-    let slots = &context.sources.import_slots;
+async fn slot<'s>(slots: &'s Semaphore, job: &Job) -> Result<SemaphorePermit<'s>, Error> {
     if let Ok(slot) = slots.try_acquire() {
         return Ok(slot);
     }
@@ -105,7 +105,7 @@ async fn slot<'c>(context: &'c Context, job: &Job) -> Result<SemaphorePermit<'c>
 
 /// Runs workers whose last one makes nothing but an answer.
 pub(super) async fn ask(context: &Context, links: Vec<Link>, job: &Job) -> Result<String, Error> {
-    let _slot = slot(context, job).await?;
+    let _slot = slot(&context.sources.far, job).await?;
     let told = Mutex::default();
     let (_nothing, workers) = start(None, links, context.store.limit(), &told, job).await?;
     let outcomes = tokio::select! {

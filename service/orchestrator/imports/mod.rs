@@ -7,6 +7,7 @@ mod registry;
 mod saved;
 mod secret;
 mod sources;
+mod tidying;
 mod trust;
 mod workshop;
 
@@ -33,7 +34,37 @@ pub use sources::Sources;
 pub use workshop::clear as clear_workshop;
 
 /// How often an image may be removed from the store while it is read.
-const ATTEMPTS: usize = 3;
+const GONE: usize = 2;
+
+/// Why what was imported is imported once more.
+#[derive(Debug)]
+struct Again {
+    gone: usize,
+    cache_was_emptied: bool,
+}
+
+impl Again {
+    fn new() -> Self {
+        Self { gone: 0, cache_was_emptied: false }
+    }
+
+    /// Whether there is hope: whoever removed the image at this moment had not seen that it is wanted again, and the cache
+    /// of layers gives way to the store.
+    async fn after(&mut self, error: &Error, context: &Context) -> bool {
+        match error {
+            Error::ImageGone(_) => {
+                self.gone += 1;
+                self.gone <= GONE
+            }
+            Error::Image(images::Error::NoSpace { .. }) if !self.cache_was_emptied => {
+                self.cache_was_emptied = true;
+                let cache = context.sources.cache.clone();
+                spawn_blocking(move || images::registry::empty_cache(&cache)).await.unwrap_or(false)
+            }
+            _ => false,
+        }
+    }
+}
 
 /// An image of the store that a call works with: it stays there until this is dropped.
 #[derive(Debug)]
@@ -132,7 +163,7 @@ async fn bring(context: &Context, source: ImageSource, job: &Job) -> Result<Impo
 
 /// Removes what a run of the service that was killed has left elsewhere.
 pub async fn tidy(context: Arc<Context>) {
-    engine::tidy_others(&context).await;
+    context.sources.tidier.after_others(context.sources.instance.clone()).await;
 }
 
 /// With where it came from in its record.
@@ -152,7 +183,7 @@ async fn named(
     Ok(imported)
 }
 
-/// Whoever removes the image at this moment had not seen that it is wanted again: it is fetched once more then.
+/// And once more, where there is hope.
 async fn fetch(
     context: &Context,
     image: &ImageReference,
@@ -160,10 +191,10 @@ async fn fetch(
     caller: &Caller,
     job: &Job,
 ) -> Result<Imported, Error> {
-    let mut more = 1..ATTEMPTS;
+    let mut again = Again::new();
     loop {
         match fetch_once(context, image.clone(), options, caller, job).await {
-            Err(Error::ImageGone(_)) if more.next().is_some() => {}
+            Err(error) if again.after(&error, context).await => {}
             outcome => return outcome,
         }
     }
@@ -255,14 +286,14 @@ async fn make_room(context: &Context) -> Result<(), Error> {
 
 /// Copies what a client has opened into the store. As with [`fetch`], a file is read once more, a pipe cannot be.
 async fn receive(context: &Context, file: File, job: &Job) -> Result<Imported, Error> {
-    for _ in 0..ATTEMPTS {
-        let Ok(again) = file.try_clone() else { break };
-        match receive_once(context, &context.store, again, job.counter(), job).await {
-            Err(Error::ImageGone(_)) if is_file(&file).await => {}
+    let mut again = Again::new();
+    loop {
+        let copy = file.try_clone().map_err(|error| images::Error::Io { what: "keep the image open".into(), error })?;
+        match receive_once(context, &context.store, copy, job.counter(), job).await {
+            Err(error) if is_file(&file).await && again.after(&error, context).await => {}
             outcome => return outcome,
         }
     }
-    receive_once(context, &context.store, file, job.counter(), job).await
 }
 
 /// Asked on another thread: its file system may have stopped answering.

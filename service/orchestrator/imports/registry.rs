@@ -41,7 +41,7 @@ pub(super) async fn import(
         wanted: wanted(context, options),
         patience: patience(),
     };
-    through(context, None, vec![Link::from(Task::Registry(request))], job).await
+    through(context, &sources.far, None, vec![Link::from(Task::Registry(request))], job).await
 }
 
 /// What the worker cannot do itself: it sees no file but those of the cache.

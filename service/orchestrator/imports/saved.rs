@@ -23,7 +23,7 @@ pub(super) async fn from_file(
 ) -> Result<Imported, Error> {
     let archive = images::open_as(path, caller).await?;
     let task = Task::Saved(Saved { form, name, wanted: wanted(context, options) });
-    through(context, Some(archive.into()), vec![Link::from(task)], job).await
+    through(context, &context.sources.near, Some(archive.into()), vec![Link::from(task)], job).await
 }
 
 /// Out of a folder: the files in it are opened by a worker that has the caller's rights.
@@ -38,5 +38,5 @@ pub(super) async fn from_folder(
     let name = name.map(|name| name.to_string());
     let task = Task::Saved(Saved { form: Form::OciFolder, name, wanted: wanted(context, options) });
     let link = Link::from(Assignment { task, caller: Some(caller.clone()) });
-    through(context, Some(folder.into()), vec![link], job).await
+    through(context, &context.sources.near, Some(folder.into()), vec![link], job).await
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tracing::warn;
 
-use super::engine::{self, Tidiers};
-use super::secret;
+use super::tidying::Tidier;
+use super::{engine, secret};
 use crate::config::Config;
 use crate::images::git::Access;
 use crate::images::recipe::BaseImages;
@@ -22,7 +22,7 @@ pub struct Sources {
     /// This run of the service, in the labels of what it makes in the engine.
     pub instance: String,
     /// Who removes what calls have left there.
-    pub tidiers: Tidiers,
+    pub tidier: Tidier,
     /// `HOST:PORT` of registries without TLS.
     pub insecure_registries: Vec<String>,
     /// Docker's and Podman's `auth.json`.
@@ -40,8 +40,10 @@ pub struct Sources {
     pub bases: BaseImages,
     /// In the names of the caches that builds use.
     pub secret: String,
-    /// Rows of workers at the same time.
-    pub import_slots: Arc<Semaphore>,
+    /// Rows of workers that work at the same time for what comes from an engine, a registry or a repository.
+    pub far: Arc<Semaphore>,
+    /// And for what was saved on this host.
+    pub near: Arc<Semaphore>,
     /// For one build.
     pub build_deadline: Duration,
     /// Builds that work at the same time.
@@ -51,9 +53,10 @@ pub struct Sources {
 /// Builds at a time: each has an import of the store to itself meanwhile, and all the processors that the engine gives it.
 const BUILDS: usize = 4;
 
-/// Imports by workers at a time: less than the store's, so that files and descriptors always find a place there, however
-/// slow a registry is.
-const IMPORTS: usize = 8;
+/// Rows of workers at a time: together fewer than the imports of the store, so that files and descriptors always find a
+/// place there, and what was saved on this host does not wait for a slow registry.
+const FAR: usize = 8;
+const NEAR: usize = 4;
 
 impl Sources {
     /// Blocks: for the start of the service.
@@ -65,7 +68,7 @@ impl Sources {
         Self {
             engine: images.docker_socket.clone(),
             instance: engine::instance(&secret),
-            tidiers: Tidiers::default(),
+            tidier: Tidier::new(images.docker_socket.clone()),
             insecure_registries: images.insecure_registries.clone(),
             auth_file: images.auth_file.clone(),
             keys: images.keys.clone().into(),
@@ -79,7 +82,8 @@ impl Sources {
             },
             bases: build.bases.clone(),
             secret,
-            import_slots: Arc::new(Semaphore::new(IMPORTS)),
+            far: Arc::new(Semaphore::new(FAR)),
+            near: Arc::new(Semaphore::new(NEAR)),
             build_deadline: build.deadline,
             build_slots: Arc::new(Semaphore::new(BUILDS)),
         }
