@@ -65,6 +65,19 @@ impl Host {
             ("a signal", format!("signal={}", std::process::id())),
             ("another user", "become=12345".to_owned()),
             ("another root", "root=/tmp".to_owned()),
+            ("the ledger's mode", format!("mode={}", self.path("state.redb"))),
+            ("the ledger's owner", format!("owner={}", self.path("state.redb"))),
+            ("an attribute of the ledger", format!("attribute={}", self.path("state.redb"))),
+            ("no attribute of the ledger", format!("no-attribute={}", self.path("state.redb"))),
+            // Without a file: the filter answers before anybody looks for one.
+            ("fchmod", call(libc::SYS_fchmod)),
+            ("fchmodat", call(libc::SYS_fchmodat)),
+            ("fchmodat2", call(452)),
+            ("fchown", call(libc::SYS_fchown)),
+            ("fchownat", call(libc::SYS_fchownat)),
+            ("setxattrat", call(463)),
+            ("removexattrat", call(466)),
+            ("truncate", call(libc::SYS_truncate)),
         ]
     }
 
@@ -99,6 +112,11 @@ impl Host {
         assert_eq!(came.len(), attempts.len(), "{came:?}");
         came
     }
+}
+
+/// Only what may run programs can ask for it.
+fn call(number: i64) -> String {
+    format!("call={number},-1,0,0,0,0,0")
 }
 
 fn wanted() -> Value {

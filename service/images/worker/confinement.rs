@@ -161,6 +161,36 @@ fn enough_to_think() -> Calls {
     calls.into_iter().map(|call| (call, Vec::new())).collect()
 }
 
+/// What Landlock leaves to whoever owns a file, which is the service's own user here: its mode, its owner, its attributes,
+/// and before Linux 6.2 its length. Times as well, which a cache of layers sets.
+const CHANGES_OF_FILES: [i64; 14] = [
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    FCHMODAT2,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    SETXATTRAT,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    REMOVEXATTRAT,
+    libc::SYS_truncate,
+];
+
+/// Their older forms, which newer architectures do not have.
+#[cfg(target_arch = "x86_64")]
+const OLDER_CHANGES_OF_FILES: &[i64] = &[libc::SYS_chmod, libc::SYS_chown, libc::SYS_lchown];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER_CHANGES_OF_FILES: &[i64] = &[];
+
+// Not in libc for every architecture; new calls have the same number everywhere.
+const FCHMODAT2: i64 = 452;
+const SETXATTRAT: i64 = 463;
+const REMOVEXATTRAT: i64 = 466;
+
 /// What gets round the rest, and kinds of sockets that the task has no use for.
 fn never_needed(rights: &Rights) -> Result<Calls, seccompiler::Error> {
     let mut calls = vec![
@@ -185,6 +215,8 @@ fn never_needed(rights: &Rights) -> Result<Calls, seccompiler::Error> {
         libc::SYS_mount,
         libc::SYS_chroot,
     ];
+    calls.extend(CHANGES_OF_FILES);
+    calls.extend(OLDER_CHANGES_OF_FILES);
     if !rights.programs {
         calls.extend([libc::SYS_execve, libc::SYS_execveat, libc::SYS_kill, libc::SYS_tkill, libc::SYS_tgkill]);
     }
