@@ -9,7 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 use std::process::Command;
 
 use rustix::fs::XattrFlags;
-use rustix::process::{Pid, test_kill_process};
+use rustix::process::{Pid, test_kill_current_process_group, test_kill_process};
 
 use super::{Failure, Kind, Voice};
 
@@ -50,6 +50,7 @@ fn attempted(attempt: &str) -> io::Result<()> {
         "socket" => UnixStream::connect(on).map(drop),
         "abstract" => UnixStream::connect_addr(&SocketAddr::from_abstract_name(on)?).map(drop),
         "signal" => Ok(test_kill_process(on.parse().ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?)?),
+        "signal-group" => Ok(test_kill_current_process_group()?),
         "become" => Ok(rustix::thread::set_thread_uid(rustix::thread::Uid::from_raw(
             on.parse().map_err(|_| io::ErrorKind::InvalidInput)?,
         ))?),
