@@ -164,7 +164,10 @@ impl From<archive::Error> for Failure {
         let kind = match &error {
             archive::Error::OutputTooLarge { .. } => Kind::TooLarge,
             archive::Error::Write(_) => Kind::Unwanted,
-            archive::Error::Read(_) | archive::Error::Deadline | archive::Error::Cancelled => Kind::Unavailable,
+            archive::Error::Choice(_)
+            | archive::Error::Read(_)
+            | archive::Error::Deadline
+            | archive::Error::Cancelled => Kind::Unavailable,
             _ => Kind::Invalid,
         };
         Self { kind, message: error.to_string() }
