@@ -102,6 +102,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let kind = match error {
             Error::Cancelled | Error::Reader(_) => Kind::Unwanted,
+            Error::TooLarge { .. } | Error::TooMany { .. } => Kind::SourceTooLarge,
             _ => Kind::Unavailable,
         };
         Self::new(kind, error.to_string())
