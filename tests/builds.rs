@@ -126,6 +126,35 @@ fn what_cannot_be_fetched_is_said_in_words_that_help() {
     });
 }
 
+/// A commit of a few objects with more files and folders than a repository may have: each folder is there twice in the next.
+fn overfull(repository: &Repository) {
+    let mut tree = repository.git(&["rev-parse", "HEAD^{tree}"]);
+    for _ in 0..17 {
+        repository.git(&["read-tree", "--empty"]);
+        for folder in ["a", "b"] {
+            repository.git(&["read-tree", &format!("--prefix={folder}/"), &tree]);
+        }
+        tree = repository.git(&["write-tree"]);
+    }
+    let commit = repository.git(&["commit-tree", "-m", "x", &tree]);
+    repository.git(&["update-ref", "refs/heads/overfull", &commit]);
+    repository.push("overfull");
+}
+
+#[test]
+fn a_repository_over_a_limit_is_too_large() {
+    isolated("a_repository_over_a_limit_is_too_large", |_| async {
+        let repository = Repository::new(&CONFIG);
+        overfull(&repository);
+        let Some(host) = host_with("[images]\ndocker-socket = \"/nonexistent/engine.sock\"\n").await else { return };
+        let image = format!("{}#overfull", repository.url());
+        let (kind, message) = error_of(patient(&host).await.deploy("website", &image, Options::new()).await);
+        assert_eq!(kind, "ImageTooLarge", "{message}");
+        assert!(message.contains("more than 250000 files and folders"), "{message}");
+        assert_nothing_left(&host);
+    });
+}
+
 /// The images that stand in for ocaml/opam's, and what the engine has of them alone.
 const BASES: [&str; 2] = ["localhost/opam:mirage-3", "localhost/opam:mirage-4"];
 

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 const DONE: i32 = 0;
 const PERM: i32 = 1;
 const ACCES: i32 = 13;
+const NOSYS: i32 = 38;
 
 /// What a worker could reach if it were let.
 struct Host {
@@ -65,6 +66,35 @@ impl Host {
             ("a signal", format!("signal={}", std::process::id())),
             ("another user", "become=12345".to_owned()),
             ("another root", "root=/tmp".to_owned()),
+            ("the ledger's mode", format!("mode={}", self.path("state.redb"))),
+            ("the ledger's owner", format!("owner={}", self.path("state.redb"))),
+            ("an attribute of the ledger", format!("attribute={}", self.path("state.redb"))),
+            ("no attribute of the ledger", format!("no-attribute={}", self.path("state.redb"))),
+            // Without a file: the filter answers before anybody looks for one.
+            ("fchmod", call(libc::SYS_fchmod)),
+            ("fchmodat", call(libc::SYS_fchmodat)),
+            ("fchmodat2", call(452)),
+            ("fchown", call(libc::SYS_fchown)),
+            ("fchownat", call(libc::SYS_fchownat)),
+            ("setxattrat", call(463)),
+            ("removexattrat", call(466)),
+            ("truncate", call(libc::SYS_truncate)),
+            ("a signal to one of its own", format!("call={},getppid,0", libc::SYS_kill)),
+            ("a signal to its group", "signal-group".to_owned()),
+            ("a signal to all", format!("call={},-1,0", libc::SYS_kill)),
+            ("tkill", format!("call={},$$+0,0", libc::SYS_tkill)),
+            ("tgkill", format!("call={},$$+0,$$+0,0", libc::SYS_tgkill)),
+            ("signals of a descriptor", format!("call={},0,8,getppid", libc::SYS_fcntl)),
+            ("signals of a descriptor's thread", format!("call={},0,15,0", libc::SYS_fcntl)),
+            ("signals of a socket", format!("call={},2,0x8901,0", libc::SYS_ioctl)),
+            ("its limits", format!("call={},0,7,0,0", libc::SYS_prlimit64)),
+            ("another's limits", format!("call={},getppid,7,0,0", libc::SYS_prlimit64)),
+            ("another's priority", format!("call={},0,getppid,0", libc::SYS_setpriority)),
+            ("another group", format!("call={},0,0", libc::SYS_setpgid)),
+            ("another session", format!("call={}", libc::SYS_setsid)),
+            ("a namespace", format!("call={},0x10000000", libc::SYS_unshare)),
+            ("clone in a namespace", format!("call={},0x10000011,0,0,0,0", libc::SYS_clone)),
+            ("clone3", format!("call={},0,0", libc::SYS_clone3)),
         ]
     }
 
@@ -101,6 +131,11 @@ impl Host {
     }
 }
 
+/// Only what may run programs can ask for it.
+fn call(number: i64) -> String {
+    format!("call={number},-1,0,0,0,0,0")
+}
+
 fn wanted() -> Value {
     json!({"paths": ["/unikernel.hvt"], "limit": 1000, "signature": false})
 }
@@ -116,6 +151,7 @@ fn may(host: &Host, task: &Value, allowed: &[&str], by_landlock: &[&str]) {
         let expected = match attempt {
             attempt if allowed.contains(&attempt) => DONE,
             attempt if by_landlock.contains(&attempt) => ACCES,
+            "clone3" if allowed.contains(&"a program") => NOSYS,
             _ => PERM,
         };
         assert_eq!(came, expected, "{attempt} of {task}");
@@ -127,7 +163,7 @@ fn is_up_to_a_newer_kernel(attempt: &str) -> bool {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    ["an abstract socket", "a signal", "listening"].contains(&attempt) && version < (6, 12)
+    ["an abstract socket", "listening"].contains(&attempt) && version < (6, 12)
 }
 
 const FILES: [&str; 7] =
@@ -181,6 +217,7 @@ fn what_runs_git_may_run_programs_and_write_its_folder() {
         }}})
     };
     let files = [&FILES[..], &["listening"]].concat();
-    may(&host, &task("https://git.test/a.git"), &["TCP", "a program", "the granted folder"], &files);
-    may(&host, &task("file:///srv/a"), &["a program", "the granted folder"], &FILES);
+    let allowed = ["a program", "the granted folder", "a signal to its group", "its limits"];
+    may(&host, &task("https://git.test/a.git"), &[&["TCP"], &allowed[..]].concat(), &files);
+    may(&host, &task("file:///srv/a"), &allowed, &FILES);
 }

@@ -150,6 +150,7 @@ fn what_gives_no_unikernel_is_refused_and_leaves_nothing() {
             (format!("docker-archive:{garbage}"), "ImageInvalid", ""),
             (format!("oci-archive:{garbage}"), "ImageInvalid", ""),
             (format!("oci-archive:{no_image}"), "ImageInvalid", "ELF"),
+            (format!("oci-archive:{nowhere}:2"), "ImageUnavailable", "no image 2, only: 1"),
             ("oci-archive:/nowhere".into(), "ImageUnavailable", "/nowhere"),
         ] {
             let (kind, message) = error_of(manager.deploy("website", &image, options("running")).await);

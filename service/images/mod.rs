@@ -48,6 +48,9 @@ pub enum Error {
         /// Bytes.
         limit: u64,
     },
+    /// A repository.
+    #[error("{0}")]
+    SourceTooLarge(String),
     #[error(
         "the images have more than {limit} bytes together, the limit: remove those that nothing uses with Collect, or raise \
          limits.store-size"

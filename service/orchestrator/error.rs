@@ -170,7 +170,9 @@ fn refused_kind(error: &planning::Error) -> ErrorKind {
 fn image_kind(error: &images::Error) -> ErrorKind {
     match error {
         images::Error::Invalid(_) => ErrorKind::ImageInvalid,
-        images::Error::TooLarge { .. } | images::Error::StoreFull { .. } => ErrorKind::ImageTooLarge,
+        images::Error::TooLarge { .. } | images::Error::SourceTooLarge(_) | images::Error::StoreFull { .. } => {
+            ErrorKind::ImageTooLarge
+        }
         images::Error::Build(_) => ErrorKind::BuildFailed,
         images::Error::Cancelled => ErrorKind::Cancelled,
         _ => ErrorKind::ImageUnavailable,

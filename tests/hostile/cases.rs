@@ -41,6 +41,11 @@ impl Case {
         Self { name, form, content: Content::Bytes(bytes), error: "ImageInvalid", says }
     }
 
+    /// The same, of one that may be good and has no image that is meant.
+    pub fn without_image(self) -> Self {
+        Self { error: "ImageUnavailable", ..self }
+    }
+
     pub fn docker(name: &'static str, bytes: Vec<u8>, says: &'static str) -> Self {
         Self::invalid(name, Form::Docker, bytes, says)
     }

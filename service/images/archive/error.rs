@@ -24,7 +24,7 @@ pub enum Error {
     /// The image is good, but has nothing at the wanted paths.
     #[error("{0}")]
     NotFound(String),
-    /// Several images, or none that fits: the text lists what there is.
+    /// There is no image that was asked for, or more than one: the text lists what there is.
     #[error("{0}")]
     Choice(String),
     /// The observer has ended it.
@@ -37,17 +37,6 @@ pub enum Error {
     Read(#[source] io::Error),
     #[error("the file from the image cannot be handed on: {0}")]
     Write(#[source] io::Error),
-}
-
-impl From<Error> for crate::images::Error {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Cancelled => Self::Cancelled,
-            Error::OutputTooLarge { limit, .. } => Self::TooLarge { limit },
-            Error::Read(_) | Error::Write(_) | Error::Deadline => Self::Unavailable(error.to_string()),
-            _ => Self::Invalid(error.to_string()),
-        }
-    }
 }
 
 pub(super) fn malformed<T>(text: impl Into<String>) -> Result<T, Error> {

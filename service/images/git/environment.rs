@@ -99,15 +99,26 @@ impl Environment {
         git
     }
 
-    /// Makes `git archive` leave files as they were committed: the attributes of the repository itself outrank those
-    /// of the tree, which could leave files out, write the date into them, or name a filter.
-    pub(super) fn forget_attributes(&self) -> Result<(), Error> {
-        let folder = self.repository().join("info");
-        let file = folder.join("attributes");
-        let written = fs::create_dir_all(&folder).and_then(|()| {
-            fs::write(&file, "* -export-ignore -export-subst -text -eol -ident -filter -working-tree-encoding\n")
-        });
-        written.map_err(|error| storing("write", &file, error))
+    /// Makes an empty repository. `git init` would change modes of files, which a worker must not.
+    ///
+    /// Its attributes make `git archive` leave files as they were committed: they outrank those of the tree, which could
+    /// leave files out, write the date into them, or name a filter.
+    pub(super) fn make_repository(&self) -> Result<(), Error> {
+        let repository = self.repository();
+        for folder in ["objects", "refs", "info"] {
+            let folder = repository.join(folder);
+            fs::create_dir_all(&folder).map_err(|error| storing("make", &folder, error))?;
+        }
+        let attributes = "* -export-ignore -export-subst -text -eol -ident -filter -working-tree-encoding\n";
+        for (file, text) in [
+            ("HEAD", "ref: refs/heads/main\n"),
+            ("config", "[core]\n\trepositoryFormatVersion = 0\n\tbare = true\n"),
+            ("info/attributes", attributes),
+        ] {
+            let file = repository.join(file);
+            fs::write(&file, text).map_err(|error| storing("write", &file, error))?;
+        }
+        Ok(())
     }
 }
 

@@ -105,6 +105,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let kind = match error {
             Error::Cancelled | Error::Reader(_) => Kind::Unwanted,
+            Error::TooLarge { .. } | Error::TooMany { .. } => Kind::SourceTooLarge,
             _ => Kind::Unavailable,
         };
         Self::new(kind, error.to_string())
@@ -163,11 +164,7 @@ impl Fetch<'_> {
         (self.report)(Report::Step("fetching the commit"));
         let connection = self.connection.take();
         let environment = self.environment(connection.as_ref())?;
-        let mut init = environment.git();
-        init.args(["init", "--quiet", "--bare", "--template=", "--object-format=sha1", "--"])
-            .arg(environment.repository());
-        self.run("init", init, &mut |_| Ok(()))?;
-        environment.forget_attributes()?;
+        environment.make_repository()?;
         let mut fetch = environment.in_repository();
         fetch.args([
             "fetch",

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
+use rustix::process::Signal;
 
 use super::{Error, Report, storing};
 
@@ -40,7 +40,7 @@ enum Heard {
     Words(Vec<u8>),
 }
 
-/// A program. Dropping it ends it; what it has started ends with the worker, which has a group of processes for itself.
+/// A program. It ends with the worker at the latest, and so does what it has started: they are a group of processes.
 pub(super) struct Program<'a> {
     child: Child,
     heard: Receiver<Heard>,
@@ -55,18 +55,11 @@ impl<'a> Program<'a> {
         let (sender, heard) = sync_channel(4);
         let pipes = (child.stdout.take(), child.stderr.take());
         let program = Self { child, heard, patience };
-        let limit = Rlimit { current: Some(patience.disk.1), maximum: Some(patience.disk.1) };
-        // What it starts later inherits this. When it has ended already there is nothing to limit.
-        let _ = prlimit(Some(program.pid()), Resource::Fsize, limit);
         if let (Some(output), Some(words)) = pipes {
             listen(output, sender.clone(), Heard::Output)?;
             listen(words, sender, Heard::Words)?;
         }
         Ok(program)
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
     }
 
     /// Passes its output on until it ends well.
@@ -144,9 +137,10 @@ impl<'a> Program<'a> {
 
 impl Drop for Program<'_> {
     fn drop(&mut self) {
-        // Neither does anything to one that has ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // It does nothing to one that has ended. A worker may not do it: the service does, as soon as it hears why.
+        if self.child.kill().is_ok() {
+            let _ = self.child.wait();
+        }
     }
 }
 

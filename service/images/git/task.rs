@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::serve::{Connection, serve};
@@ -62,6 +63,9 @@ fn with_fetch<T>(
     voice: &mut Voice,
     work: impl FnOnce(&mut Fetch<'_>) -> Result<T, Error>,
 ) -> Result<T, Failure> {
+    // For each file; git inherits it. All of them together are measured now and then.
+    let limit = Rlimit { current: Some(LIMITS.disk), maximum: Some(LIMITS.disk) };
+    setrlimit(Resource::Fsize, limit).map_err(|error| Error::Io { what: "limit files".into(), error: error.into() })?;
     let is_here = remote.url.transport() == GitTransport::File;
     let connection = is_here.then(|| Connection::new(input)).transpose()?;
     let stop = AtomicBool::new(false);

@@ -109,22 +109,41 @@ fn restrict_files(rights: &Rights, input: BorrowedFd<'_>) -> Result<bool, Rulese
 
 fn filter_calls(rights: &Rights) -> Result<(), seccompiler::Error> {
     let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    let (calls, listed, others) = if rights.is_nothing() {
-        (enough_to_think(), SeccompAction::Allow, refused)
-    } else {
-        (never_needed(rights)?, refused, SeccompAction::Allow)
-    };
+    if rights.is_nothing() {
+        return apply(enough_to_think()?, SeccompAction::Allow, refused);
+    }
+    // As on a kernel that is older than it: libraries use clone then, whose flags can be seen here.
+    let unknown = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    apply(always([libc::SYS_clone3]), unknown, SeccompAction::Allow)?;
+    apply(never_needed(rights)?, refused, SeccompAction::Allow)
+}
+
+fn apply(calls: Calls, listed: SeccompAction, others: SeccompAction) -> Result<(), seccompiler::Error> {
     let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
-    let filter = SeccompFilter::new(calls, others, listed, architecture)?;
-    let program: BpfProgram = filter.try_into()?;
+    let program: BpfProgram = SeccompFilter::new(calls, others, listed, architecture)?.try_into()?;
     seccompiler::apply_filter(&program)
 }
 
+/// When a call is one that a filter lists: in any of the cases, or always where there is none.
 type Calls = BTreeMap<i64, Vec<SeccompRule>>;
 
+fn always(calls: impl IntoIterator<Item = i64>) -> Calls {
+    calls.into_iter().map(|call| (call, Vec::new())).collect()
+}
+
+/// That its argument with this number, an `int`, is such.
+fn when(argument: u8, is: SeccompCmpOp, value: i32) -> Result<SeccompRule, seccompiler::Error> {
+    let value = u64::from(value.cast_unsigned());
+    Ok(SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, is, value)?])?)
+}
+
+fn when_any(argument: u8, values: &[i32]) -> Result<Vec<SeccompRule>, seccompiler::Error> {
+    values.iter().map(|value| when(argument, SeccompCmpOp::Eq, *value)).collect()
+}
+
 /// What reading, writing and memory take. None of these opens a file, makes a connection or starts a process.
-fn enough_to_think() -> Calls {
-    let calls = [
+fn enough_to_think() -> Result<Calls, seccompiler::Error> {
+    let mut calls = always([
         libc::SYS_read,
         libc::SYS_readv,
         libc::SYS_pread64,
@@ -136,7 +155,6 @@ fn enough_to_think() -> Calls {
         libc::SYS_newfstatat,
         libc::SYS_statx,
         libc::SYS_close,
-        libc::SYS_fcntl,
         libc::SYS_dup,
         libc::SYS_sendto,
         libc::SYS_recvfrom,
@@ -157,9 +175,47 @@ fn enough_to_think() -> Calls {
         libc::SYS_sched_yield,
         libc::SYS_exit,
         libc::SYS_exit_group,
-    ];
-    calls.into_iter().map(|call| (call, Vec::new())).collect()
+    ]);
+    let of_itself = [libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL];
+    calls.insert(libc::SYS_fcntl, when_any(1, &of_itself)?);
+    Ok(calls)
 }
+
+/// What Landlock leaves to whoever owns a file, which is the service's own user here: its mode, its owner, its attributes,
+/// and before Linux 6.2 its length. Times as well, which a cache of layers sets.
+const CHANGES_OF_FILES: [i64; 14] = [
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    FCHMODAT2,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    SETXATTRAT,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    REMOVEXATTRAT,
+    libc::SYS_truncate,
+];
+
+/// Their older forms, which newer architectures do not have.
+#[cfg(target_arch = "x86_64")]
+const OLDER_CHANGES_OF_FILES: &[i64] = &[libc::SYS_chmod, libc::SYS_chown, libc::SYS_lchown];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER_CHANGES_OF_FILES: &[i64] = &[];
+
+// Not in libc for every architecture; new calls have the same number everywhere.
+const FCHMODAT2: i64 = 452;
+const SETXATTRAT: i64 = 463;
+const REMOVEXATTRAT: i64 = 466;
+
+// Who gets the signals of a descriptor, or of a socket. libc does not have them all.
+const F_SETOWN: i32 = 8;
+const F_SETOWN_EX: i32 = 15;
+const FIOSETOWN: i32 = 0x8901;
+const SIOCSPGRP: i32 = 0x8902;
 
 /// What gets round the rest, and kinds of sockets that the task has no use for.
 fn never_needed(rights: &Rights) -> Result<Calls, seccompiler::Error> {
@@ -172,6 +228,18 @@ fn never_needed(rights: &Rights) -> Result<Calls, seccompiler::Error> {
         libc::SYS_pidfd_send_signal,
         libc::SYS_rt_sigqueueinfo,
         libc::SYS_rt_tgsigqueueinfo,
+        libc::SYS_tkill,
+        libc::SYS_tgkill,
+        // Takes others' time away.
+        libc::SYS_setpriority,
+        libc::SYS_ioprio_set,
+        libc::SYS_sched_setaffinity,
+        libc::SYS_sched_setattr,
+        libc::SYS_sched_setparam,
+        libc::SYS_sched_setscheduler,
+        // Leaves the group of processes with which it is ended.
+        libc::SYS_setpgid,
+        libc::SYS_setsid,
         // Asks the kernel for what this filter would not see.
         libc::SYS_io_uring_setup,
         libc::SYS_bpf,
@@ -185,16 +253,23 @@ fn never_needed(rights: &Rights) -> Result<Calls, seccompiler::Error> {
         libc::SYS_mount,
         libc::SYS_chroot,
     ];
+    calls.extend(CHANGES_OF_FILES);
+    calls.extend(OLDER_CHANGES_OF_FILES);
     if !rights.programs {
-        calls.extend([libc::SYS_execve, libc::SYS_execveat, libc::SYS_kill, libc::SYS_tkill, libc::SYS_tgkill]);
+        calls.extend([libc::SYS_execve, libc::SYS_execveat, libc::SYS_kill]);
     }
-    let mut calls: Calls = calls.into_iter().map(|call| (call, Vec::new())).collect();
+    let mut calls = always(calls);
     calls.insert(libc::SYS_socket, sockets(rights)?);
-    if !rights.programs {
-        // Of itself: what it runs gets its limits from it.
-        let other = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, 0)?;
-        calls.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![other])?]);
+    if rights.programs {
+        // Only all of them together. The service and others of its user could be reached otherwise: Landlock keeps signals
+        // in only from Linux 6.12 on.
+        calls.insert(libc::SYS_kill, vec![when(0, SeccompCmpOp::Ne, 0)?]);
     }
+    // Signals by what is ready to be read.
+    calls.insert(libc::SYS_fcntl, when_any(1, &[F_SETOWN, F_SETOWN_EX])?);
+    calls.insert(libc::SYS_ioctl, when_any(1, &[FIOSETOWN, SIOCSPGRP])?);
+    // Limits of others.
+    calls.insert(libc::SYS_prlimit64, vec![when(0, SeccompCmpOp::Ne, 0)?]);
     let namespaces =
         u64::from((libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET).unsigned_abs());
     for flag in (0..32).map(|bit| 1u64 << bit).filter(|flag| namespaces & flag != 0) {

@@ -133,7 +133,10 @@ pub struct Failure {
 pub enum Kind {
     Invalid,
     Unavailable,
+    /// The unikernel: the message is of who knows its limit.
     TooLarge,
+    /// What it comes from.
+    SourceTooLarge,
     /// The message has the last lines of the build.
     Build,
     /// Nobody takes what it makes any more: why, the reader of the pipe knows.
@@ -164,7 +167,10 @@ impl From<archive::Error> for Failure {
         let kind = match &error {
             archive::Error::OutputTooLarge { .. } => Kind::TooLarge,
             archive::Error::Write(_) => Kind::Unwanted,
-            archive::Error::Read(_) | archive::Error::Deadline | archive::Error::Cancelled => Kind::Unavailable,
+            archive::Error::Choice(_)
+            | archive::Error::Read(_)
+            | archive::Error::Deadline
+            | archive::Error::Cancelled => Kind::Unavailable,
             _ => Kind::Invalid,
         };
         Self { kind, message: error.to_string() }
@@ -183,6 +189,7 @@ impl Failure {
             Kind::Invalid => Some(Error::Invalid(message)),
             Kind::Unavailable => Some(Error::Unavailable(message)),
             Kind::TooLarge => Some(Error::TooLarge { limit }),
+            Kind::SourceTooLarge => Some(Error::SourceTooLarge(message)),
             Kind::Build => Some(Error::Build(message)),
             Kind::Unwanted => None,
         }
