@@ -102,7 +102,7 @@ impl Host {
 }
 
 fn wanted() -> Value {
-    json!({"paths": ["/unikernel.hvt"], "limit": 1000, "signature": false})
+    json!({"paths": ["/unikernel.hvt"], "named": false, "limit": 1000, "signature": false})
 }
 
 /// `allowed` come off. What is `other` than refused by the filter of system calls is refused by Landlock.

@@ -25,7 +25,8 @@ mod voice;
 
 use serde::{Deserialize, Serialize};
 
-use super::{archive, engine, git, registry};
+use super::archive::{self, Found};
+use super::{engine, git, registry};
 use crate::domain::{Caller, ImagePath};
 use crate::images::Error;
 
@@ -72,10 +73,28 @@ pub enum Task {
 pub struct Wanted {
     /// Where the unikernel stands in the image: the first that there is.
     pub paths: Vec<ImagePath>,
+    /// Whether the caller has named the path, and no other file was meant.
+    pub named: bool,
     /// Bytes that it may have.
     pub limit: u64,
     /// Also what signs it: the file beside it with `.minisig` after its name.
     pub signature: bool,
+}
+
+impl Wanted {
+    /// # Errors
+    /// A path was named, and the image has none: it is an artifact, which is the file itself.
+    pub fn check(&self, found: &Found) -> Result<(), Failure> {
+        match self.paths.first().filter(|_| self.named && found.path.is_none()) {
+            Some(path) => Err(Failure::new(
+                Kind::Invalid,
+                format!(
+                    "the image is the unikernel itself, and nothing is at {path} in it: leave option image-path out"
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
 }
 
 /// An image in an archive or a folder.
