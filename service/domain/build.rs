@@ -314,7 +314,7 @@ pub struct Build {
     pub key: BuildKey,
     /// What came of it.
     pub image: ImageDigest,
-    /// For people: the same commit of another repository is the same build.
+    /// For people, with the commit: the key has both in it.
     pub url: GitUrl,
     pub commit: CommitId,
     pub at: Timestamp,
