@@ -11,8 +11,8 @@ use super::{Assignment, Failure, Form, Kind, Said, Saved, Task, Voice, Wanted, t
 use crate::images::archive::{self, Limits, Selection};
 use crate::images::{engine, git, registry, signature, solo5};
 
-/// Bytes of a task.
-const TASK: u64 = 1 << 20;
+/// Bytes of a task. The longest has two Dockerfiles, each with all arguments of a build twice, and quotes in them quoted.
+pub(super) const TASK: u64 = 4 << 20;
 
 /// Does the one task that it is told, and ends.
 pub fn run() -> ExitCode {

@@ -211,6 +211,27 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{BuildOptions, BuildRequest, GitUrl, Recipe};
+    use crate::images::recipe::{BaseImages, Caches, dockerfile};
+
+    #[test]
+    fn the_longest_build_is_a_task() {
+        let url: GitUrl = "https://git.example.org/website.git".parse().unwrap();
+        let caches = Caches { repository: &url, secret: "secret" };
+        let request = BuildRequest { mirage_args: Some(vec!["'".repeat(4096); 32]), ..BuildRequest::default() };
+        let options = BuildOptions::new(request, None).unwrap();
+        let Recipe::Mirage(recipe) = &options.recipe else { panic!() };
+        let text = |caches| dockerfile(recipe, &options.image_paths()[0], &BaseImages::default(), caches);
+        let dockerfile = engine::Dockerfile::Text { with_caches: text(Some(caches)), plain: text(None) };
+        let task = Task::Engine(engine::Request {
+            socket: "/run/docker.sock".into(),
+            work: engine::Work::Build { dockerfile, paths: options.image_paths(), signature: true },
+            label: "label".into(),
+            patience: engine::Patience::default(),
+        });
+        let length = serde_json::to_string(&Assignment::from(task)).unwrap().len() as u64;
+        assert!((2 << 20..child::TASK).contains(&length), "{length}");
+    }
 
     #[test]
     fn what_a_worker_says_is_fit_to_be_shown() {
