@@ -224,6 +224,11 @@ fn tls_by_certificates_that_the_host_believes() {
         let archive = trusting.save("one.tar", &tar_of(&oci_layout(&[trusting.layer("1", "unikernel.spt")], "1")));
         registry.copy(&format!("oci-archive:{}", archive.display()), "web:1");
         trusting.answers("docker://127.0.0.1:5000/web:1", "1", None).await;
+        drop(trusting);
+        sh("ip link delete br0");
+        // That it may be asked without TLS does not mean that it is.
+        let listed = Scene::start(&[5000], LONG, "").await.unwrap();
+        listed.answers("docker://127.0.0.1:5000/web:1", "1", None).await;
     });
 }
 

@@ -47,14 +47,15 @@ use client::{Client, Document};
 use parts::Parts;
 
 pub use access::{Access, Credential};
+pub use redirect::Insecure;
 
 /// One image of a registry.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Request {
     /// With its registry.
     pub image: ImageName,
-    /// Without TLS.
-    pub insecure: bool,
+    /// Registries that may be asked without TLS, and where they may send who asks.
+    pub insecure: Insecure,
     pub access: Access,
     /// The folder of the cache.
     pub cache: PathBuf,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::hostile::{Behaviour, Hostile, head, without_end};
 use super::saved_image::{Files, Layer, Tar, artifact, digest, oci_image, signed_artifact};
-use super::{Access, Patience, Request, run};
+use super::{Access, Insecure, Patience, Request, run};
 use crate::images::worker::{Failure, Kind, Voice, Wanted};
 
 const UNIKERNEL: &[u8] = b"\x7fELF, and then the rest of a unikernel";
@@ -36,7 +36,7 @@ fn take(image: (Files, Vec<u8>), behaviour: Box<Behaviour>, change: impl FnOnce(
     let paths = vec!["/unikernel.hvt".parse().unwrap(), "/unikernel.spt".parse().unwrap()];
     let mut request = Request {
         image: format!("{}/web", registry.host).parse().unwrap(),
-        insecure: true,
+        insecure: Insecure(vec![registry.host.clone()]),
         access: Access::Anyone,
         cache: cache.path().to_owned(),
         cache_limit: 1 << 20,
