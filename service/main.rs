@@ -32,7 +32,8 @@ Usage: albatross-deployer [FLAGS]
 The log goes to the journal, or to standard error when that is no service's; RUST_LOG chooses what (info).
 ";
 
-/// Calls that work get this long to be undone when the service is told to stop. systemd waits for 90 s.
+/// Calls that work get this long to be undone when the service is told to stop. systemd waits a little longer: see TimeoutStopSec
+/// of the unit.
 const STOP: Duration = Duration::from_secs(20);
 
 struct Flags {

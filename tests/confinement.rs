@@ -137,7 +137,7 @@ fn call(number: i64) -> String {
 }
 
 fn wanted() -> Value {
-    json!({"paths": ["/unikernel.hvt"], "limit": 1000, "signature": false})
+    json!({"paths": ["/unikernel.hvt"], "named": false, "limit": 1000, "signature": false})
 }
 
 /// `allowed` come off. What is `other` than refused by the filter of system calls is refused by Landlock.
@@ -192,7 +192,7 @@ fn what_reads_a_folder_may_that() {
 fn what_asks_a_registry_may_connect_and_write_its_cache() {
     let host = Host::new();
     let task = json!({"Registry": {
-        "image": "registry.test/a:1", "insecure": false, "access": "Anyone",
+        "image": "registry.test/a:1", "insecure": [], "access": "Anyone",
         "cache": host.path("granted"), "cache_limit": 1000, "wanted": wanted(),
         "patience": registry::Patience::default(),
     }});

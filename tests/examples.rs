@@ -252,8 +252,13 @@ fn unikernels_of_docker_and_of_git() {
         for (variables, told) in [
             ("MIRAGE=3", ["mirage=3 target=hvt", "arguments=[]"]),
             (
-                "MIRAGE_ARGS='--net=direct -v' IMAGE_PATH=/web.spt",
-                ["mirage=4 target=spt", "arguments=[--net=direct -v]"],
+                "MIRAGE_ARGS='--net=direct -v *' IMAGE_PATH=/web.spt",
+                ["mirage=4 target=spt", "arguments=[--net=direct -v *]"],
+            ),
+            (
+                "EXTRA_INSTRUCTIONS='ENV MORE=\"*  2\"\nRUN echo \"$MORE\" > /home/opam/extra' \
+                 OPAM_REPOSITORY_COMMIT=0123456789abcdef0123456789abcdef01234567",
+                ["packages=0123456789abcdef", "extra=*  2"],
             ),
         ] {
             let line = format!("{variables} {ready} ./of_git website '{url}' {arguments}");
@@ -261,6 +266,13 @@ fn unikernels_of_docker_and_of_git() {
             run(&host, "./publish website").await.unwrap();
             let answer = host.get(8080).unwrap();
             assert!(told.iter().all(|words| answer.contains(words)), "{told:?}: {answer}");
+        }
+        let no_signature = host.directory.path().join("no.minisig");
+        std::fs::write(&no_signature, "\u{1}").unwrap();
+        for line in ["./of_docker website localhost/website:1".into(), format!("./of_git website '{url}'")] {
+            let line = format!("SIGNATURE={} {line} {arguments}", no_signature.display());
+            let refused = run(&host, &line).await.unwrap_err();
+            assert!(refused.contains("signature is not the text of a .minisig file"), "{refused}");
         }
         // Both as the README has them, but for where the repository is.
         let [of_docker, of_git] = lines_of_the_readme();

@@ -16,7 +16,9 @@ mod stand_in_process;
 use host::{Options, TestHost, error_of, eventually, options};
 use netns::isolated;
 
-use saved_image::{Layer, Tar, docker_legacy, docker_oci, oci_layout, tar_of};
+use saved_image::{
+    Layer, OCI_MANIFEST, Tar, artifact, descriptor, docker_legacy, docker_oci, layout, oci_layout, tar_of,
+};
 
 /// A layer with the unikernel of `version` at `path`, and something beside it.
 fn layer(host: &TestHost, version: &str, path: &str) -> Layer {
@@ -130,6 +132,29 @@ fn members_of_a_stack_come_out_of_saved_images() {
         assert!(!staged().await);
         save(&host, "web.tar", &tar_of(&oci_layout(&[layer(&host, "9", "deep/inside")], "1")));
         eventually("the new chain", staged).await;
+    });
+}
+
+/// What `oras push` makes has no paths in it.
+#[test]
+fn a_path_is_refused_where_the_image_is_the_unikernel_itself() {
+    isolated("a_path_is_refused_where_the_image_is_the_unikernel_itself", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        let unikernel = std::fs::read(host.image("1", &[])).unwrap();
+        let (blobs, manifest) = artifact(&unikernel, Some("web.hvt"));
+        let files = layout(blobs, &[descriptor(OCI_MANIFEST, &manifest)]);
+        let archive = save(&host, "artifact.tar", &tar_of(&files));
+        for image in [format!("oci-archive:{archive}"), format!("oci:{}", folder(&host, "artifact", &files))] {
+            let mut with_path = options("running");
+            with_path.insert("image-path", "/unikernel.hvt".into());
+            let (kind, message) = error_of(manager.deploy("website", &image, with_path).await);
+            assert_eq!(kind, "ImageInvalid", "{message}");
+            assert!(message.contains("/unikernel.hvt") && message.contains("leave option image-path out"), "{message}");
+            assert!(host.running().is_empty() && host.stored_images().is_empty());
+        }
+        host.deploy_with_busctl(&format!("oci-archive:{archive}"), None).await;
+        assert!(host.get(8080).unwrap().starts_with("version=1 "));
     });
 }
 

@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 
 use host::{Manager, Options, TestHost, error_of, options};
 use netns::isolated;
-use saved_image::{Layer, Tar, docker_oci, tar_of};
+use saved_image::{Layer, OCI_MANIFEST, Tar, docker_oci, layout, signed_artifact, tar_of};
 
 /// Keys of people who sign.
 struct Keys(tempfile::TempDir);
@@ -126,11 +126,20 @@ fn what_is_signed_is_taken_in_every_form() {
         let archive = format!("docker-archive:{}", archive.display());
         manager.deploy("website", &archive, options("running")).await.unwrap();
 
+        let pushed = host.image("pushed", &[]);
+        let signature = keys.sign("alice", &pushed, &[]);
+        let (blobs, artifact) = signed_artifact(&fs::read(&pushed).unwrap(), "website.hvt", signature.as_bytes());
+        let files = layout(blobs, &[saved_image::descriptor(OCI_MANIFEST, &artifact)]);
+        let archive = host.directory.path().join("artifact.tar");
+        fs::write(&archive, tar_of(&files)).unwrap();
+        let archive = format!("oci-archive:{}", archive.display());
+        manager.deploy("website", &archive, options("running")).await.unwrap();
+
         // What has been verified is known by its bytes, wherever they come from and whatever is called.
         manager.deploy("other", &by_option, options("running")).await.unwrap();
         fs::remove_file(format!("{beside}.minisig")).unwrap();
         manager.deploy("other", &beside, options("running")).await.unwrap();
-        assert_eq!(host.running().len(), 6);
+        assert_eq!(host.running().len(), 7);
         // A signature that is not this image's is not passed over for one that is known.
         let message = manager.refused(&beside, signed(&signature)).await;
         assert!(message.contains("is of something else"), "{message}");

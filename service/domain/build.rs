@@ -98,6 +98,8 @@ checked_text!(Instruction, wrong_with_instruction);
 const MAX_TEXT: usize = 4096;
 /// Arguments, and instructions, of one build.
 const MAX_TEXTS: usize = 128;
+/// Bytes of both together: they stand in what a worker is told several times.
+const MAX_BYTES: usize = 128 << 10;
 
 fn wrong_with_argument(text: &str) -> Option<&'static str> {
     let name = text.strip_prefix("--").map(|long| long.split_once('=').map_or(long, |(name, _)| name));
@@ -208,6 +210,9 @@ pub enum InvalidBuild {
     Text(&'static str, usize, InvalidText),
     #[error("{0} has more than {MAX_TEXTS} entries")]
     TooMany(&'static str),
+    /// How many, never what they are: they can hold secrets.
+    #[error("mirage-args and extra-instructions are {0} bytes together: at most {MAX_BYTES} can be")]
+    TooLong(usize),
 }
 
 impl InvalidBuild {
@@ -215,6 +220,7 @@ impl InvalidBuild {
     pub fn option(&self) -> &'static str {
         match self {
             Self::Version(_) => "mirage",
+            Self::TooLong(_) => "mirage-args",
             Self::Conflict(option) | Self::Name(option, _) | Self::Text(option, _, _) | Self::TooMany(option) => option,
         }
     }
@@ -256,6 +262,10 @@ fn mirage(request: BuildRequest, target: Target) -> Result<MirageRecipe, Invalid
         Some("4") | None => MirageVersion::Four,
         Some(other) => return Err(InvalidBuild::Version(other.chars().take(20).collect())),
     };
+    let bytes = request.mirage_args.iter().chain(&request.extra_instructions).flatten().map(String::len).sum();
+    if bytes > MAX_BYTES {
+        return Err(InvalidBuild::TooLong(bytes));
+    }
     let commit = request.opam_repository_commit.map(|text| name("opam-repository-commit", &text));
     Ok(MirageRecipe {
         version,
@@ -314,7 +324,7 @@ pub struct Build {
     pub key: BuildKey,
     /// What came of it.
     pub image: ImageDigest,
-    /// For people: the same commit of another repository is the same build.
+    /// For people, with the commit: the key has both in it.
     pub url: GitUrl,
     pub commit: CommitId,
     pub at: Timestamp,

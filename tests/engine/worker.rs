@@ -129,5 +129,5 @@ pub fn run(task: Task, input: Vec<u8>) -> Ran {
 
 /// What comes of an engine's tars.
 pub fn taken(tars: Vec<u8>, limit: u64) -> Ran {
-    run(Task::Taken(Wanted { paths: Vec::new(), limit, signature: true }), tars)
+    run(Task::Taken(Wanted { paths: Vec::new(), named: false, limit, signature: true }), tars)
 }

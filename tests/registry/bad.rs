@@ -425,11 +425,38 @@ fn a_bad_day_is_got_over() {
     });
 }
 
+/// Also not where a registry that may be asked so sends who asks.
+#[test]
+fn plain_http_is_spoken_only_with_who_is_listed() {
+    isolated("bad::plain_http_is_spoken_only_with_who_is_listed", |_| async {
+        let more = "auth-file = \"FOLDER/auth.json\"";
+        let Some(scene) = Scene::start(&[6000, 6001], PATIENCE, more).await else { return };
+        scene.log_in(&[("127.0.0.1:6000", "me:hunter2"), ("127.0.0.1:6001", "me:hunter2")]);
+        let good = image(&scene, "1");
+        let unlisted = Hostile::start(6002, good.parts.clone(), Box::new(|_, _, _| false));
+        let sends = layer(&good, |_, asked, _, stream| {
+            send(stream, "307 Over there", &format!("Location: http://127.0.0.1:6002{}\r\n", asked.path), b"");
+            true
+        });
+        let asks = manifest(|_, _, stream| {
+            let realm = "WWW-Authenticate: Bearer realm=\"http://127.0.0.1:6002/token\"\r\n";
+            send(stream, "401 Who", realm, b"");
+        });
+        for (port, behaviour, says) in [(6000, sends, "sends to"), (6001, asks, "sends for a token to")] {
+            let registry = Hostile::start(port, good.parts.clone(), behaviour);
+            let says = format!("{says} 127.0.0.1:6002, without TLS");
+            scene.refuses(&format!("docker://{}/web", registry.host), UNAVAILABLE, &[&says]).await;
+        }
+        assert!(unlisted.asked().is_empty(), "{:?}", unlisted.asked());
+        nothing_is_left(&scene).await;
+    });
+}
+
 #[test]
 fn a_secret_goes_to_nobody_else() {
     isolated("bad::a_secret_goes_to_nobody_else", |_| async {
         let more = "auth-file = \"FOLDER/auth.json\"";
-        let Some(scene) = Scene::start(&[6000, 6002, 6004, 6006], PATIENCE, more).await else { return };
+        let Some(scene) = Scene::start(&(6000..6007).collect::<Vec<_>>(), PATIENCE, more).await else { return };
         let entries = ["6000", "6002", "6004"].map(|port| format!("127.0.0.1:{port}"));
         scene.log_in(&entries.each_ref().map(|host| (host.as_str(), "me:hunter2")));
         let known = "Basic bWU6aHVudGVyMg==";

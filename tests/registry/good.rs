@@ -5,14 +5,15 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::distribution::{Distribution, REGISTRY, SKOPEO, have};
 use super::host::{NAME, error_of, eventually, options};
 use super::hostile::{Asked, Hostile, head};
 use super::netns::{isolated, sh};
 use super::saved_image::{
-    Layer, OCI_INDEX, OCI_MANIFEST, Tar, artifact, descriptor, digest, hex, oci_image, oci_layout, tar_of, with,
+    Layer, OCI_INDEX, OCI_MANIFEST, Tar, artifact, descriptor, digest, hex, oci_image, oci_layout, signed_artifact,
+    tar_of, with,
 };
 use super::scene::{JOB, Scene};
 
@@ -61,14 +62,7 @@ fn images_of_a_registry_come_to_answer() {
         let (blobs, manifest) = artifact(&scene.unikernel("4"), Some("website.spt"));
         registry.push("files", "4", &blobs, &manifest);
         scene.answers("docker://127.0.0.1:5000/files:4", "4", None).await;
-        let (mut blobs, manifest) = artifact(&scene.unikernel("5"), Some("website.spt"));
-        let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
-        let title = json!({"org.opencontainers.image.title": "website.spt.minisig"});
-        let signature = with(descriptor("text/plain", b"signed"), "annotations", title);
-        manifest["layers"].as_array_mut().unwrap().push(signature);
-        blobs.retain(|(_, content)| content.len() != manifest.to_string().len());
-        blobs.push(("signature".into(), b"signed".to_vec()));
-        let manifest = serde_json::to_vec(&manifest).unwrap();
+        let (blobs, manifest) = signed_artifact(&scene.unikernel("5"), "website.spt", b"signed");
         registry.push("files", "5", &blobs, &manifest);
         scene.answers("docker://127.0.0.1:5000/files:5", "5", None).await;
         scene.nobody_works().await;
@@ -230,6 +224,11 @@ fn tls_by_certificates_that_the_host_believes() {
         let archive = trusting.save("one.tar", &tar_of(&oci_layout(&[trusting.layer("1", "unikernel.spt")], "1")));
         registry.copy(&format!("oci-archive:{}", archive.display()), "web:1");
         trusting.answers("docker://127.0.0.1:5000/web:1", "1", None).await;
+        drop(trusting);
+        sh("ip link delete br0");
+        // That it may be asked without TLS does not mean that it is.
+        let listed = Scene::start(&[5000], LONG, "").await.unwrap();
+        listed.answers("docker://127.0.0.1:5000/web:1", "1", None).await;
     });
 }
 

@@ -46,8 +46,10 @@ fn in_user_namespace(test: &str) {
         return println!("SKIPPED: {test}: neither root nor user namespaces");
     }
     let this = std::env::current_exe().unwrap();
-    let status = unshare(&[]).arg(this).args(["--exact", test, "--nocapture"]).status();
-    assert!(status.unwrap().success(), "{test} failed inside of a user namespace");
+    let inside = unshare(&[]).arg(this).args(["--exact", test, "--nocapture"]).output().unwrap();
+    // This test's words, and nobody else's: tests/run looks here whether it was skipped.
+    println!("{}{}", String::from_utf8_lossy(&inside.stdout), String::from_utf8_lossy(&inside.stderr));
+    assert!(inside.status.success(), "{test} failed inside of a user namespace");
 }
 
 pub struct Namespace {

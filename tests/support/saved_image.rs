@@ -214,16 +214,31 @@ pub fn oci_image(layers: &[Layer]) -> (Files, Vec<u8>) {
 
 /// What `oras push` makes of one file.
 pub fn artifact(content: &[u8], title: Option<&str>) -> (Files, Vec<u8>) {
-    let mut layer = descriptor(OCI_LAYER, content);
-    if let Some(title) = title {
-        layer["annotations"] = json!({"org.opencontainers.image.title": title});
-    }
+    artifact_of(&[(content, title)])
+}
+
+/// What it makes of a file and another that signs it.
+pub fn signed_artifact(content: &[u8], title: &str, signature: &[u8]) -> (Files, Vec<u8>) {
+    artifact_of(&[(content, Some(title)), (signature, Some(&format!("{title}.minisig")))])
+}
+
+fn artifact_of(files: &[(&[u8], Option<&str>)]) -> (Files, Vec<u8>) {
+    let layer = |(content, title): &(&[u8], Option<&str>)| {
+        let layer = descriptor(OCI_LAYER, content);
+        match title {
+            Some(title) => with(layer, "annotations", json!({"org.opencontainers.image.title": title})),
+            None => layer,
+        }
+    };
     let manifest = serde_json::to_vec(&json!({
         "schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": "application/vnd.unknown.artifact.v1",
-        "config": descriptor("application/vnd.oci.empty.v1+json", b"{}"), "layers": [layer],
+        "config": descriptor("application/vnd.oci.empty.v1+json", b"{}"),
+        "layers": files.iter().map(layer).collect::<Vec<_>>(),
     }))
     .unwrap();
-    (vec![blob(content), blob(b"{}"), blob(&manifest)], manifest)
+    let mut blobs: Files = files.iter().map(|(content, _)| blob(content)).collect();
+    blobs.extend([blob(b"{}"), blob(&manifest)]);
+    (blobs, manifest)
 }
 
 /// A layout whose index has these manifests.

@@ -93,6 +93,22 @@ fn what_is_not_valid_is_refused_by_name() {
 }
 
 #[test]
+fn what_is_said_of_a_build_is_bounded_as_a_whole() {
+    let of = |arguments: usize, instructions: usize| BuildRequest {
+        mirage_args: Some(vec!["x".repeat(MAX_TEXT); arguments]),
+        extra_instructions: Some(vec![format!("RUN {}", "x".repeat(MAX_TEXT - 4)); instructions]),
+        ..request()
+    };
+    for (arguments, instructions) in [(32, 0), (0, 32), (16, 16)] {
+        assert!(BuildOptions::new(of(arguments, instructions), None).is_ok());
+    }
+    for (arguments, instructions) in [(33, 0), (0, 33), (17, 16), (128, 128)] {
+        let message = refused(of(arguments, instructions));
+        assert!(message.contains("at most 131072") && !message.contains("xx"), "{message}");
+    }
+}
+
+#[test]
 fn arguments_leave_target_and_file_alone() {
     for bad in ["-t", "-tspt", "--target", "--target=spt", "--tar", "--t=hvt"] {
         assert!(refused(arguments(bad)).contains("number 2 sets the target"), "{bad}");

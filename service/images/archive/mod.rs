@@ -56,12 +56,15 @@ pub struct Selection {
     pub platform: Platform,
     /// The first that there is. An artifact, which is the file itself, does not need one.
     pub paths: Vec<String>,
+    /// Of an artifact, also what signs it.
+    pub signature: bool,
 }
 
 impl Default for Selection {
     /// The only image, for this host, with the unikernel where it usually is.
     fn default() -> Self {
-        Self { tag: None, platform: Platform::host(), paths: ImagePath::defaults().map(String::from).to_vec() }
+        let paths = ImagePath::defaults().map(String::from).to_vec();
+        Self { tag: None, platform: Platform::host(), paths, signature: false }
     }
 }
 
@@ -74,6 +77,8 @@ pub struct Found {
     pub size: u64,
     /// Of the image: its manifest's, or of Docker's its configuration's.
     pub image: Option<Digest>,
+    /// Of an artifact, where it was asked for and there is one.
+    pub signature: Option<Vec<u8>>,
 }
 
 /// Writes the file out of what `docker save` wrote, gzip'd or not, from the first byte of `archive` on whatever its offset.

@@ -9,6 +9,7 @@ use super::limits::Meter;
 use super::manifest::{self, Config, Descriptor, Manifest, Stage};
 use super::tarball::{Files, Opened, document};
 use super::{Found, Selection, choose};
+use crate::images::signature;
 
 /// Where an image's parts come from, by their digests: an archive, a folder, a registry.
 pub trait Blobs {
@@ -32,7 +33,11 @@ pub fn extract(
     meter: &Meter<'_>,
     output: &mut dyn Write,
 ) -> Result<Found, Error> {
-    Image::resolve(document, media_type, blobs, selection, meter)?.extract(blobs, &selection.paths, meter, output)
+    let image = Image::resolve(document, media_type, blobs, selection, meter)?;
+    let found = image.extract(blobs, &selection.paths, meter, output)?;
+    let is_asked = selection.signature && found.path.is_none();
+    let signature = if is_asked { image.signature(blobs, meter)? } else { None };
+    Ok(Found { signature, ..found })
 }
 
 /// The image that is meant, of which no layer was read yet.
@@ -44,7 +49,7 @@ pub struct Image {
     layers: Vec<Descriptor>,
     described: Vec<Layer>,
     /// What signs an artifact's file, beside it.
-    pub signature: Option<Descriptor>,
+    pub(super) signature: Option<Descriptor>,
 }
 
 /// What the name of a file that signs another ends in.
@@ -88,6 +93,18 @@ impl Image {
         let mut source = Described { blobs, layers: &self.layers };
         let found = layers::extract(&self.described, &mut source, paths, meter, output)?;
         Ok(Found { image: Some(self.digest), ..found })
+    }
+
+    /// What signs an artifact's file, where that is in the artifact.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn signature(&self, blobs: &mut dyn Blobs, meter: &Meter<'_>) -> Result<Option<Vec<u8>>, Error> {
+        let Some(descriptor) = &self.signature else { return Ok(None) };
+        if descriptor.size > signature::LONGEST {
+            return malformed(format!("the signature of the artifact has {} bytes", descriptor.size));
+        }
+        checked("the signature", descriptor, blobs, meter).map(Some)
     }
 }
 

@@ -42,7 +42,9 @@ pub(super) enum Error {
     Nowhere { path: String },
     #[error("{path} in the image leads through more than {limit} links")]
     Links { path: String, limit: usize },
-    #[error("the engine's API is of version {version}, too old to build with: it takes Docker 20.10 or Podman 4")]
+    #[error(
+        "the engine's API is of version {version}, too old to build with: it takes Docker 20.10 or later, or Podman"
+    )]
     TooOld { version: String },
     /// With the last lines of the build.
     #[error("{0}")]

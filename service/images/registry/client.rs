@@ -15,7 +15,7 @@ use ureq::{Agent, Body};
 use super::challenge::{Challenge, challenges};
 use super::download::Watched;
 use super::error::Error;
-use super::{Access, Credential, Patience, Request, redirect, trust};
+use super::{Access, Credential, Insecure, Patience, Request, redirect, trust};
 use crate::images::archive::Digest;
 
 /// Places that one question is sent on to.
@@ -56,7 +56,7 @@ pub(super) struct Client {
     /// Of the repository, without the last part.
     base: Uri,
     repository: String,
-    insecure: bool,
+    insecure: Insecure,
     access: Access,
     patience: Patience,
     began: Instant,
@@ -65,16 +65,13 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Asks nothing yet.
+    /// Asks nothing yet, but a registry that may be without TLS, whether it is.
     ///
     /// # Errors
     /// [`Error::Odd`] where the name makes no address.
     pub fn new(request: &Request) -> Result<Self, Error> {
         let host = request.image.registry.as_ref().map(ToString::to_string).unwrap_or_default();
         let (address, repository) = place(&host, request.image.repository.as_str());
-        let scheme = if request.insecure { "http" } else { "https" };
-        let base = format!("{scheme}://{address}/v2/{repository}/");
-        let base = base.parse().map_err(|_| Error::odd(&host, "is not the address of a registry"))?;
         let patience = request.patience;
         let agent = Agent::config_builder()
             .http_status_as_error(false)
@@ -90,7 +87,10 @@ impl Client {
             .timeout_recv_response(Some(patience.silence))
             .build()
             .new_agent();
-        let (access, insecure) = (request.access.clone(), request.insecure);
+        let scheme = if request.insecure.has(&host) && !speaks_tls(&agent, &address) { "http" } else { "https" };
+        let base = format!("{scheme}://{address}/v2/{repository}/");
+        let base = base.parse().map_err(|_| Error::odd(&host, "is not the address of a registry"))?;
+        let (access, insecure) = (request.access.clone(), request.insecure.clone());
         let authorization = RefCell::default();
         Ok(Self { agent, host, base, repository, insecure, access, patience, began: Instant::now(), authorization })
     }
@@ -198,7 +198,7 @@ impl Client {
                 return Ok((uri, answer));
             }
             let location = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-            uri = redirect::target(&uri, location, self.insecure)
+            uri = redirect::target(&uri, location, &self.insecure)
                 .map_err(|why| Error::odd(&place, format!("sends {why}")))?;
         }
         Err(Error::odd(&self.host, "sends from one address to the next without end"))
@@ -252,7 +252,7 @@ impl Client {
     fn token(&self, realm: &str, service: Option<&str>, what: &str) -> Result<String, Error> {
         let odd = |why: String| Error::odd(&self.host, format!("sends for a token {why}"));
         let uri: Uri = realm.parse().map_err(|_| odd("to what is no address".into()))?;
-        redirect::check(&uri, self.insecure).map_err(odd)?;
+        redirect::check(&uri, &self.insecure).map_err(odd)?;
         let place = uri.authority().map(ToString::to_string).unwrap_or_default();
         let scope = format!("repository:{}:pull", self.repository);
         let fields = iter::once(("scope", scope.as_str())).chain(service.map(|service| ("service", service)));
@@ -289,6 +289,15 @@ struct Token {
 
 fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
+}
+
+/// Whether a registry that may be asked without TLS has it all the same. One that cannot be asked so is as good as without:
+/// the next question will say what is wrong. One whose certificate is not believed is not asked without.
+fn speaks_tls(agent: &Agent, address: &str) -> bool {
+    match agent.get(format!("https://{address}/v2/")).call() {
+        Ok(_) => true,
+        Err(error) => !matches!(Error::broken(address, error), Error::NoTls { .. } | Error::Passing { .. }),
+    }
 }
 
 /// In seconds, as registries say it.

@@ -35,12 +35,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::archive::oci::{self, Image};
+use super::archive::oci::Image;
 #[cfg(test)]
 use super::archive::saved_image;
 use super::archive::{self, Digest, Found, Limits, Meter, Selection};
 use super::signature;
-use super::worker::{Failure, Kind, Voice, Wanted};
+use super::worker::{Failure, Voice, Wanted};
 use crate::domain::ImageName;
 use cache::Cache;
 use client::{Client, Document};
@@ -48,14 +48,15 @@ use parts::Parts;
 
 pub use access::{Access, Credential};
 pub use cache::empty as empty_cache;
+pub use redirect::Insecure;
 
 /// One image of a registry.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Request {
     /// With its registry.
     pub image: ImageName,
-    /// Without TLS.
-    pub insecure: bool,
+    /// Registries that may be asked without TLS, and where they may send who asks.
+    pub insecure: Insecure,
     pub access: Access,
     /// The folder of the cache.
     pub cache: PathBuf,
@@ -113,6 +114,7 @@ pub(super) fn run(request: &Request, mut output: File, voice: &mut Voice) -> Res
         parts.keep_last();
     }
     let found = found?;
+    request.wanted.check(&found)?;
     voice.origin(&image.digest.to_string())?;
     if request.wanted.signature
         && let Some(signature) = signature(&image, found.path.as_deref(), &mut parts, voice)?
@@ -175,24 +177,15 @@ fn signature(
     parts: &mut Parts<'_>,
     voice: &mut Voice,
 ) -> Result<Option<Vec<u8>>, Failure> {
-    let Some(path) = path else { return artifact_signature(image, parts) };
+    let Some(path) = path else {
+        let (limits, mut observer) = (Limits::default(), |_| Ok(()));
+        let meter = Meter::new(&limits, &mut observer);
+        return Ok(image.signature(&mut parts.metered(&meter), &meter)?);
+    };
     let mut text = Vec::new();
     match extract(image, parts, &[format!("{path}.minisig")], signature::LONGEST, &mut text, voice) {
         Ok(_) => Ok(Some(text)),
         Err(archive::Error::NotFound(_)) => Ok(None),
         Err(error) => Err(error.into()),
     }
-}
-
-fn artifact_signature(image: &Image, parts: &mut Parts<'_>) -> Result<Option<Vec<u8>>, Failure> {
-    let Some(descriptor) = &image.signature else { return Ok(None) };
-    if descriptor.size > signature::LONGEST {
-        let size = descriptor.size;
-        return Err(Failure::new(Kind::Invalid, format!("the signature of the artifact has {size} bytes")));
-    }
-    let limits = Limits { manifest: signature::LONGEST, ..Limits::default() };
-    let mut observer = |_| Ok(());
-    let meter = Meter::new(&limits, &mut observer);
-    let checked = oci::checked("the signature", descriptor, &mut parts.metered(&meter), &meter)?;
-    Ok(Some(checked))
 }

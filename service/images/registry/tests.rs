@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::hostile::{Behaviour, Hostile, head, without_end};
-use super::saved_image::{Files, Layer, Tar, artifact, descriptor, digest, oci_image, with};
-use super::{Access, Patience, Request, run};
-use crate::images::worker::{Failure, Voice, Wanted};
+use super::saved_image::{Files, Layer, Tar, artifact, digest, oci_image, signed_artifact};
+use super::{Access, Insecure, Patience, Request, run};
+use crate::images::worker::{Failure, Kind, Voice, Wanted};
 
 const UNIKERNEL: &[u8] = b"\x7fELF, and then the rest of a unikernel";
 
@@ -36,11 +36,11 @@ fn take(image: (Files, Vec<u8>), behaviour: Box<Behaviour>, change: impl FnOnce(
     let paths = vec!["/unikernel.hvt".parse().unwrap(), "/unikernel.spt".parse().unwrap()];
     let mut request = Request {
         image: format!("{}/web", registry.host).parse().unwrap(),
-        insecure: true,
+        insecure: Insecure(vec![registry.host.clone()]),
         access: Access::Anyone,
         cache: cache.path().to_owned(),
         cache_limit: 1 << 20,
-        wanted: Wanted { paths, limit: 1 << 20, signature: true },
+        wanted: Wanted { paths, named: false, limit: 1 << 20, signature: true },
         patience: Patience { silence: Duration::from_millis(500), ..Patience::default() },
     };
     change(&mut request);
@@ -77,12 +77,7 @@ fn what_is_said_of_an_image() {
 
 /// An artifact with `signature` beside it.
 fn signed(signature: &[u8]) -> (Files, Vec<u8>) {
-    let (mut files, manifest) = artifact(UNIKERNEL, Some("it.hvt"));
-    let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
-    let title = json!({"org.opencontainers.image.title": "it.hvt.minisig"});
-    manifest["layers"].as_array_mut().unwrap().push(with(descriptor("text/plain", signature), "annotations", title));
-    files.push(("signature".into(), signature.to_vec()));
-    (files, serde_json::to_vec(&manifest).unwrap())
+    signed_artifact(UNIKERNEL, "it.hvt", signature)
 }
 
 #[test]
@@ -97,6 +92,16 @@ fn what_signs_an_artifact() {
     assert!(long.outcome.unwrap_err().message.contains("the signature of the artifact has 5000 bytes"));
     let unsigned = take(artifact(UNIKERNEL, None), good(), |_| ());
     assert_eq!((unsigned.outcome.is_ok(), unsigned.heard("Signature").len()), (true, 0));
+}
+
+#[test]
+fn a_path_that_was_named_is_not_passed_over() {
+    let told = take(artifact(UNIKERNEL, None), good(), |request| request.wanted.named = true);
+    let failure = told.outcome.unwrap_err();
+    assert_eq!(failure.kind, Kind::Invalid);
+    assert!(failure.message.contains("leave option image-path out"), "{}", failure.message);
+    let layers = [Layer::gzip(Tar::new().file("unikernel.spt", UNIKERNEL))];
+    assert_eq!(take(oci_image(&layers), good(), |request| request.wanted.named = true).outcome, Ok(()));
 }
 
 #[test]

@@ -11,8 +11,8 @@ use super::{Assignment, Failure, Form, Kind, Said, Saved, Task, Voice, Wanted, t
 use crate::images::archive::{self, Limits, Selection};
 use crate::images::{engine, git, registry, signature, solo5};
 
-/// Bytes of a task.
-const TASK: u64 = 1 << 20;
+/// Bytes of a task. The longest has two Dockerfiles, each with all arguments of a build twice, and quotes in them quoted.
+pub(super) const TASK: u64 = 4 << 20;
 
 /// Does the one task that it is told, and ends.
 pub fn run() -> ExitCode {
@@ -81,17 +81,20 @@ fn from_saved(saved: &Saved, image: File, mut unikernel: File, voice: &mut Voice
         voice.progress(done, total).map_err(|_| archive::Error::Cancelled)
     };
     let found = extract(saved.form, image, &selection, &limits, &mut observer, &mut unikernel)?;
+    saved.wanted.check(&found)?;
     if let Some(digest) = found.image {
         voice.origin(&digest.to_string())?;
     }
-    match found.path {
-        Some(path) if saved.wanted.signature => beside(saved, again, &path, voice),
-        _ => Ok(()),
-    }
+    let signature = match found.path {
+        Some(path) if saved.wanted.signature => beside(saved, again, &path)?,
+        _ => found.signature,
+    };
+    signature.map_or(Ok(()), |text| Ok(voice.signature(&String::from_utf8_lossy(&text))?))
 }
 
 fn selection(wanted: &Wanted, tag: Option<String>) -> Selection {
-    Selection { tag, paths: wanted.paths.iter().map(ToString::to_string).collect(), ..Selection::default() }
+    let paths = wanted.paths.iter().map(ToString::to_string).collect();
+    Selection { tag, paths, signature: wanted.signature, ..Selection::default() }
 }
 
 fn extract(
@@ -110,14 +113,14 @@ fn extract(
 }
 
 /// What signs the unikernel stands beside it. That it is not there is for others to judge.
-fn beside(saved: &Saved, image: File, path: &str, voice: &mut Voice) -> Result<(), Failure> {
+fn beside(saved: &Saved, image: File, path: &str) -> Result<Option<Vec<u8>>, Failure> {
     let limits = Limits { output: signature::LONGEST, ..Limits::default() };
     let paths = vec![format!("{path}.minisig")];
     let selection = Selection { tag: saved.name.clone(), paths, ..Selection::default() };
     let mut text = Vec::new();
     match extract(saved.form, image, &selection, &limits, &mut |_| Ok(()), &mut text) {
-        Ok(_) => Ok(voice.signature(&String::from_utf8_lossy(&text))?),
-        Err(archive::Error::NotFound(_)) => Ok(()),
+        Ok(_) => Ok(Some(text)),
+        Err(archive::Error::NotFound(_)) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -25,7 +25,8 @@ mod voice;
 
 use serde::{Deserialize, Serialize};
 
-use super::{archive, engine, git, registry};
+use super::archive::{self, Found};
+use super::{engine, git, registry};
 use crate::domain::{Caller, ImagePath};
 use crate::images::Error;
 
@@ -72,10 +73,28 @@ pub enum Task {
 pub struct Wanted {
     /// Where the unikernel stands in the image: the first that there is.
     pub paths: Vec<ImagePath>,
+    /// Whether the caller has named the path, and no other file was meant.
+    pub named: bool,
     /// Bytes that it may have.
     pub limit: u64,
     /// Also what signs it: the file beside it with `.minisig` after its name.
     pub signature: bool,
+}
+
+impl Wanted {
+    /// # Errors
+    /// A path was named, and the image has none: it is an artifact, which is the file itself.
+    pub fn check(&self, found: &Found) -> Result<(), Failure> {
+        match self.paths.first().filter(|_| self.named && found.path.is_none()) {
+            Some(path) => Err(Failure::new(
+                Kind::Invalid,
+                format!(
+                    "the image is the unikernel itself, and nothing is at {path} in it: leave option image-path out"
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
 }
 
 /// An image in an archive or a folder.
@@ -199,6 +218,27 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{BuildOptions, BuildRequest, GitUrl, Recipe};
+    use crate::images::recipe::{BaseImages, Caches, dockerfile};
+
+    #[test]
+    fn the_longest_build_is_a_task() {
+        let url: GitUrl = "https://git.example.org/website.git".parse().unwrap();
+        let caches = Caches { repository: &url, secret: "secret" };
+        let request = BuildRequest { mirage_args: Some(vec!["'".repeat(4096); 32]), ..BuildRequest::default() };
+        let options = BuildOptions::new(request, None).unwrap();
+        let Recipe::Mirage(recipe) = &options.recipe else { panic!() };
+        let text = |caches| dockerfile(recipe, &options.image_paths()[0], &BaseImages::default(), caches);
+        let dockerfile = engine::Dockerfile::Text { with_caches: text(Some(caches)), plain: text(None) };
+        let task = Task::Engine(engine::Request {
+            socket: "/run/docker.sock".into(),
+            work: engine::Work::Build { dockerfile, paths: options.image_paths(), signature: true },
+            label: "label".into(),
+            patience: engine::Patience::default(),
+        });
+        let length = serde_json::to_string(&Assignment::from(task)).unwrap().len() as u64;
+        assert!((2 << 20..child::TASK).contains(&length), "{length}");
+    }
 
     #[test]
     fn what_a_worker_says_is_fit_to_be_shown() {

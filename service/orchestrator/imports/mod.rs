@@ -231,7 +231,8 @@ async fn fetch_once(
 /// What a worker takes out of an image for this call.
 fn wanted(context: &Context, options: &ImageOptions) -> Wanted {
     let signature = !context.sources.keys.is_empty() && options.signature.is_none();
-    Wanted { paths: options.image_paths(), limit: context.store.limit(), signature }
+    let (paths, named) = (options.image_paths(), options.image_path.is_some());
+    Wanted { paths, named, limit: context.store.limit(), signature }
 }
 
 /// An image of the store, which must still be what it was.

@@ -14,7 +14,7 @@ use super::chain::{Link, through};
 use super::{Imported, wanted};
 use crate::domain::{ImageName, ImageOptions};
 use crate::images;
-use crate::images::registry::{Access, Patience, Request, access};
+use crate::images::registry::{Access, Insecure, Patience, Request, access};
 use crate::images::worker::Task;
 
 /// Bytes of the file with credentials.
@@ -28,12 +28,11 @@ pub(super) async fn import(
 ) -> Result<Imported, Error> {
     let sources = &context.sources;
     let registry = image.registry.as_ref().map(ToString::to_string).unwrap_or_default();
-    let insecure = sources.insecure_registries.iter().any(|listed| listed.eq_ignore_ascii_case(&registry));
     let (cache, auth_file) = (sources.cache.clone(), sources.auth_file.clone());
     let repository = image.repository.to_string();
     let prepared = spawn_blocking(move || prepare(&cache, auth_file.as_deref(), &registry, &repository)).await;
     let request = Request {
-        insecure,
+        insecure: Insecure(sources.insecure_registries.clone()),
         access: prepared.map_err(|_| Error::Defect)??,
         image,
         cache: sources.cache.clone(),

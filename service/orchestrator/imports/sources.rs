@@ -23,7 +23,7 @@ pub struct Sources {
     pub instance: String,
     /// Who removes what calls have left there.
     pub tidier: Tidier,
-    /// `HOST:PORT` of registries without TLS.
+    /// `HOST:PORT` of registries that may be without TLS.
     pub insecure_registries: Vec<String>,
     /// Docker's and Podman's `auth.json`.
     pub auth_file: Option<PathBuf>,

@@ -72,7 +72,7 @@ pub fn oci_archive(data: &[u8]) -> bool {
 pub fn engine_tar(data: &[u8]) -> bool {
     let found = check(|observer, output| {
         archive::taken(Cursor::new(data), true, &LIMITS, observer, output)?;
-        Ok(Found { path: None, size: output.len() as u64, image: None })
+        Ok(Found { path: None, size: output.len() as u64, image: None, signature: None })
     });
     if let Some(found) = &found {
         is_read_so_by_others(data, found);

@@ -85,7 +85,7 @@ pub fn extract(
         (None, Some(layer)) => scan::copy(layer, source.open(place.layer)?, &seen, meter, early.output)?,
         (None, None) => {}
     }
-    Ok(Found { path, size: place.size, image: None })
+    Ok(Found { path, size: place.size, image: None, signature: None })
 }
 
 /// Where the file goes, and what of it went there before the layer was read to its end.
