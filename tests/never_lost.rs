@@ -20,6 +20,8 @@ mod private_bus;
 #[path = "never_lost/scene.rs"]
 #[cfg_attr(not(feature = "fault-injection"), allow(dead_code, reason = "the steps take most of it"))]
 mod scene;
+#[path = "support/small_disk.rs"]
+mod small_disk;
 #[path = "support/solo5_image.rs"]
 mod solo5_image;
 #[path = "support/stand_in_process.rs"]

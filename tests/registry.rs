@@ -18,6 +18,8 @@ mod private_bus;
 mod saved_image;
 #[path = "registry/scene.rs"]
 mod scene;
+#[path = "support/small_disk.rs"]
+mod small_disk;
 #[path = "support/solo5_image.rs"]
 mod solo5_image;
 #[path = "support/stand_in_process.rs"]

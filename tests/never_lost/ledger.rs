@@ -5,8 +5,9 @@ use std::process::Command;
 
 use crate::asking::Asking;
 use crate::host::{ARGUMENTS, MANAGER, Options, ROOT, TestHost, error_of, options};
-use crate::netns::{isolated, try_sh};
+use crate::netns::isolated;
 use crate::scene::{Deed, Scene};
+use crate::small_disk::SmallDisk;
 
 #[test]
 fn a_ledger_of_a_newer_version_is_refused() {
@@ -56,43 +57,11 @@ fn two_services_do_not_share_a_ledger() {
     });
 }
 
-/// The state directory on a file system of its own. Unmounted with this value.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount(host: &TestHost) -> Result<Self, String> {
-        let directory = host.state();
-        std::fs::create_dir_all(&directory).unwrap();
-        let (mounted, why) = try_sh(&format!("mount -t tmpfs -o size=8m,mode=700 tmpfs {}", directory.display()));
-        if mounted { Ok(Self(directory)) } else { Err(why) }
-    }
-
-    fn fill(&self) {
-        let mut filler = std::fs::File::create(self.0.join("filler")).unwrap();
-        let mut chunk = 1 << 16;
-        while chunk > 0 {
-            if std::io::Write::write_all(&mut filler, &vec![0; chunk]).is_err() {
-                chunk /= 2;
-            }
-        }
-    }
-
-    fn make_room(&self) {
-        std::fs::remove_file(self.0.join("filler")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        try_sh(&format!("umount -l {}", self.0.display()));
-    }
-}
-
 #[test]
 fn a_full_disk_leaves_nothing_half_made() {
     isolated("ledger::a_full_disk_leaves_nothing_half_made", |_| async {
         let Some(mut host) = TestHost::without_service() else { return };
-        let disk = match SmallDisk::mount(&host) {
+        let disk = match SmallDisk::mount(&host.state(), 8) {
             Ok(disk) => disk,
             Err(why) => {
                 return println!("SKIPPED: a_full_disk_leaves_nothing_half_made: no file system of its own: {why}");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::distribution::{Distribution, REGISTRY, SKOPEO, have};
-use super::host::{NAME, error_of, eventually, options};
+use super::host::{NAME, Options, TestHost, error_of, eventually, options};
 use super::hostile::{Asked, Hostile, head};
 use super::netns::{isolated, sh};
 use super::saved_image::{
@@ -16,6 +16,8 @@ use super::saved_image::{
     tar_of, with,
 };
 use super::scene::{JOB, Scene};
+use super::small_disk::SmallDisk;
+use super::solo5_image::{Image, Target};
 
 const LONG: u64 = 20_000;
 
@@ -277,5 +279,40 @@ fn cancel_leaves_nothing() {
         scene.nobody_works().await;
         assert_eq!(scene.cached().len(), 1, "the configuration was there: {:?}", scene.cached());
         assert!(scene.host.stored_images().is_empty());
+    });
+}
+
+#[test]
+fn layers_give_way_to_images() {
+    isolated("good::layers_give_way_to_images", |_| async {
+        const MIB: usize = 1 << 20;
+        let Some(host) = TestHost::without_service() else { return };
+        let _disk = match SmallDisk::mount(&host.state(), 16) {
+            Ok(disk) => disk,
+            Err(why) => return println!("SKIPPED: layers_give_way_to_images: no small file system: {why}"),
+        };
+        let Some(scene) = Scene::start_on(host, &[6100, 6101], LONG, "").await else { return };
+        let of = |size: usize| Image::new(Target::Spt, "1").net(&["service"]).padding(size * MIB).build();
+        let served = |port: u16, size: usize| {
+            let image = oci_image(&[Layer::plain(Tar::new().file("unikernel.spt", of(size)))]);
+            Hostile::start(port, image, Box::new(|_, _, _| false))
+        };
+        let deploy = async |image: &str| {
+            let (id, _) = scene.deploy(image).await.unwrap_or_else(|error| panic!("{image}: {error}"));
+            scene.manager.call("Destroy", &(id, Options::new())).await.unwrap();
+            scene.manager.collect(Options::new()).await.unwrap();
+            assert!(scene.host.stored_images().is_empty());
+        };
+        // Documents are kept as well.
+        let kept = || scene.cached().iter().filter(|(_, size)| *size > MIB as u64).count();
+        let (_small, _large) = (served(6100, 2), served(6101, 6));
+        deploy("docker://127.0.0.1:6100/web:1").await;
+        assert_eq!(kept(), 1);
+        // Twice as much there is not room for: it comes, and is not kept.
+        deploy("docker://127.0.0.1:6101/web:1").await;
+        assert_eq!(kept(), 1);
+        let file = scene.save("large", &of(14));
+        deploy(&file.display().to_string()).await;
+        assert_eq!(kept(), 0, "the layer has given way");
     });
 }

@@ -18,7 +18,11 @@ pub struct Scene {
 impl Scene {
     /// With `more` lines in the section of images. Registries on `ports` need no TLS. `patience`: milliseconds.
     pub async fn start(ports: &[u16], patience: u64, more: &str) -> Option<Self> {
-        let mut host = TestHost::without_service()?;
+        Self::start_on(TestHost::without_service()?, ports, patience, more).await
+    }
+
+    /// On a host that was prepared.
+    pub async fn start_on(mut host: TestHost, ports: &[u16], patience: u64, more: &str) -> Option<Self> {
         let listed = ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect::<Vec<_>>().join(", ");
         let more = more.replace("FOLDER", &host.directory.path().display().to_string());
         let text = format!("[images]\ninsecure-registries = [{listed}]\n{more}\n");
