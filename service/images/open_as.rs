@@ -132,3 +132,23 @@ fn open(path: &Path, caller: &Caller, kind: FileType) -> Result<File, Error> {
     }
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_waits_for_another_users_files() {
+        let (one, other) = (4_000_000_001, 4_000_000_002);
+        let mut held = Vec::new();
+        for _ in 0..PLACES {
+            held.push(place_of(one).await.unwrap());
+        }
+        assert_eq!(places_of(one).available_permits(), 0);
+        let theirs = place_of(other).await.unwrap();
+        drop((held, theirs));
+        // Those that nobody holds are forgotten, and made anew.
+        assert_eq!(places_of(one).available_permits(), PLACES);
+        assert!(!PLACES_OF.lock().unwrap().contains_key(&other));
+    }
+}
