@@ -57,8 +57,9 @@ impl Link {
 /// After the store has failed: a worker that knows better why says it by then.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
-/// Runs them at the same time, as one of `slots`, the first with `input`. Of several that fail, the first in the row is the cause: those after
-/// it got too little to read. What a worker says of an image goes before what the store says of the bytes that came.
+/// Runs them at the same time, as one of `slots`, the first with `input`. Of several that fail, the first in the row is
+/// the cause: those after it got too little to read. What a worker says of an image goes before what the store says of the
+/// bytes that came.
 pub(super) async fn through(
     context: &Context,
     slots: &Semaphore,

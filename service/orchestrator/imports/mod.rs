@@ -37,17 +37,13 @@ pub use workshop::clear as clear_workshop;
 const GONE: usize = 2;
 
 /// Why what was imported is imported once more.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Again {
     gone: usize,
     cache_was_emptied: bool,
 }
 
 impl Again {
-    fn new() -> Self {
-        Self { gone: 0, cache_was_emptied: false }
-    }
-
     /// Whether there is hope: whoever removed the image at this moment had not seen that it is wanted again, and the cache
     /// of layers gives way to the store.
     async fn after(&mut self, error: &Error, context: &Context) -> bool {
@@ -191,7 +187,7 @@ async fn fetch(
     caller: &Caller,
     job: &Job,
 ) -> Result<Imported, Error> {
-    let mut again = Again::new();
+    let mut again = Again::default();
     loop {
         match fetch_once(context, image.clone(), options, caller, job).await {
             Err(error) if again.after(&error, context).await => {}
@@ -287,7 +283,7 @@ async fn make_room(context: &Context) -> Result<(), Error> {
 
 /// Copies what a client has opened into the store. As with [`fetch`], a file is read once more, a pipe cannot be.
 async fn receive(context: &Context, file: File, job: &Job) -> Result<Imported, Error> {
-    let mut again = Again::new();
+    let mut again = Again::default();
     loop {
         let copy = file.try_clone().map_err(|error| images::Error::Io { what: "keep the image open".into(), error })?;
         match receive_once(context, &context.store, copy, job.counter(), job).await {
