@@ -49,6 +49,7 @@ fn service(name: &str, ports: u16) -> Service {
             addresses: Default::default(),
             sources: vec![],
             drain: 30_000,
+            tolerates_until: None,
         })),
         name,
         staged: None,

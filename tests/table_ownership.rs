@@ -41,6 +41,7 @@ fn on(target: &str, count: u16) -> Ruleset {
         addresses: [].into(),
         sources: sources.iter().map(|prefix| prefix.parse().unwrap()).collect(),
         drain: 0,
+        tolerates_until: None,
     };
     let published = [publication(80..80 + count, &[]), publication(70..71, &["192.0.2.0/24"])];
     let prefix = "10.0.0.0/24".parse().unwrap();

@@ -64,6 +64,7 @@ mod tests {
             addresses: Default::default(),
             sources: vec![],
             drain: 0,
+            tolerates_until: None,
         };
         let rows = publications(&[("dns".parse().unwrap(), Arc::new(publication))]);
         let row = |transport: &str| {

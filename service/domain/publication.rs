@@ -88,8 +88,9 @@ pub struct PortMapping {
 }
 
 /// What a packet is matched by: one port of one transport, on one of the host's addresses or on all (`None`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HostPort {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
     pub transport: Transport,
     pub port: u16,
@@ -116,6 +117,10 @@ pub struct Publication {
     pub sources: Vec<IpNet>,
     /// Milliseconds that the one before may take to finish its connections.
     pub drain: u64,
+    /// Until when established TCP connections of sources that are not admitted any more may go on. `None`: such
+    /// connections are reset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerates_until: Option<Timestamp>,
 }
 
 impl Publication {
@@ -169,19 +174,36 @@ impl Service {
     }
 }
 
-/// Flows that a switch or a death has left on a unikernel that does not get them any more: still to be deleted.
+/// Conntrack entries that do not lead where their packets should go by now: still to be deleted.
 ///
-/// Part of the ledger, so that a crash between the switch and the deletion leaves no client on a dead address.
+/// Part of the ledger, so that a crash between the change that made them stale and their deletion leaves no client on a
+/// dead address. The fields that came later are left out where they say nothing: an entry is its own key in the ledger, and
+/// entries that an older version wrote have to stay the same.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StaleFlows {
     pub service: ServiceName,
-    /// Where the flows still go.
+    /// The unikernel's address that the flows go to.
     pub target: IpAddr,
-    /// Host ports (UDP) of those flows, as their clients see them.
+    /// Host ports of redirected UDP flows to `target`, as their clients see them.
     pub ports: BTreeSet<u16>,
-    /// TCP as well, where no answer has come yet: `target` is dead, and another is live.
-    ///
-    /// Left out where it is not so: these are the ledger's keys, and entries from before have to stay the same ones.
+    /// TCP flows to `target` that no answer has come to: another unikernel is live.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub half_open: bool,
+    /// All flows to and from `target`: the unikernel that had the address is gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
+    /// Flows to these ports of the host that were not redirected: they began before the port was published.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub opened: BTreeSet<HostPort>,
+}
+
+impl StaleFlows {
+    /// No flows of `service` to `target` yet.
+    pub fn none(service: ServiceName, target: IpAddr) -> Self {
+        Self { service, target, ports: BTreeSet::new(), half_open: false, gone: false, opened: BTreeSet::new() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ports.is_empty() && !self.half_open && !self.gone && self.opened.is_empty()
+    }
 }

@@ -20,6 +20,11 @@ impl Timestamp {
         Self(self.0.saturating_add(i64::try_from(later.as_micros()).unwrap_or(i64::MAX)))
     }
 
+    /// How long after `earlier` this is; nothing where it is before.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
     /// The millisecond that it lies in, as Albatross tells times.
     pub fn to_milliseconds(self) -> Self {
         Self(self.0 - self.0.rem_euclid(1000))

@@ -6,6 +6,7 @@ mod attributes;
 mod connection;
 mod error;
 mod flows;
+mod kernel;
 mod link_events;
 mod links;
 mod neighbours;
@@ -13,6 +14,6 @@ mod netlink;
 pub mod nftables;
 
 pub use error::{Errno, Error};
-pub use flows::{FlowChange, FlowEvents, FlowId, FlowNews, Flows};
+pub use flows::{Deletion, FlowChange, FlowEvents, FlowId, FlowNews, Flows};
 pub use link_events::{LinkEvent, LinkEvents};
 pub use links::{Bridge, Host, Port, forwarding};

@@ -85,6 +85,7 @@ fn service(name: &str, ports: u16) -> Service {
         addresses: [ip("::1"), ip("192.0.2.1")].into(),
         sources: vec!["192.0.2.0/24".parse().unwrap()],
         drain: 30_000,
+        tolerates_until: None,
     });
     Service {
         publication: Some(Arc::clone(&publication)),
@@ -153,12 +154,8 @@ fn image(number: u8) -> ImageRecord {
 }
 
 fn flows(service: &str, port: u16) -> StaleFlows {
-    StaleFlows {
-        service: service.parse().unwrap(),
-        target: ip("10.0.0.2"),
-        ports: [port, 53].into(),
-        half_open: port == 1,
-    }
+    let none = StaleFlows::none(service.parse().unwrap(), ip("10.0.0.2"));
+    StaleFlows { ports: [port, 53].into(), half_open: port == 1, gone: port == 2, ..none }
 }
 
 fn last_words(number: u8, text: &[u8]) -> Change {

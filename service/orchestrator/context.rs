@@ -11,6 +11,7 @@ use super::error::Error;
 use super::imports::Sources;
 use super::jobs::Jobs;
 use super::owner::OwnerHandle;
+use super::stale_flows::FollowUp;
 use super::watch::Taps;
 use crate::consoles::Consoles;
 use crate::domain::{ConsoleLine, Unikernel, UnikernelId};
@@ -54,6 +55,8 @@ pub struct Context {
     pub return_slots: Semaphore,
     /// Told when something may have begun to drain.
     pub drains: Notify,
+    /// What is still to be done after changes of what is published.
+    pub follow_up: Arc<FollowUp>,
     /// Told when something may have become free, for who collects without being asked.
     pub collects: Notify,
     /// Told when another manifest may be the last that was applied to a stack.

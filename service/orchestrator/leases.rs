@@ -9,6 +9,7 @@ use tracing::{debug, info};
 use super::context::Context;
 use super::error::Error;
 use super::owner::State;
+use super::stale_flows;
 use crate::domain::{Change, Exclusion, LeaseTag, NetworkName, Timestamp};
 use crate::planning::{self, admission};
 
@@ -76,6 +77,9 @@ pub async fn allocate(
             _ => false,
         };
         if !taken {
+            if is_new {
+                stale_flows::clear_address(context, lease.address).await;
+            }
             return Ok(lease.address);
         }
         give_back(context, tag.clone()).await?;

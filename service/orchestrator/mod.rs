@@ -29,7 +29,9 @@ mod request;
 mod restart;
 mod returns;
 mod stacks;
+mod stale_flows;
 mod start;
+mod tolerance;
 mod watch;
 mod workflow;
 

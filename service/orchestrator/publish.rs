@@ -1,5 +1,5 @@
 //! Publish, Unpublish and Rollback: one decision each. The owner writes it down and makes the kernel follow in one
-//! batch; what is left is to delete the UDP flows that conntrack still holds to the unikernel before.
+//! batch; what is left is to delete the flows that conntrack still sends elsewhere.
 //!
 //! A unikernel that is not ready yet is waited for, and one to go back to that has ended is deployed again; then it is
 //! decided anew, for much may have happened meanwhile.
@@ -16,9 +16,9 @@ use super::error::Error;
 use super::jobs::Job;
 use super::request::DeployRequest;
 use super::returns;
+use super::stale_flows;
 use super::workflow::{Flow, Step, nothing};
-use crate::domain::{Change, ServiceName, StaleFlows, Timestamp, UnikernelId};
-use crate::host_network;
+use crate::domain::{Change, ServiceName, Timestamp, UnikernelId};
 use crate::planning::publishing::{self, Decision, Obstacle, Switched, Wanted};
 use crate::planning::reconcile;
 
@@ -151,7 +151,7 @@ impl Switch {
         async move {
             if let Some(switched) = self.switched.take() {
                 self.context.owner.decide(move |state| Ok((switched.take_back(&state.world), ()))).await?;
-                delete_stale_flows(&self.context).await?;
+                stale_flows::delete(&self.context).await?;
             }
             match self.revived.take() {
                 Some(revived) => self.end_again(revived).await,
@@ -176,46 +176,12 @@ impl Switch {
 
     fn delete_flows<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
-            // They stand in the ledger: the switch holds without them, and the next look at Albatross tries again.
-            if let Err(error) = delete_stale_flows(&self.context).await {
-                warn!(%error, service = %self.service, "UDP flows to the unikernel before stay for now");
+            // They stand in the ledger: the switch holds without them, and they are tried again.
+            if let Err(error) = stale_flows::delete(&self.context).await {
+                warn!(%error, service = %self.service, "flows to the unikernel before stay for now");
             }
             Ok(Flow::Next)
         }
         .boxed()
     }
-}
-
-/// Deletes every flow that the ledger says is stale: those of a switch just made, and what a crash left.
-pub async fn delete_stale_flows(context: &Context) -> Result<(), Error> {
-    let stale = context.owner.look(|state| {
-        let stale = state.world.stale_flows().map(|flows| (flows.clone(), publishing::is_dead(&state.world, flows)));
-        stale.collect::<Vec<_>>()
-    });
-    for (flows, dead) in stale.await? {
-        match delete(context, &flows, dead).await {
-            Ok(()) => forget(context, flows).await?,
-            // The switch itself holds. What is left stands in the ledger, and is tried again at the next look.
-            Err(error) => {
-                warn!(%error, service = %flows.service, "flows to the unikernel before could not be deleted yet")
-            }
-        }
-    }
-    Ok(())
-}
-
-async fn delete(context: &Context, flows: &StaleFlows, dead: bool) -> Result<(), host_network::Error> {
-    if !flows.ports.is_empty() {
-        context.flows.delete_udp(flows.target, &flows.ports).await?;
-    }
-    // One that runs again answers by itself.
-    if flows.half_open && dead {
-        let deleted = context.flows.delete_half_open(flows.target).await?;
-        info!(service = %flows.service, deleted, "connections that a dead unikernel had not answered begin anew");
-    }
-    Ok(())
-}
-
-async fn forget(context: &Context, flows: StaleFlows) -> Result<(), Error> {
-    context.owner.decide(move |_| Ok((vec![Change::RemoveStaleFlows(flows)], ()))).await
 }

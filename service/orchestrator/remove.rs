@@ -10,7 +10,7 @@ use super::claims::Claim;
 use super::context::Context;
 use super::error::Error;
 use super::jobs::Job;
-use super::publish;
+use super::stale_flows;
 use super::workflow::{Flow, Step, nothing};
 use crate::domain::{Timestamp, UnikernelId};
 use crate::planning::publishing::Switched;
@@ -91,7 +91,7 @@ impl Remove {
                 })
                 .await?;
             self.intended = true;
-            publish::delete_stale_flows(&self.context).await?;
+            stale_flows::delete(&self.context).await?;
             Ok(Flow::Next)
         }
         .boxed()

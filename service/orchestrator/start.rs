@@ -11,8 +11,11 @@ use super::context::{Context, Limits};
 use super::imports::Sources;
 use super::jobs::Jobs;
 use super::owner::{self, Owner, State};
+use super::stale_flows::FollowUp;
 use super::watch::{HostWatch, Taps};
-use super::{Orchestrator, automatic, drains, imports, recover, returns, stacks, watch as watching};
+use super::{
+    Orchestrator, automatic, drains, imports, recover, returns, stacks, stale_flows, tolerance, watch as watching,
+};
 use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, ServiceView, StackView, UnikernelView};
@@ -98,9 +101,18 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let acts_by =
         owner::Settings { ruleset: settings, fall_back: config.publish.fall_back, defaults: limits.defaults() };
     let consoles = Arc::new(Consoles::new(albatross.clone()));
+    let follow_up = Arc::<FollowUp>::default();
     let claimed = Arc::clone(&claims);
-    let (owner, owner_handle) =
-        Owner::new(state, ledger, table, acts_by, claimed, Arc::clone(&consoles), events_sender.clone());
+    let (owner, owner_handle) = Owner::new(
+        state,
+        ledger,
+        table,
+        acts_by,
+        claimed,
+        Arc::clone(&consoles),
+        Arc::clone(&follow_up),
+        events_sender.clone(),
+    );
     let context = Arc::new(Context {
         owner: owner_handle,
         jobs,
@@ -116,6 +128,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         deploy_slots: Arc::new(Semaphore::new(config.limits.concurrent_deploys)),
         return_slots: Semaphore::new(RETURNS),
         drains: Notify::new(),
+        follow_up,
         collects: Notify::new(),
         stacks: Notify::new(),
         returns: Notify::new(),
@@ -157,6 +170,8 @@ impl Runner {
         tokio::spawn(watching::follow_host(Arc::clone(&context), host));
         tokio::spawn(recover::follow(Arc::clone(&context)));
         tokio::spawn(drains::run(Arc::clone(&context), events));
+        tokio::spawn(stale_flows::run(Arc::clone(&context)));
+        tokio::spawn(tolerance::run(Arc::clone(&context)));
         tokio::spawn(returns::run(Arc::clone(&context)));
         tokio::spawn(imports::tidy(Arc::clone(&context)));
         tokio::spawn(stacks::watching::run(Orchestrator { context: Arc::clone(&context) }));

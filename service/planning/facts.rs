@@ -31,6 +31,8 @@ pub struct Facts {
     pub default_network: Option<NetworkName>,
     /// The host's own, on all its devices.
     pub host_addresses: BTreeSet<IpAddr>,
+    /// Addresses whose unikernels have ended: the kernel refuses who is redirected there. See [`super::gone`].
+    pub gone: BTreeSet<IpAddr>,
     /// Addresses that answered on a network although nobody leased them, and when they did last.
     pub answering: BTreeMap<IpAddr, Timestamp>,
     pub inventory: Inventory,

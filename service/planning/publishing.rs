@@ -11,8 +11,8 @@ use super::error::Error;
 use super::facts::Facts;
 use super::world::World;
 use crate::domain::{
-    Change, Phase, PortMapping, Publication, Service, ServiceName, Stack, StaleFlows, Timestamp, Transport, Unikernel,
-    UnikernelId,
+    Change, HostPort, Phase, PortMapping, Publication, Service, ServiceName, Stack, StaleFlows, Timestamp, Transport,
+    Unikernel, UnikernelId,
 };
 
 /// Where and for whom a service is to be reachable.
@@ -36,6 +36,7 @@ impl Wanted {
             addresses: self.addresses,
             sources: self.sources,
             drain: u64::try_from(self.drain.as_millis()).unwrap_or(u64::MAX),
+            tolerates_until: None,
         }
     }
 }
@@ -211,10 +212,12 @@ pub fn move_to(
     now: Timestamp,
 ) -> Vec<Change> {
     let before = world.service(service).cloned().unwrap_or_else(|| Service::new(service.clone()));
+    let publication = publication.map(|new| sources::tolerant(&before, before.publication.as_deref(), new, now));
+    let staged = staged.map(|new| sources::tolerant(&before, before.staged.as_deref(), new, now));
     let mut changes = Vec::new();
     if before.staged.as_deref() != staged.as_ref() {
         let stale = stale_flows(service, before.staged.as_deref(), staged.as_ref());
-        changes.extend(stale.map(Change::PutStaleFlows));
+        changes.extend(stale.into_iter().map(Change::PutStaleFlows));
     } else if before.publication.as_deref() == publication.as_ref() {
         return Vec::new();
     }
@@ -249,11 +252,16 @@ fn make_live(
     if let Some(live) = &live {
         after.draining.retain(|(id, _)| id != live);
     }
-    let stale = stale_flows(&before.name, before.publication.as_deref(), publication.as_ref());
-    changes.extend(stale.map(Change::PutStaleFlows));
+    let mut stale = stale_flows(&before.name, before.publication.as_deref(), publication.as_ref());
     after.publication = publication.map(Arc::new);
     let draining = after.draining.iter().filter_map(|(id, _)| world.unikernel(id));
-    changes.extend(draining.filter_map(|unikernel| half_open(after, unikernel)).map(Change::PutStaleFlows));
+    let ended = draining.filter_map(|unikernel| half_open(after, unikernel));
+    stale.extend(
+        ended
+            .filter(|flows| !stale.iter().any(|other| other.target == flows.target && other.half_open))
+            .collect::<Vec<_>>(),
+    );
+    changes.extend(stale.into_iter().map(Change::PutStaleFlows));
     changes
 }
 
@@ -305,7 +313,8 @@ impl Switched {
             .filter(|flows| flows.service == *name && before.is_some_and(|back| back.target == flows.target))
             .map(|flows| Change::RemoveStaleFlows(flows.clone()))
             .collect::<Vec<_>>();
-        changes.extend(stale_flows(name, self.after.publication.as_deref(), before).map(Change::PutStaleFlows));
+        let stale = stale_flows(name, self.after.publication.as_deref(), before);
+        changes.extend(stale.into_iter().map(Change::PutStaleFlows));
         changes.push(match &self.before {
             Some(before) => Change::PutService(Box::new(before.clone())),
             None => Change::RemoveService(name.clone()),
@@ -314,35 +323,53 @@ impl Switched {
     }
 }
 
-/// UDP has no connections: conntrack would keep a client on the old unikernel for as long as it sends.
-fn stale_flows(service: &ServiceName, before: Option<&Publication>, after: Option<&Publication>) -> Option<StaleFlows> {
-    let before = before?;
+/// Flows that do not lead where their packets should go once `after` has taken the place of `before`.
+///
+/// - UDP has no connections: conntrack would keep a client on the old unikernel for as long as it sends, and one that may
+///   not connect any more as well.
+/// - A TCP connection that the unikernel before has not answered begins anew with the client's next SYN.
+/// - What came to a port before it was published was not redirected, and would not be for as long as the client sends.
+fn stale_flows(service: &ServiceName, before: Option<&Publication>, after: Option<&Publication>) -> Vec<StaleFlows> {
+    let replaced = before.map(|before| {
+        let ports = udp_ports_left(before, after);
+        let half_open = after.is_some_and(|after| after.target != before.target);
+        StaleFlows { ports, half_open, ..StaleFlows::none(service.clone(), before.target) }
+    });
+    let opened = after.map(|after| {
+        let opened = opened_ports(before, after);
+        StaleFlows { opened, ..StaleFlows::none(service.clone(), after.target) }
+    });
+    replaced.into_iter().chain(opened).filter(|flows| !flows.is_empty()).collect()
+}
+
+/// The UDP ports of `before` whose flows to its unikernel are not those that `after` would make.
+fn udp_ports_left(before: &Publication, after: Option<&Publication>) -> BTreeSet<u16> {
     let udp = |publication: &Publication| {
         let ports = publication.host_ports().filter(|(port, _)| port.transport == Transport::Udp);
         ports.map(|(port, behind)| (port, behind, publication.target)).collect::<BTreeSet<_>>()
     };
-    let kept = after.map(udp).unwrap_or_default();
-    let ports = udp(before).difference(&kept).map(|(port, _, _)| port.port).collect::<BTreeSet<_>>();
-    let target = before.target;
-    (!ports.is_empty()).then(|| StaleFlows { service: service.clone(), target, ports, half_open: false })
+    let kept = after.filter(|after| sources::admits_all(&after.sources, &before.sources)).map(udp).unwrap_or_default();
+    udp(before).difference(&kept).map(|(port, _, _)| port.port).collect()
+}
+
+/// The ports that somebody gets in by who did not before.
+fn opened_ports(before: Option<&Publication>, after: &Publication) -> BTreeSet<HostPort> {
+    let ports = |publication: &Publication| publication.host_ports().map(|(port, _)| port).collect::<BTreeSet<_>>();
+    let open = before.filter(|before| sources::admits_all(&before.sources, &after.sources)).map(ports);
+    ports(after).difference(&open.unwrap_or_default()).copied().collect()
 }
 
 /// A client's first packet that went to one that has ended binds its next ones to that address: they would go there
 /// although another of `service` is live by now.
 pub fn half_open(service: &Service, unikernel: &Unikernel) -> Option<StaleFlows> {
     let live = &service.publication.as_ref()?.unikernel;
-    (unikernel.has_ended() && unikernel.id != *live).then(|| StaleFlows {
-        service: service.name.clone(),
-        target: unikernel.address,
-        ports: BTreeSet::new(),
-        half_open: true,
-    })
+    let stale = StaleFlows { half_open: true, ..StaleFlows::none(service.name.clone(), unikernel.address) };
+    (unikernel.has_ended() && unikernel.id != *live).then_some(stale)
 }
 
-/// Whether nothing runs that could still answer these flows.
-pub fn is_dead(world: &World, flows: &StaleFlows) -> bool {
-    world.unikernels().filter(|unikernel| unikernel.address == flows.target).all(Unikernel::has_ended)
-}
+mod sources;
+
+pub use sources::{end_tolerance, next_end_of_tolerance};
 
 #[cfg(test)]
 mod tests;

@@ -193,7 +193,7 @@ pub fn undo_deploy(world: &World, id: &UnikernelId, reason: &str, now: Timestamp
         let ended = Unikernel { phase, exit_reason, brought_image, provisional, ..unikernel.clone() };
         return vec![Change::PutUnikernel(Box::new(ended))];
     }
-    removal::forget(world, id, now)
+    removal::forget_record(world, id, now)
 }
 
 /// Whether `id` is live, or of a stack's live or staged chain: where it runs it is not to be ended.

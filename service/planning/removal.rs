@@ -6,7 +6,7 @@ use super::error::Error;
 use super::facts::Facts;
 use super::publishing::{self, Switched};
 use super::world::World;
-use crate::domain::{Change, Phase, Publication, Service, Timestamp, Unikernel, UnikernelId};
+use crate::domain::{Change, Phase, Publication, Service, StaleFlows, Timestamp, Unikernel, UnikernelId};
 
 /// Marks `id` as to be removed. One that is live is refused, unless `force` takes its ports away with it.
 pub fn intend(
@@ -61,7 +61,17 @@ pub fn withdraw(world: &World, id: &UnikernelId, unpublished: Option<&Switched>)
 }
 
 /// What is written when Albatross does not have `id` any more: the record goes and the lease becomes free.
+///
+/// Whoever is still connected to it would wait for an answer for minutes. Without its flow the next segment comes to
+/// whoever has the port by then, and is answered with a reset.
 pub fn forget(world: &World, id: &UnikernelId, now: Timestamp) -> Vec<Change> {
+    let flows = |unikernel: &Unikernel| StaleFlows { gone: true, ..StaleFlows::none(id.service(), unikernel.address) };
+    let flows = world.unikernel(id).map(flows).map(Change::PutStaleFlows);
+    flows.into_iter().chain(forget_record(world, id, now)).collect()
+}
+
+/// The same of one that nobody can have been connected to.
+pub fn forget_record(world: &World, id: &UnikernelId, now: Timestamp) -> Vec<Change> {
     let mut changes = Vec::new();
     if world.unikernel(id).is_some() {
         changes.push(Change::RemoveUnikernel(id.clone()));

@@ -99,6 +99,7 @@ fn published(number: u32, ports: u32) -> (Unikernel, Service) {
         addresses: BTreeSet::new(),
         sources: Vec::new(),
         drain: 0,
+        tolerates_until: None,
     };
     let service = Service {
         name,

@@ -93,6 +93,7 @@ fn publication((id, address): &(String, IpAddr)) -> Publication {
         addresses: BTreeSet::new(),
         sources: Vec::new(),
         drain: 0,
+        tolerates_until: None,
     }
 }
 

@@ -108,6 +108,7 @@ async fn live(manager: &Manager) -> Vec<Publication> {
             addresses: Default::default(),
             sources: Vec::new(),
             drain: 0,
+            tolerates_until: None,
         }
     };
     live.unwrap().into_iter().map(publication).collect()

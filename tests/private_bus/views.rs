@@ -34,6 +34,7 @@ pub fn service(name: &str, live: Option<&str>) -> Arc<ServiceView> {
             addresses: Default::default(),
             sources: vec![],
             drain: 0,
+            tolerates_until: None,
         })
     });
     Arc::new(ServiceView { name: name.parse().unwrap(), publication, previous: None })

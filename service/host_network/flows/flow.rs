@@ -11,7 +11,6 @@ use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner};
 use super::super::netlink::Frame;
 
 pub const ID: u16 = 12; // CTA_ID
-const SYN_SENT: u8 = 1; // TCP_CONNTRACK_SYN_SENT
 
 /// Whether a TCP connection in this state is over, though conntrack remembers it for minutes.
 pub fn has_closed(state: u8) -> bool {
@@ -27,16 +26,18 @@ pub struct FlowId(pub u32);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flow {
     pub id: Option<FlowId>,
+    /// Who began it.
+    pub source: Option<IpAddr>,
+    /// The address that the client sees.
+    pub destination: Option<IpAddr>,
     /// Where its answers come from.
     pub target: IpAddr,
     pub protocol: Option<Protocol>,
     /// The destination port that the client sees.
     pub host_port: Option<u16>,
-    pub redirected: bool,
+    pub status: Status,
     /// TCP until it has closed, all else until it is forgotten.
     pub alive: bool,
-    /// TCP that no answer has come to yet.
-    pub half_open: bool,
     /// What the kernel finds it by: the tuple as the client sees it, zone and id.
     pub identity: Vec<ConntrackAttribute>,
 }
@@ -50,12 +51,15 @@ impl Flow {
         else {
             return None;
         };
-        let (mut target, mut id) = (None, None);
+        let (mut source, mut destination, mut target, mut id) = (None, None, None, None);
         let (mut protocol, mut host_port, mut status, mut state) = (None, None, Status::empty(), None);
         for attribute in &attributes {
             match attribute {
-                ConntrackAttribute::CtaTupleOrig(tuple) => (protocol, host_port) = protocol_and_port(tuple),
-                ConntrackAttribute::CtaTupleReply(tuple) => target = source(tuple),
+                ConntrackAttribute::CtaTupleOrig(tuple) => {
+                    (protocol, host_port) = protocol_and_port(tuple);
+                    (source, destination) = addresses(tuple);
+                }
+                ConntrackAttribute::CtaTupleReply(tuple) => (target, _) = addresses(tuple),
                 ConntrackAttribute::CtaStatus(flags) => status = *flags,
                 ConntrackAttribute::CtaProtoInfo(info) => state = tcp_state(info),
                 ConntrackAttribute::Other(nla) if nla.kind() == ID => id = number(nla).map(FlowId),
@@ -69,14 +73,20 @@ impl Flow {
         });
         Some(Self {
             id,
+            source,
+            destination,
             target: target?,
             protocol,
             host_port,
-            redirected: status.contains(Status::DstNat),
+            status,
             alive: !state.is_some_and(has_closed),
-            half_open: state == Some(SYN_SENT) && !status.contains(Status::SeenReply),
             identity: identity.collect(),
         })
+    }
+
+    /// Its destination was translated.
+    pub fn is_redirected(&self) -> bool {
+        self.status.contains(Status::DstNat)
     }
 }
 
@@ -86,14 +96,18 @@ fn number(attribute: &DefaultNla) -> Option<u32> {
     Some(u32::from_be_bytes(bytes))
 }
 
-fn source(tuple: &[Tuple]) -> Option<IpAddr> {
-    tuple.iter().find_map(|part| match part {
-        Tuple::Ip(addresses) => addresses.iter().find_map(|address| match address {
-            IPTuple::SourceAddress(address) => Some(*address),
-            _ => None,
-        }),
-        _ => None,
-    })
+/// Source and destination.
+fn addresses(tuple: &[Tuple]) -> (Option<IpAddr>, Option<IpAddr>) {
+    let parts = tuple.iter().filter_map(|part| if let Tuple::Ip(addresses) = part { Some(addresses) } else { None });
+    let (mut source, mut destination) = (None, None);
+    for address in parts.flatten() {
+        match address {
+            IPTuple::SourceAddress(address) => source = Some(*address),
+            IPTuple::DestinationAddress(address) => destination = Some(*address),
+            _ => {}
+        }
+    }
+    (source, destination)
 }
 
 fn protocol_and_port(tuple: &[Tuple]) -> (Option<Protocol>, Option<u16>) {

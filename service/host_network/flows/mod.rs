@@ -2,12 +2,13 @@
 
 mod events;
 mod flow;
+mod select;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, Nla};
-use netlink_packet_netfilter::conntrack::{ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple};
+use netlink_packet_core::DefaultNla;
+use netlink_packet_netfilter::conntrack::ConntrackMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use tokio::sync::Mutex;
@@ -16,8 +17,10 @@ pub use events::{FlowChange, FlowEvents, FlowNews};
 use flow::Flow;
 pub use flow::FlowId;
 
-use super::Error;
+use self::select::Criteria;
 use super::netlink::{Channel, Mute, Sending};
+use super::{Error, kernel};
+use crate::domain::FlowSelector;
 
 /// NFNLGRP_CONNTRACK_EXP_DESTROY: the end of an expected connection (those of FTP and its like), which comes next to
 /// never. Any group of ctnetlink would do.
@@ -28,11 +31,36 @@ const OBJECT: &str = "the host's connections";
 /// How many targets are asked for one by one: each time the kernel goes through all of its table.
 const FEW: usize = 2;
 
+/// How many deletions by the kernel's own selection cost less than one list of all flows, by which softirqs wait.
+const FEW_SELECTORS: usize = 32;
+
+const GET: u8 = 1; // IPCTNL_MSG_CT_GET
+const DELETE: u8 = 2; // IPCTNL_MSG_CT_DELETE
+
+/// How flows are deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    /// By the kernel, which selects them by a filter.
+    ByFilter,
+    /// One after the other, as a list of all flows shows them.
+    OneByOne,
+}
+
+impl Deletion {
+    /// What this kernel can do. With the feature `fault-injection`, `ALBATROSS_DEPLOYER_CONNTRACK=list` says otherwise.
+    pub fn here() -> Self {
+        let refused = cfg!(feature = "fault-injection")
+            && std::env::var_os("ALBATROSS_DEPLOYER_CONNTRACK").is_some_and(|how| how == "list");
+        if !refused && kernel::is_at_least(6, 12) { Self::ByFilter } else { Self::OneByOne }
+    }
+}
+
 #[derive(Debug)]
 pub struct Flows {
     /// To count takes the kernel long, and a switch does not wait for it.
     counting: Mutex<Channel>,
     deleting: Mutex<Channel>,
+    deletion: Deletion,
     /// Of a flow that began while nobody listened to any group of ctnetlink, the kernel never tells
     /// (`nf_conntrack_events` is 2, automatic, by default). This one makes it tell whoever listens later.
     _listener: Mute,
@@ -41,44 +69,45 @@ pub struct Flows {
 impl Flows {
     /// The end of every flow that begins from now on is told by [`FlowEvents`], for as long as this lives.
     pub fn open() -> Result<Self, Error> {
+        Self::open_with(Deletion::here())
+    }
+
+    /// The same, without asking what the kernel can do.
+    pub fn open_with(deletion: Deletion) -> Result<Self, Error> {
         let _listener = Mute::open(NETLINK_NETFILTER, QUIET_GROUP)?;
         let channel = || Channel::open(NETLINK_NETFILTER).map(Mutex::new);
-        Ok(Self { counting: channel()?, deleting: channel()?, _listener })
+        Ok(Self { counting: channel()?, deleting: channel()?, deletion, _listener })
     }
 
-    /// Deletes the UDP flows to `target` that came to one of `host_ports`, so that their next packet is redirected
-    /// anew. All others stay: those of another port or target, and those that were not redirected. Returns how many.
-    pub async fn delete_udp(&self, target: IpAddr, host_ports: &BTreeSet<u16>) -> Result<usize, Error> {
-        let stale = |flow: &Flow| flow.host_port.is_some_and(|port| host_ports.contains(&port));
-        self.delete(target, Protocol::Udp, stale).await
-    }
-
-    /// Deletes the TCP flows to `target` that no answer has come to yet, so that the client's next attempt is redirected
-    /// anew: it would go to `target` for as long as the client tries. Those that were answered stay. Returns how many.
-    pub async fn delete_half_open(&self, target: IpAddr) -> Result<usize, Error> {
-        self.delete(target, Protocol::Tcp, |flow| flow.half_open).await
-    }
-
-    async fn delete(&self, target: IpAddr, protocol: Protocol, which: impl Fn(&Flow) -> bool) -> Result<usize, Error> {
+    /// Deletes what `selector` selects: the next packet of such a flow is judged by the rules anew. All other flows stay.
+    pub async fn delete(&self, selector: &FlowSelector) -> Result<(), Error> {
+        let criteria = Criteria::of(selector);
         let mut channel = self.deleting.lock().await;
-        let mut deleted = 0;
-        for flow in redirected(&mut channel, target, Some(protocol)).await?.into_iter().filter(which) {
-            let object = format!("{protocol:?} flow to {target}");
-            let request = message(target, ConntrackMessage::Delete(flow.identity));
-            match channel.execute(&object, request, 0).await {
-                Ok(()) => deleted += 1,
-                // It has ended by itself in the meantime.
-                Err(Error::Refused { errno, .. }) if errno.name() == Some("ENOENT") => {}
-                Err(error) => return Err(error),
-            }
+        if self.deletion == Deletion::OneByOne {
+            return delete_one_by_one(&mut channel, &[criteria]).await;
         }
-        Ok(deleted)
+        let message = ConntrackMessage::Other { message_type: DELETE, attributes: criteria.attributes() };
+        let request = self::message(criteria.family(), message);
+        channel.execute(Sending::Apart, OBJECT, request, 0).await
+    }
+
+    /// [`Flows::delete`] of each. The kernel goes through its table once for each of a few, and of many the flows are listed
+    /// once and deleted one by one.
+    pub async fn delete_all(&self, selectors: &[FlowSelector]) -> Result<(), Error> {
+        if selectors.len() > FEW_SELECTORS {
+            let criteria = selectors.iter().map(Criteria::of).collect::<Vec<_>>();
+            return delete_one_by_one(&mut *self.deleting.lock().await, &criteria).await;
+        }
+        for selector in selectors {
+            self.delete(selector).await?;
+        }
+        Ok(())
     }
 
     /// The redirected connections to `target` that are alive: TCP until it has closed, UDP until it times out. The
     /// kernel goes through all connections of the host for that.
     pub async fn alive(&self, target: IpAddr) -> Result<BTreeSet<FlowId>, Error> {
-        let flows = redirected(&mut *self.counting.lock().await, target, None).await?;
+        let flows = redirected(&mut *self.counting.lock().await, target).await?;
         Ok(flows.into_iter().filter(|flow| flow.alive).filter_map(|flow| flow.id).collect())
     }
 
@@ -95,7 +124,7 @@ impl Flows {
         let mut channel = self.counting.lock().await;
         for is_ipv4 in [true, false] {
             let Some(one) = targets.iter().find(|target| target.is_ipv4() == is_ipv4) else { continue };
-            let wanted = |flow: &Flow| flow.redirected && flow.alive && targets.contains(&flow.target);
+            let wanted = |flow: &Flow| flow.is_redirected() && flow.alive && targets.contains(&flow.target);
             for flow in dump(&mut channel, *one, Vec::new(), wanted).await? {
                 let of_it = alive.entry(flow.target).or_default();
                 of_it.extend(flow.id);
@@ -110,13 +139,32 @@ impl Flows {
     }
 }
 
+/// Lists the flows that any of `criteria` selects, and deletes them.
+async fn delete_one_by_one(channel: &mut Channel, criteria: &[Criteria]) -> Result<(), Error> {
+    let families = criteria.iter().filter_map(Criteria::family).map(|address| (address.is_ipv4(), address));
+    for (_, address) in families.collect::<BTreeMap<_, _>>() {
+        // The kernel filters since 5.8; what an older one lists besides is left out here.
+        let attributes = if let [only] = criteria { only.attributes() } else { Vec::new() };
+        let wanted = |flow: &Flow| criteria.iter().any(|criteria| criteria.matches(flow));
+        for flow in dump(channel, address, attributes, wanted).await? {
+            let object = format!("a flow to {}", flow.target);
+            let request = message(Some(address), ConntrackMessage::Delete(flow.identity));
+            match channel.execute(Sending::Here, &object, request, 0).await {
+                Ok(()) => {}
+                // It has ended by itself in the meantime.
+                Err(Error::Refused { errno, .. }) if errno.name() == Some("ENOENT") => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The flows to `target` whose destination was translated.
-async fn redirected(channel: &mut Channel, target: IpAddr, protocol: Option<Protocol>) -> Result<Vec<Flow>, Error> {
-    // The kernel filters since 5.8; what an older one lists besides is left out here.
-    let wanted = |flow: &Flow| {
-        flow.target == target && flow.redirected && protocol.is_none_or(|protocol| flow.protocol == Some(protocol))
-    };
-    dump(channel, target, filter(target, protocol), wanted).await
+async fn redirected(channel: &mut Channel, target: IpAddr) -> Result<Vec<Flow>, Error> {
+    let criteria = Criteria::of(&FlowSelector::To { address: target });
+    let wanted = |flow: &Flow| criteria.matches(flow) && flow.is_redirected();
+    dump(channel, target, criteria.attributes(), wanted).await
 }
 
 /// The flows of `of`'s family that the kernel lists and that are wanted.
@@ -126,36 +174,15 @@ async fn dump(
     attributes: Vec<DefaultNla>,
     wanted: impl Fn(&Flow) -> bool,
 ) -> Result<Vec<Flow>, Error> {
-    const GET: u8 = 1; // IPCTNL_MSG_CT_GET
-    let request = message(of, ConntrackMessage::Other { message_type: GET, attributes });
+    let request = message(Some(of), ConntrackMessage::Other { message_type: GET, attributes });
     channel.dump(Sending::Apart, OBJECT, request, |frame| Ok(Flow::parse(frame).filter(&wanted))).await
 }
 
-fn message(target: IpAddr, message: ConntrackMessage) -> NetfilterMessage {
-    let family = if target.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
+fn message(of: Option<IpAddr>, message: ConntrackMessage) -> NetfilterMessage {
+    let family = match of {
+        Some(IpAddr::V4(_)) => NetfilterProtoFamily::IPv4,
+        Some(IpAddr::V6(_)) => NetfilterProtoFamily::IPv6,
+        None => NetfilterProtoFamily::Unspec,
+    };
     NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message)
-}
-
-/// A flow whose answers come from `target`.
-///
-/// Untyped, for the typed attributes lose the mark of an attribute that holds others, and the kernel insists on it here.
-fn filter(target: IpAddr, protocol: Option<Protocol>) -> Vec<DefaultNla> {
-    const REPLY: u16 = 2; // CTA_TUPLE_REPLY
-    const FILTER: u16 = 25; // CTA_FILTER
-    const REPLY_FLAGS: u16 = 2; // CTA_FILTER_REPLY_FLAGS
-    const BY_SOURCE: u32 = 1 << 0; // CTA_FILTER_F_CTA_IP_SRC
-    const BY_PROTOCOL: u32 = 1 << 3; // CTA_FILTER_F_CTA_PROTO_NUM
-    let mut tuple = vec![Tuple::Ip(vec![IPTuple::SourceAddress(target)])];
-    let mut by = BY_SOURCE;
-    if let Some(protocol) = protocol {
-        tuple.push(Tuple::Proto(vec![ProtoTuple::Protocol(protocol)]));
-        by |= BY_PROTOCOL;
-    }
-    vec![nested(REPLY, &tuple), nested(FILTER, &[DefaultNla::new(REPLY_FLAGS, by.to_ne_bytes().to_vec())])]
-}
-
-fn nested<T: Nla>(kind: u16, attributes: &[T]) -> DefaultNla {
-    let mut bytes = vec![0; attributes.buffer_len()];
-    attributes.emit(&mut bytes);
-    DefaultNla::new(kind | NLA_F_NESTED, bytes)
 }

@@ -137,7 +137,7 @@ impl Channel {
     }
 
     /// One request that changes something.
-    pub async fn execute<M>(&mut self, object: &str, request: M, flags: u16) -> Result<(), Error>
+    pub async fn execute<M>(&mut self, sending: Sending, object: &str, request: M, flags: u16) -> Result<(), Error>
     where
         M: NetlinkSerializable + Into<NetlinkPayload<M>>,
     {
@@ -146,7 +146,10 @@ impl Channel {
         self.renew()?;
         self.unfinished = true;
         let answer = timeout(DEADLINE, async {
-            self.send(object, &bytes).await?;
+            match sending {
+                Sending::Here => self.send(object, &bytes).await?,
+                Sending::Apart => drop(self.send_apart(object, bytes).await?),
+            }
             self.verdicts(object, sequences).await
         });
         let answer = answer.await.map_err(|_| Error::Timeout { object: object.into(), after: DEADLINE })?;

@@ -252,6 +252,7 @@ fn chain(name: ChainName, base: Option<Base>, comment: &str) -> Vec<ChainAttribu
     if let Some(Base { kind, hook, priority }) = base {
         let hook = match hook {
             Hook::Prerouting => InetHookNumber::PreRouting,
+            Hook::Forward => InetHookNumber::Forward,
             Hook::Output => InetHookNumber::LocalOut,
             Hook::Postrouting => InetHookNumber::PostRouting,
         };

@@ -56,7 +56,7 @@ fn encode(element: &Element) -> Vec<SetElementAttribute> {
             push_port(&mut value, target.port());
             attributes.push(SetElementAttribute::Data(DataAttribute::Value(value)));
         }
-        Element::Guarded(_) => {}
+        Element::Guarded(_) | Element::Enforced(_) | Element::Gone(_) => {}
         // `broadcast` is the last address of a prefix for either family.
         Element::Source(..) => {
             attributes.push(SetElementAttribute::KeyEnd(vec![DefaultNla::new(VALUE, key(element, IpNet::broadcast))]));
@@ -67,8 +67,11 @@ fn encode(element: &Element) -> Vec<SetElementAttribute> {
 
 /// The key, with this end of the source's range.
 fn key(element: &Element, end: impl Fn(&IpNet) -> IpAddr) -> Vec<u8> {
-    let port = element.key().port;
     let mut bytes = Vec::with_capacity(48);
+    if let Element::Gone(address) = element {
+        push_address(&mut bytes, *address);
+    }
+    let Some(PortKey { port, .. }) = element.port() else { return bytes };
     if let Some(address) = port.address {
         push_address(&mut bytes, address);
     }
@@ -136,11 +139,17 @@ fn element(set: SetName, bytes: &[u8]) -> Option<Element> {
     }
     let first = first?;
     let mut fields = split(&first, &set.key())?.into_iter();
+    if set.kind == SetKind::Gone {
+        return Some(Element::Gone(ip(fields.next()?)?));
+    }
     let address = if set.on_address { Some(ip(fields.next()?)?) } else { None };
     let transport = transport(fields.next()?)?;
     let key = PortKey::new(set.family, address, transport, port(fields.next()?)?)?;
     match set.kind {
         SetKind::Guarded => Some(Element::Guarded(key)),
+        SetKind::Enforced => Some(Element::Enforced(key)),
+        // Of no port: decoded above.
+        SetKind::Gone => None,
         SetKind::Ports => {
             let value = value?;
             let [address, number] = <[_; 2]>::try_from(split(&value, &set.value()?)?).ok()?;
@@ -211,8 +220,10 @@ mod tests {
                 let key = PortKey { family, port: HostPort { address, transport: Transport::Udp, port: 53 } };
                 all.push(Element::Redirect(key, target.parse().unwrap()));
                 all.push(Element::Guarded(key));
+                all.push(Element::Enforced(key));
                 all.push(Element::Source(key, prefix.parse().unwrap()));
             }
+            all.push(Element::Gone(target.parse::<SocketAddr>().unwrap().ip()));
         }
         all
     }

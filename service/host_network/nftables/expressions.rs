@@ -10,6 +10,7 @@ use netlink_packet_netfilter::nftables::{
 };
 
 use super::sets::Layout;
+use crate::domain::Transport;
 use crate::planning::ruleset::{Action, Condition, Direction, Family, Field, InterfaceName, Rule, SetName, Side};
 
 /// The first 32-bit register; those after it are [`register`] 1, 2, … The 128-bit register 1 begins at the same place.
@@ -38,10 +39,18 @@ fn check(program: &mut Program, condition: &Condition) {
             program.push(fib_destination_type());
             program.push(compare(true, &RTN_LOCAL.to_ne_bytes()));
         }
-        Condition::Translated => {
-            program.push(load_status());
-            program.push(mask(&IPS_DST_NAT.to_ne_bytes()));
-            program.push(compare(false, &[0; 4]));
+        Condition::Translated => check_status(program, IPS_DST_NAT),
+        Condition::SourceTranslated => check_status(program, IPS_SRC_NAT),
+        Condition::Family(family) => check_family(program, *family),
+        Condition::Protocol(transport) => {
+            program.push(load_meta(MetaKey::L4Proto, 0));
+            program.push(compare(true, &[transport.number()]));
+        }
+        Condition::TcpSyn => {
+            check(program, &Condition::Protocol(Transport::Tcp));
+            program.push(load_payload(TRANSPORT_HEADER, TCP_FLAGS, 1, 0));
+            program.push(mask(&[TCP_SYN]));
+            program.push(compare(false, &[0]));
         }
         Condition::Address { side, within, prefix } => {
             check_address(program, *side, *within, prefix);
@@ -55,10 +64,20 @@ fn check(program: &mut Program, condition: &Condition) {
             program.push(compare(*is, &padded_name(name)));
         }
         Condition::InSet { set, is } => {
-            load_fields(program, *set);
+            load_set_key(program, *set);
+            program.push(look_up(*set, !is, false));
+        }
+        Condition::OriginallyInSet { set, is } => {
+            load_fields(program, *set, load_original_field);
             program.push(look_up(*set, !is, false));
         }
     }
+}
+
+fn check_status(program: &mut Program, bit: u32) {
+    program.push(load_status());
+    program.push(mask(&bit.to_ne_bytes()));
+    program.push(compare(false, &[0; 4]));
 }
 
 fn act(program: &mut Program, action: Action) {
@@ -69,8 +88,11 @@ fn act(program: &mut Program, action: Action) {
         Action::Return => vec![VerdictAttribute::Code(Verdict::Return)],
         Action::Drop => vec![VerdictAttribute::Code(Verdict::Other(DROPPED))],
         Action::Masquerade => return program.push(other("masq", Vec::new())),
+        Action::ResetTcp => return program.push(reject(REJECT_TCP_RESET, 0)),
+        Action::Unreachable => return program.push(reject(REJECT_ICMPX, PORT_UNREACHABLE)),
+        Action::ClampSegments => return clamp_segments(program),
         Action::Redirect(map) => {
-            load_fields(program, map);
+            load_set_key(program, map);
             program.push(look_up(map, false, true));
             return program.push(translate(map));
         }
@@ -111,28 +133,54 @@ fn check_family(program: &mut Program, family: Family) {
     program.push(compare(true, &[number]));
 }
 
-/// The set's key, field after field, from the first register on.
-fn load_fields(program: &mut Program, set: SetName) {
-    let fields = set.key();
-    if fields.iter().any(|field| matches!(field, Field::Destination(_) | Field::Source(_))) {
+/// The set's key out of the packet.
+fn load_set_key(program: &mut Program, set: SetName) {
+    if set.key().iter().any(|field| matches!(field, Field::Destination(_) | Field::Source(_))) {
         check_family(program, set.family);
     }
+    load_fields(program, set, load_field);
+}
+
+/// The set's key, field after field, from the first register on.
+fn load_fields(program: &mut Program, set: SetName, load: fn(Field, u32) -> ListAttribute<ExpressionAttribute>) {
     let mut at = 0;
-    for field in fields {
-        program.push(match field {
-            Field::Destination(family) => {
-                load_payload(NETWORK_HEADER, address_offset(family, Side::Destination), field.length(), at)
-            }
-            Field::Source(family) => {
-                load_payload(NETWORK_HEADER, address_offset(family, Side::Source), field.length(), at)
-            }
-            Field::Transport => load_meta(MetaKey::L4Proto, at),
-            Field::Port => load_payload(TRANSPORT_HEADER, DESTINATION_PORT, field.length(), at),
-        });
+    for field in set.key() {
+        program.push(load(field, at));
         at += (field.padded() / 4) as u32;
     }
 }
 
+/// A field of the packet as it is now.
+fn load_field(field: Field, at: u32) -> ListAttribute<ExpressionAttribute> {
+    match field {
+        Field::Destination(family) => {
+            load_payload(NETWORK_HEADER, address_offset(family, Side::Destination), field.length(), at)
+        }
+        Field::Source(family) => load_payload(NETWORK_HEADER, address_offset(family, Side::Source), field.length(), at),
+        Field::Transport => load_meta(MetaKey::L4Proto, at),
+        Field::Port => load_payload(TRANSPORT_HEADER, DESTINATION_PORT, field.length(), at),
+    }
+}
+
+/// A field of the packet that began the connection, as it came.
+fn load_original_field(field: Field, at: u32) -> ListAttribute<ExpressionAttribute> {
+    const PROTOCOL_DESTINATION: u32 = 12; // NFT_CT_PROTO_DST
+    const SOURCE_4: u32 = 19; // NFT_CT_SRC_IP
+    const DESTINATION_4: u32 = 20;
+    const SOURCE_6: u32 = 21;
+    const DESTINATION_6: u32 = 22;
+    match field {
+        Field::Destination(Family::V4) => load_original(DESTINATION_4, at),
+        Field::Destination(Family::V6) => load_original(DESTINATION_6, at),
+        Field::Source(Family::V4) => load_original(SOURCE_4, at),
+        Field::Source(Family::V6) => load_original(SOURCE_6, at),
+        Field::Transport => load_meta(MetaKey::L4Proto, at),
+        Field::Port => load_original(PROTOCOL_DESTINATION, at),
+    }
+}
+
+const TCP_FLAGS: u32 = 13;
+const TCP_SYN: u8 = 1 << 1;
 const DESTINATION_PORT: u32 = 2;
 
 fn address_offset(family: Family, side: Side) -> u32 {
@@ -195,6 +243,7 @@ fn look_up(set: SetName, inverted: bool, value: bool) -> ListAttribute<Expressio
 }
 
 const RTN_LOCAL: u32 = 2;
+const IPS_SRC_NAT: u32 = 1 << 4;
 const IPS_DST_NAT: u32 = 1 << 5;
 
 fn fib_destination_type() -> ListAttribute<ExpressionAttribute> {
@@ -207,10 +256,70 @@ fn fib_destination_type() -> ListAttribute<ExpressionAttribute> {
 }
 
 fn load_status() -> ListAttribute<ExpressionAttribute> {
-    const DREG: u16 = 1; // NFTA_CT_DREG
-    const KEY: u16 = 2;
     const STATUS: u32 = 2; // NFT_CT_STATUS
-    other("ct", vec![number(DREG, FIRST_REGISTER), number(KEY, STATUS)])
+    other("ct", vec![number(CT_DREG, FIRST_REGISTER), number(CT_KEY, STATUS)])
+}
+
+const CT_DREG: u16 = 1; // NFTA_CT_DREG
+const CT_KEY: u16 = 2;
+
+/// A field of the connection in its original direction.
+fn load_original(key: u32, at: u32) -> ListAttribute<ExpressionAttribute> {
+    const DIRECTION: u16 = 3; // NFTA_CT_DIRECTION
+    const ORIGINAL: u8 = 0; // IP_CT_DIR_ORIGINAL
+    let direction = DefaultNla::new(DIRECTION, vec![ORIGINAL]);
+    other("ct", vec![number(CT_DREG, FIRST_REGISTER + at), number(CT_KEY, key), direction])
+}
+
+const REJECT_TCP_RESET: u32 = 1; // NFT_REJECT_TCP_RST
+const REJECT_ICMPX: u32 = 2; // NFT_REJECT_ICMPX_UNREACH
+const PORT_UNREACHABLE: u8 = 1; // NFT_REJECT_ICMPX_PORT_UNREACH
+
+fn reject(kind: u32, code: u8) -> ListAttribute<ExpressionAttribute> {
+    const TYPE: u16 = 1; // NFTA_REJECT_TYPE
+    const CODE: u16 = 2;
+    other("reject", vec![number(TYPE, kind), DefaultNla::new(CODE, vec![code])])
+}
+
+/// `tcp option maxseg size set rt mtu`. The kernel takes the smaller MTU of both directions, and never raises the option.
+fn clamp_segments(program: &mut Program) {
+    const RT_DREG: u16 = 1; // NFTA_RT_DREG
+    const RT_KEY: u16 = 2;
+    const TCP_MSS: u32 = 3; // NFT_RT_TCPMSS
+    program.push(other("rt", vec![number(RT_DREG, FIRST_REGISTER), number(RT_KEY, TCP_MSS)]));
+    const BYTEORDER_SREG: u16 = 1; // NFTA_BYTEORDER_SREG
+    const BYTEORDER_DREG: u16 = 2;
+    const BYTEORDER_OP: u16 = 3;
+    const BYTEORDER_LEN: u16 = 4;
+    const BYTEORDER_SIZE: u16 = 5;
+    const TO_NETWORK: u32 = 1; // NFT_BYTEORDER_HTON
+    program.push(other(
+        "byteorder",
+        vec![
+            number(BYTEORDER_SREG, FIRST_REGISTER),
+            number(BYTEORDER_DREG, FIRST_REGISTER),
+            number(BYTEORDER_OP, TO_NETWORK),
+            number(BYTEORDER_LEN, 2),
+            number(BYTEORDER_SIZE, 2),
+        ],
+    ));
+    const EXTHDR_TYPE: u16 = 2; // NFTA_EXTHDR_TYPE
+    const EXTHDR_OFFSET: u16 = 3;
+    const EXTHDR_LEN: u16 = 4;
+    const EXTHDR_OP: u16 = 6;
+    const EXTHDR_SREG: u16 = 7;
+    const MAXIMUM_SEGMENT_SIZE: u8 = 2; // TCPOPT_MAXSEG
+    const TCP_OPTION: u32 = 1; // NFT_EXTHDR_OP_TCPOPT
+    program.push(other(
+        "exthdr",
+        vec![
+            number(EXTHDR_SREG, FIRST_REGISTER),
+            DefaultNla::new(EXTHDR_TYPE, vec![MAXIMUM_SEGMENT_SIZE]),
+            number(EXTHDR_OFFSET, 2),
+            number(EXTHDR_LEN, 2),
+            number(EXTHDR_OP, TCP_OPTION),
+        ],
+    ));
 }
 
 /// dnat to the address and port that the look-up has left in the registers.

@@ -7,22 +7,22 @@
 use std::collections::HashSet;
 
 use nftables::expr::{
-    CT, Expression, Fib, FibFlag, FibResult, Map, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix,
-    SetItem,
+    CT, CTDir, Expression, Fib, FibFlag, FibResult, Map, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix,
+    RT, RTKey, SetItem, TcpOption,
 };
 use nftables::schema::{
     Chain as JsonChain, NfListObject, NfObject, Nftables, Rule as JsonRule, Set as JsonSet, SetFlag, SetType,
     SetTypeValue, Table as JsonTable,
 };
-use nftables::stmt::{JumpTarget, Match, NAT, NATFamily, Operator, Statement};
+use nftables::stmt::{JumpTarget, Mangle, Match, NAT, NATFamily, Operator, Reject, RejectType, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use ipnet::IpNet;
 
 use crate::domain::HostPort;
 use crate::planning::ruleset::{
-    Action, Chain, ChainKind, Condition, Direction, Element, Elements, Family, Field, Hook, Rule, Ruleset, SetKind,
-    SetName, Side, TABLE,
+    Action, Chain, ChainKind, Condition, Direction, Element, Elements, Family, Field, Hook, PortKey, Rule, Ruleset,
+    SetKind, SetName, Side, TABLE,
 };
 
 /// For `ExportRuleset`: what `nft -j -f` loads.
@@ -60,6 +60,7 @@ fn chain_of(chain: &Chain) -> JsonChain<'static> {
         }),
         hook: base.map(|base| match base.hook {
             Hook::Prerouting => NfHook::Prerouting,
+            Hook::Forward => NfHook::Forward,
             Hook::Output => NfHook::Output,
             Hook::Postrouting => NfHook::Postrouting,
         }),
@@ -75,7 +76,10 @@ fn set_of(set: SetName, elements: &Elements) -> JsonSet<'static> {
         family: NfFamily::INet,
         table: TABLE.into(),
         name: set.to_string().into(),
-        set_type: SetTypeValue::Concatenated(set.key().into_iter().map(set_type).collect()),
+        set_type: match set.key()[..] {
+            [field] => SetTypeValue::Single(set_type(field)),
+            ref fields => SetTypeValue::Concatenated(fields.iter().copied().map(set_type).collect()),
+        },
         flags: set.is_interval().then(|| HashSet::from([SetFlag::Interval])),
         elem: (!members.is_empty()).then(|| members.into()),
         comment: Some(set.comment().into()),
@@ -104,6 +108,10 @@ fn rule_of(chain: &Chain, rule: &Rule, elements: &Elements) -> Option<JsonRule<'
         Action::Return => Statement::Return(None),
         Action::Drop => Statement::Drop(None),
         Action::Masquerade => Statement::Masquerade(None),
+        Action::ResetTcp => Statement::Reject(Some(Reject { _type: Some(RejectType::TCPReset), expr: None })),
+        // Without words nft rejects by "port unreachable".
+        Action::Unreachable => Statement::Reject(None),
+        Action::ClampSegments => clamp_segments(),
         Action::Redirect(map) => redirect(map, elements)?,
     });
     Some(JsonRule {
@@ -146,11 +154,19 @@ fn match_of(condition: &Condition) -> Match<'static> {
             right: Expression::String("local".into()),
             op: Operator::EQ,
         },
-        Condition::Translated => Match {
-            left: named(NamedExpression::CT(CT { key: "status".into(), family: None, dir: None })),
-            right: Expression::String("dnat".into()),
-            op: Operator::IN,
+        Condition::Translated => status("dnat"),
+        Condition::SourceTranslated => status("snat"),
+        Condition::Family(family) => Match {
+            left: meta(MetaKey::Nfproto),
+            right: Expression::String(if *family == Family::V4 { "ipv4" } else { "ipv6" }.into()),
+            op: Operator::EQ,
         },
+        Condition::Protocol(transport) => {
+            Match { left: meta(MetaKey::L4proto), right: text(transport), op: Operator::EQ }
+        }
+        Condition::TcpSyn => {
+            Match { left: payload("tcp", "flags"), right: Expression::String("syn".into()), op: Operator::IN }
+        }
         Condition::Address { side, within, prefix } => {
             Match { left: address(Family::of(prefix.network()), *side), right: prefix_of(prefix), op: equal(*within) }
         }
@@ -162,14 +178,48 @@ fn match_of(condition: &Condition) -> Match<'static> {
             right: Expression::String(name.as_str().to_owned().into()),
             op: equal(*is),
         },
+        Condition::OriginallyInSet { set, is } => {
+            Match { left: original_fields(*set), right: Expression::String(format!("@{set}").into()), op: equal(*is) }
+        }
         Condition::InSet { set, is } => {
             Match { left: fields(*set), right: Expression::String(format!("@{set}").into()), op: equal(*is) }
         }
     }
 }
 
+fn status(bit: &'static str) -> Match<'static> {
+    Match { left: ct("status", None), right: Expression::String(bit.into()), op: Operator::IN }
+}
+
+fn ct(key: &'static str, dir: Option<CTDir>) -> Expression<'static> {
+    named(NamedExpression::CT(CT { key: key.into(), family: None, dir }))
+}
+
+fn clamp_segments() -> Statement<'static> {
+    let size = TcpOption { name: "maxseg".into(), field: Some("size".into()) };
+    Statement::Mangle(Mangle {
+        key: named(NamedExpression::TcpOption(size)),
+        value: named(NamedExpression::RT(RT { key: RTKey::MTU, family: None })),
+    })
+}
+
+/// The fields of a connection's first packet that are looked up.
+fn original_fields(set: SetName) -> Expression<'static> {
+    concat(set.key().into_iter().map(|field| match field {
+        Field::Destination(Family::V4) => ct("ip daddr", Some(CTDir::Original)),
+        Field::Destination(Family::V6) => ct("ip6 daddr", Some(CTDir::Original)),
+        Field::Source(Family::V4) => ct("ip saddr", Some(CTDir::Original)),
+        Field::Source(Family::V6) => ct("ip6 saddr", Some(CTDir::Original)),
+        Field::Transport => meta(MetaKey::L4proto),
+        Field::Port => ct("proto-dst", Some(CTDir::Original)),
+    }))
+}
+
 /// The fields of a packet that are looked up.
 fn fields(set: SetName) -> Expression<'static> {
+    if let [Field::Destination(family)] = set.key()[..] {
+        return address(family, Side::Destination);
+    }
     concat(set.key().into_iter().map(|field| match field {
         Field::Destination(family) => address(family, Side::Destination),
         Field::Source(family) => address(family, Side::Source),
@@ -180,7 +230,12 @@ fn fields(set: SetName) -> Expression<'static> {
 
 /// An element's key.
 fn key_of(element: &Element) -> Expression<'static> {
-    let HostPort { address, transport, port } = element.key().port;
+    let Some(PortKey { port: HostPort { address, transport, port }, .. }) = element.port() else {
+        return match element {
+            Element::Gone(address) => text(address),
+            _ => concat([]),
+        };
+    };
     let source = match element {
         Element::Source(_, prefix) => Some(prefix_of(prefix)),
         _ => None,

@@ -5,6 +5,8 @@
 //! service ends, or is killed) as an orphan, which has this flag alone: packets do not notice, anybody may change it, and
 //! whoever names both flags takes it over as it is. A table without flags cannot be given any; it has to be made anew.
 
+use super::super::kernel;
+
 /// `nft flush ruleset` passes it over.
 const OWNER: u32 = 2;
 /// It stays when its owner goes.
@@ -25,17 +27,9 @@ impl Ownership {
         if wanted_shared() {
             return Self::Shared;
         }
-        Self::of_kernel(&rustix::system::uname().release().to_string_lossy())
-    }
-
-    /// By the release alone, as `6.12.48+deb13-amd64`: *persist* came with 6.9. A batch that tries it would fail before,
-    /// and a failed batch makes those after it slow on some kernels.
-    pub fn of_kernel(release: &str) -> Self {
-        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-        match (numbers.next(), numbers.next()) {
-            (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (6, 9) => Self::Owned,
-            _ => Self::Shared,
-        }
+        // *persist* came with 6.9. A batch that tries it would fail before, and a failed batch makes those after it slow on
+        // some kernels.
+        if kernel::is_at_least(6, 9) { Self::Owned } else { Self::Shared }
     }
 
     /// NFTA_TABLE_FLAGS of a table that is made. `None`: without the attribute.
@@ -79,16 +73,6 @@ fn wanted_shared() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_release_decides() {
-        for release in ["6.9.0", "6.9-rc1", "6.12.48+deb13-amd64", "6.18.44-fc-v595", "7.0.0", "10.1"] {
-            assert_eq!(Ownership::of_kernel(release), Ownership::Owned, "{release}");
-        }
-        for release in ["6.8.12-5-pve", "6.1.0-37-amd64", "5.14.0-503.el9", "4.19", "6", "", "next", "99999999999.9"] {
-            assert_eq!(Ownership::of_kernel(release), Ownership::Shared, "{release}");
-        }
-    }
 
     #[test]
     fn a_table_is_claimed_by_whose_it_is() {

@@ -15,7 +15,7 @@ use super::super::jobs::Job;
 use super::super::owner::Trouble;
 use super::super::watch::TAP;
 use super::super::workflow::Flow;
-use super::super::{readiness, watch};
+use super::super::{readiness, stale_flows, watch};
 use super::{Deploy, running_now};
 use crate::albatross::{Created, Creation};
 use crate::domain::{Change, ImageRecord, Phase, Readiness, Unikernel};
@@ -40,7 +40,8 @@ impl Deploy {
                 // For the error that says why it could not be opened.
                 None => self.context.store.open_stored(record.digest).await?,
             };
-            self.ports_before = self.ports().await?;
+            let (ports, ()) = tokio::join!(self.ports(), stale_flows::clear_address(&self.context, unikernel.address));
+            self.ports_before = ports?;
             self.maybe_created = true;
             self.context.consoles.begin(&unikernel.id);
             let created = self.context.albatross.create(&unikernel.id, &creation, file, size).await;

@@ -65,6 +65,8 @@ pub(super) enum Message {
     AlbatrossVersion(String),
     /// The table may not be what it should be. Answers whether it is now.
     RepairTable(oneshot::Sender<bool>),
+    /// Albatross has been asked what it runs.
+    RefuseGone,
 }
 
 /// Messages that may wait for the owner: callers beyond that wait to send.
@@ -157,6 +159,11 @@ impl OwnerHandle {
         let (sender, repaired) = oneshot::channel();
         self.send(Message::RepairTable(sender)).await?;
         repaired.await.map_err(|_| Error::Stopping)
+    }
+
+    /// Makes the kernel refuse who is redirected to a unikernel that Albatross does not run.
+    pub async fn refuse_gone(&self) -> Result<(), Error> {
+        self.send(Message::RefuseGone).await
     }
 
     async fn send(&self, message: Message) -> Result<(), Error> {

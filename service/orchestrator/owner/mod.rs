@@ -17,11 +17,13 @@ use super::claims::Claims;
 use super::degraded;
 use super::error::Error;
 use super::fault;
+use super::stale_flows::FollowUp;
 use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, Phase, Service, ServiceName, Timestamp, Unikernel};
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
 use crate::planning::facts::Facts;
+use crate::planning::gone;
 use crate::planning::publishing;
 use crate::planning::reconcile;
 use crate::planning::ruleset::{self, Elements, Ruleset};
@@ -43,7 +45,9 @@ impl State {
     /// All that the kernel is to hold.
     pub fn ruleset(&self, settings: ruleset::Settings) -> Ruleset {
         let publications = self.world.publications().map(|(_, publication)| publication.as_ref());
-        ruleset::ruleset(publications, &self.facts.networks, settings)
+        let mut ruleset = ruleset::ruleset(publications, &self.facts.networks, settings);
+        ruleset.elements.merge(Elements::of_gone(self.facts.gone.iter().copied()));
+        ruleset
     }
 }
 
@@ -64,6 +68,7 @@ pub struct Owner {
     settings: Settings,
     claims: Arc<Claims>,
     consoles: Arc<Consoles>,
+    follow_up: Arc<FollowUp>,
     events: mpsc::Sender<Event>,
     albatross_version: String,
     /// As told last.
@@ -89,6 +94,7 @@ impl Owner {
         settings: Settings,
         claims: Arc<Claims>,
         consoles: Arc<Consoles>,
+        follow_up: Arc<FollowUp>,
         events: mpsc::Sender<Event>,
     ) -> (Self, OwnerHandle) {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
@@ -103,6 +109,7 @@ impl Owner {
             settings,
             claims,
             consoles,
+            follow_up,
             events,
             albatross_version,
             manager,
@@ -149,6 +156,7 @@ impl Owner {
             Message::RepairTable(done) => {
                 let _ = done.send(self.install_table().await);
             }
+            Message::RefuseGone => self.refuse_gone().await,
         }
     }
 
@@ -163,7 +171,10 @@ impl Owner {
         if changes.is_empty() {
             return Ok(());
         }
-        let (before, after) = self.elements_around(&changes);
+        let (mut before, after) = self.elements_around(&changes);
+        let returning = gone::returning(&self.state.world, &self.state.facts, &changes);
+        before.merge(Elements::of_gone(returning.iter().copied()));
+        self.follow_up.of(&changes);
         let written = self.ledger.commit(self.owed.iter().chain(&changes).cloned().collect()).await;
         self.note(Trouble::Ledger, written.as_ref().err().map(|error| error.to_string()));
         written?;
@@ -176,6 +187,7 @@ impl Owner {
             self.take_back(self.state.world.inverse(&changes), &before, &after).await;
             return Err(error);
         }
+        self.state.facts.gone.retain(|address| !returning.contains(address));
         self.apply(changes).await;
         if self.troubles.contains_key(&Trouble::FellBack) {
             self.note(Trouble::FellBack, degraded::fell_back(&self.state));
@@ -226,6 +238,17 @@ impl Owner {
         }
     }
 
+    /// Makes the kernel refuse who is redirected to a unikernel that has ended, and nobody else.
+    async fn refuse_gone(&mut self) {
+        self.refresh_claims();
+        let gone = gone::addresses(&self.state.world, &self.state.facts);
+        let [before, after] = [&self.state.facts.gone, &gone].map(|all| Elements::of_gone(all.iter().copied()));
+        match self.kernel_follows(&before, &after).await {
+            Ok(()) => self.state.facts.gone = gone,
+            Err(error) => warn!(%error, "connections to unikernels that have ended are not refused yet: {error}"),
+        }
+    }
+
     /// What the services that `changes` touch put into the table, before and after.
     fn elements_around(&self, changes: &[Change]) -> (Elements, Elements) {
         let mut after: BTreeMap<&ServiceName, Option<&Service>> = BTreeMap::new();
@@ -244,9 +267,12 @@ impl Owner {
     async fn install_table(&mut self) -> bool {
         let outcome = self.table.install(&self.state.ruleset(self.settings.ruleset)).await;
         match &outcome {
-            Ok(true) => info!("the table was put into the kernel"),
+            Ok(true) => {
+                info!("the table was put into the kernel");
+                self.follow_up.table_was_missing();
+            }
             Ok(false) => {}
-            Err(error) => warn!(%error, "the table could not be put into the kernel"),
+            Err(error) => warn!(%error, "the table could not be put into the kernel: {error}"),
         }
         let note = outcome.err().map(|error| format!("publications are not in the kernel: {error}"));
         let installed = note.is_none();

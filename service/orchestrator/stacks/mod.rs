@@ -13,7 +13,7 @@ use tracing::warn;
 use super::collect;
 use super::context::Context;
 use super::error::Error;
-use super::publish;
+use super::stale_flows;
 use crate::domain::{StackName, Timestamp, UnikernelId};
 use crate::planning;
 use crate::planning::removal as removing;
@@ -78,15 +78,15 @@ pub async fn give_up_lost(context: &Context, name: &StackName) -> Result<(), Err
 async fn take_back(context: &Context, placed: Option<Placed>) -> Result<(), Error> {
     let Some(placed) = placed else { return Ok(()) };
     context.owner.decide(move |state| Ok((placed.take_back(&state.world), ()))).await?;
-    publish::delete_stale_flows(context).await
+    stale_flows::delete(context).await
 }
 
 /// What follows a move: none of it can fail it.
 async fn after_a_move(context: &Arc<Context>, name: &StackName) {
     context.drains.notify_one();
     context.stacks.notify_one();
-    // They stand in the ledger: the move holds without them, and the next look at Albatross tries again.
-    if let Err(error) = publish::delete_stale_flows(context).await {
-        warn!(%error, stack = %name, "UDP flows to the chain before stay for now");
+    // They stand in the ledger: the move holds without them, and they are tried again.
+    if let Err(error) = stale_flows::delete(context).await {
+        warn!(%error, stack = %name, "flows to the chain before stay for now");
     }
 }

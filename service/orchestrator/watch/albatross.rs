@@ -10,7 +10,7 @@ use tracing::debug;
 use super::super::context::Context;
 use super::super::error::Error;
 use super::super::owner::{Seen, Trouble};
-use super::super::{publish, recover};
+use super::super::{recover, stale_flows};
 use super::pace::Pace;
 use super::{BEAT, SETTLE, deaths, words};
 use crate::albatross;
@@ -74,11 +74,15 @@ async fn look_at_albatross(context: &Arc<Context>) -> bool {
     }
     context.looked.notify_one();
     delete_stale_flows(context).await;
+    // After that, so that nobody is refused who is about to be redirected to another.
+    if let Err(error) = context.owner.refuse_gone().await {
+        debug!(%error, "not refused");
+    }
     true
 }
 
 async fn delete_stale_flows(context: &Context) {
-    if let Err(error) = publish::delete_stale_flows(context).await {
+    if let Err(error) = stale_flows::delete(context).await {
         debug!(%error, "stale flows stay for now");
     }
 }

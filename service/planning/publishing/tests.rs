@@ -1,7 +1,8 @@
-//! Which flows to unikernels that have ended are freed, and when.
+//! Which flows are stale after a switch or a death, and what becomes of sources that may not connect any more.
 
 use super::super::facts::Facts;
 use super::super::reconcile;
+use super::super::stale_flows::is_dead;
 use super::*;
 use crate::domain::{
     AddressChoice, Arguments, ImageDigest, Inventory, PortProtocol, Readiness, RestartPolicy, Running, UnikernelSpec,
@@ -93,14 +94,12 @@ fn observe(world: &World, runs: &[u8]) -> Vec<Change> {
 }
 
 #[test]
-fn a_switch_frees_the_clients_of_one_that_has_died_and_no_others() {
-    for (phase, freed) in
-        [(Phase::Ready, None), (Phase::Exited, Some([10, 0, 0, 2])), (Phase::Failed, Some([10, 0, 0, 2]))]
-    {
+fn a_switch_frees_the_clients_that_the_one_before_has_not_answered() {
+    for phase in [Phase::Ready, Phase::Exited, Phase::Failed] {
         let mut world = world();
         put(&mut world, 2, phase);
         let changes = now(publish(&world, &website(), &wanted(3), Timestamp(1)));
-        assert_eq!(half_open_of(&changes), freed.map(IpAddr::from).into_iter().collect::<Vec<_>>());
+        assert_eq!(half_open_of(&changes), [IpAddr::from([10, 0, 0, 2])], "once");
         // Nobody would answer their next attempt.
         assert!(half_open_of(&unpublish(&world, &website(), Timestamp(1)).unwrap()).is_empty());
     }
@@ -115,15 +114,106 @@ fn one_that_dies_after_the_switch_frees_its_clients() {
     let died = observe(&world, &[3]);
     assert_eq!(half_open_of(&died), [IpAddr::from([10, 0, 0, 2])]);
     world.apply(died);
-    let flows = world.stale_flows().next().unwrap().clone();
-    assert!(is_dead(&world, &flows));
+    let flows = world.stale_flows().find(|flows| flows.half_open).unwrap().clone();
+    assert!(is_dead(&world, flows.target));
     assert!(half_open_of(&observe(&world, &[3])).is_empty(), "once");
     put(&mut world, 2, Phase::Ready);
-    assert!(!is_dead(&world, &flows), "it answers again");
+    assert!(!is_dead(&world, flows.target), "it answers again");
 }
 
 #[test]
 fn the_clients_of_a_dead_one_that_is_live_wait() {
     let world = world();
     assert!(half_open_of(&observe(&world, &[3])).is_empty(), "there is no other to go to");
+}
+
+/// UDP ports left, and ports opened, by the changes.
+fn stale(changes: &[Change]) -> (Vec<u16>, Vec<u16>) {
+    let flows = changes.iter().filter_map(|change| match change {
+        Change::PutStaleFlows(flows) => Some(flows),
+        _ => None,
+    });
+    let (mut left, mut opened) = (Vec::new(), Vec::new());
+    for flows in flows {
+        left.extend(&flows.ports);
+        opened.extend(flows.opened.iter().map(|port| port.port));
+    }
+    (left, opened)
+}
+
+fn on(number: u8, ports: &[u16], sources: &[&str]) -> Wanted {
+    let mapping = |&host| PortMapping { protocol: PortProtocol::Udp, host, unikernel: 80 };
+    let sources = sources.iter().map(|prefix| prefix.parse().unwrap()).collect();
+    Wanted { ports: ports.iter().map(mapping).collect(), sources, ..wanted(number) }
+}
+
+/// What follows when `second` is published after `first`.
+fn published_after(first: &Wanted, second: &Wanted) -> (World, Vec<Change>) {
+    let mut world = World::new(Vec::new(), Vec::new());
+    put(&mut world, 2, Phase::Ready);
+    put(&mut world, 3, Phase::Ready);
+    let changes = now(publish(&world, &website(), first, Timestamp(0)));
+    world.apply(changes);
+    let changes = now(publish(&world, &website(), second, Timestamp(1)));
+    (world, changes)
+}
+
+#[test]
+fn what_conntrack_has_to_forget() {
+    let narrow = ["10.0.0.0/8"];
+    for (first, second, left, opened) in [
+        (on(2, &[53], &[]), on(2, &[53], &[]), &[][..], &[][..]),
+        (on(2, &[53], &[]), on(3, &[53], &[]), &[53], &[]),
+        (on(2, &[53], &[]), on(3, &[53, 54], &[]), &[53], &[54]),
+        (on(2, &[53, 54], &[]), on(2, &[54], &[]), &[53], &[]),
+        // Fewer may connect: those who may not are cut, and those who may begin anew with their next packet.
+        (on(2, &[53], &[]), on(2, &[53], &narrow), &[53], &[]),
+        // More may connect: who was left out until now is let in.
+        (on(2, &[53], &narrow), on(2, &[53], &[]), &[], &[53]),
+        (on(2, &[53], &narrow), on(2, &[53], &["10.0.0.0/9", "10.128.0.0/9"]), &[], &[]),
+        (on(2, &[53], &narrow), on(2, &[53], &["192.0.2.0/24"]), &[53], &[53]),
+    ] {
+        let (_, changes) = published_after(&first, &second);
+        assert_eq!(stale(&changes), (left.to_vec(), opened.to_vec()), "{first:?} {second:?}");
+    }
+    let (world, _) = published_after(&on(2, &[53], &[]), &on(2, &[53], &[]));
+    assert_eq!(stale(&unpublish(&world, &website(), Timestamp(1)).unwrap()), (vec![53], vec![]));
+}
+
+fn tolerates_until(world: &World) -> Option<i64> {
+    world.service(&website()).unwrap().publication.as_ref().unwrap().tolerates_until.map(|until| until.0)
+}
+
+#[test]
+fn established_connections_have_the_time_of_a_drain_when_sources_are_narrowed() {
+    let (narrow, narrower) = (["10.0.0.0/8"], ["10.0.0.0/16"]);
+    for (first, second, until) in [
+        (on(2, &[53], &[]), on(2, &[53], &narrow), Some(1_000_001)),
+        (on(2, &[53], &[]), on(3, &[53], &narrow), Some(1_000_001)),
+        (on(2, &[53], &narrow), on(3, &[53], &narrow), None),
+        (on(2, &[53], &narrow), on(3, &[53], &[]), None),
+        (on(2, &[53], &narrow), on(2, &[53], &narrower), Some(1_000_001)),
+        (on(2, &[53], &[]), Wanted { drain: Duration::ZERO, ..on(2, &[53], &narrow) }, None),
+    ] {
+        let (mut world, changes) = published_after(&first, &second);
+        world.apply(changes);
+        assert_eq!(tolerates_until(&world), until, "{first:?} {second:?}");
+        assert_eq!(next_end_of_tolerance(&world), until.map(Timestamp));
+        // The same call again changes nothing, and gives no time besides.
+        assert!(now(publish(&world, &website(), &second, Timestamp(500_000))).is_empty());
+        assert!(end_tolerance(&world, Timestamp(1_000_000)).is_empty());
+        let ended = end_tolerance(&world, Timestamp(1_000_001));
+        world.apply(ended);
+        assert_eq!((tolerates_until(&world), next_end_of_tolerance(&world)), (None, None));
+    }
+}
+
+#[test]
+fn what_was_unpublished_meanwhile_may_finish_its_connections() {
+    let (mut world, _) = published_after(&on(2, &[53], &[]), &on(2, &[53], &[]));
+    let unpublished = unpublish(&world, &website(), Timestamp(5)).unwrap();
+    world.apply(unpublished);
+    let again = now(publish(&world, &website(), &on(3, &[53], &["10.0.0.0/8"]), Timestamp(6)));
+    world.apply(again);
+    assert_eq!(tolerates_until(&world), Some(1_000_005));
 }

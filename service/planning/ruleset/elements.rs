@@ -49,37 +49,49 @@ pub enum Element {
     Guarded(PortKey),
     /// Of `sources4`: this prefix may connect.
     Source(PortKey, IpNet),
+    /// Of `enforced4`: also established connections of sources that are not listed are reset.
+    Enforced(PortKey),
+    /// Of `gone4`: nobody answers there; who has been redirected there is refused.
+    Gone(IpAddr),
 }
 
 impl Element {
-    pub fn key(&self) -> PortKey {
+    /// The port that it is about; [`Self::Gone`] is about none.
+    pub fn port(&self) -> Option<PortKey> {
         match *self {
-            Self::Redirect(key, _) | Self::Guarded(key) | Self::Source(key, _) => key,
+            Self::Redirect(key, _) | Self::Guarded(key) | Self::Source(key, _) | Self::Enforced(key) => Some(key),
+            Self::Gone(_) => None,
         }
     }
 
     pub fn set(&self) -> SetName {
-        let kind = match self {
-            Self::Redirect(..) => SetKind::Ports,
-            Self::Guarded(_) => SetKind::Guarded,
-            Self::Source(..) => SetKind::Sources,
+        let of_port = |kind, key: &PortKey| {
+            let (family, on_address) = (key.family, key.port.address.is_some());
+            SetName { kind, family, on_address }
         };
-        let key = self.key();
-        SetName { kind, family: key.family, on_address: key.port.address.is_some() }
+        match self {
+            Self::Redirect(key, _) => of_port(SetKind::Ports, key),
+            Self::Guarded(key) => of_port(SetKind::Guarded, key),
+            Self::Source(key, _) => of_port(SetKind::Sources, key),
+            Self::Enforced(key) => of_port(SetKind::Enforced, key),
+            Self::Gone(address) => SetName { kind: SetKind::Gone, family: Family::of(*address), on_address: false },
+        }
     }
 }
 
 impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let HostPort { address, transport, port } = self.key().port;
-        if let Some(address) = address {
-            write!(f, "{address} ")?;
+        if let Some(PortKey { port: HostPort { address, transport, port }, .. }) = self.port() {
+            if let Some(address) = address {
+                write!(f, "{address} ")?;
+            }
+            write!(f, "{transport} {port}")?;
         }
-        write!(f, "{transport} {port}")?;
         match self {
             Self::Redirect(_, target) => write!(f, " to {target}"),
-            Self::Guarded(_) => Ok(()),
+            Self::Guarded(_) | Self::Enforced(_) => Ok(()),
             Self::Source(_, prefix) => write!(f, " from {prefix}"),
+            Self::Gone(address) => write!(f, "{address}"),
         }
     }
 }
@@ -89,6 +101,8 @@ pub enum SetKind {
     Ports,
     Guarded,
     Sources,
+    Enforced,
+    Gone,
 }
 
 impl SetKind {
@@ -97,6 +111,8 @@ impl SetKind {
             Self::Ports => "published ports",
             Self::Guarded => "ports for some sources only",
             Self::Sources => "who may connect to them",
+            Self::Enforced => "ports that reset connections of other sources",
+            Self::Gone => "unikernels that have ended",
         }
     }
 }
@@ -121,14 +137,18 @@ pub enum Field {
 }
 
 impl SetName {
-    /// The six of a family.
+    /// All of a family.
     pub fn of_family(family: Family) -> impl Iterator<Item = Self> {
-        [SetKind::Ports, SetKind::Guarded, SetKind::Sources]
+        [SetKind::Ports, SetKind::Guarded, SetKind::Sources, SetKind::Enforced]
             .into_iter()
             .flat_map(move |kind| [false, true].map(|on_address| Self { kind, family, on_address }))
+            .chain([Self { kind: SetKind::Gone, family, on_address: false }])
     }
 
     pub fn key(self) -> Vec<Field> {
+        if self.kind == SetKind::Gone {
+            return vec![Field::Destination(self.family)];
+        }
         let address = self.on_address.then_some(Field::Destination(self.family));
         let source = (self.kind == SetKind::Sources).then_some(Field::Source(self.family));
         address.into_iter().chain([Field::Transport, Field::Port]).chain(source).collect()
@@ -151,6 +171,8 @@ impl fmt::Display for SetName {
             SetKind::Ports => "ports",
             SetKind::Guarded => "guarded",
             SetKind::Sources => "sources",
+            SetKind::Enforced => "enforced",
+            SetKind::Gone => "gone",
         };
         write!(f, "{kind}{}{}", self.family.digit(), if self.on_address { "_on" } else { "" })
     }
@@ -162,15 +184,24 @@ pub struct Elements {
     redirects: BTreeMap<PortKey, SocketAddr>,
     guarded: BTreeSet<PortKey>,
     sources: BTreeSet<(PortKey, IpNet)>,
+    enforced: BTreeSet<PortKey>,
+    gone: BTreeSet<IpAddr>,
 }
 
 impl Elements {
+    /// Those of unikernels that have ended.
+    pub fn of_gone(addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        Self { gone: addresses.into_iter().collect(), ..Self::default() }
+    }
+
     pub fn insert(&mut self, element: Element) {
         match element {
             // Admission lets nobody publish a port twice. Should a ledger say so all the same, what came first stays.
             Element::Redirect(key, target) => drop(self.redirects.entry(key).or_insert(target)),
             Element::Guarded(key) => drop(self.guarded.insert(key)),
             Element::Source(key, prefix) => drop(self.sources.insert((key, prefix))),
+            Element::Enforced(key) => drop(self.enforced.insert(key)),
+            Element::Gone(address) => drop(self.gone.insert(address)),
         }
     }
 
@@ -182,6 +213,8 @@ impl Elements {
             Element::Redirect(..) => false,
             Element::Guarded(key) => self.guarded.remove(key),
             Element::Source(key, prefix) => self.sources.remove(&(*key, *prefix)),
+            Element::Enforced(key) => self.enforced.remove(key),
+            Element::Gone(address) => self.gone.remove(address),
         }
     }
 
@@ -190,6 +223,8 @@ impl Elements {
             Element::Redirect(key, target) => self.redirects.get(key) == Some(target),
             Element::Guarded(key) => self.guarded.contains(key),
             Element::Source(key, prefix) => self.sources.contains(&(*key, *prefix)),
+            Element::Enforced(key) => self.enforced.contains(key),
+            Element::Gone(address) => self.gone.contains(address),
         }
     }
 
@@ -199,17 +234,21 @@ impl Elements {
         }
         self.guarded.extend(other.guarded);
         self.sources.extend(other.sources);
+        self.enforced.extend(other.enforced);
+        self.gone.extend(other.gone);
     }
 
     /// In the order of [`Element`].
     pub fn iter(&self) -> impl Iterator<Item = Element> + '_ {
         let redirects = self.redirects.iter().map(|(&key, &target)| Element::Redirect(key, target));
         let guarded = self.guarded.iter().map(|&key| Element::Guarded(key));
-        redirects.chain(guarded).chain(self.sources.iter().map(|&(key, prefix)| Element::Source(key, prefix)))
+        let sources = self.sources.iter().map(|&(key, prefix)| Element::Source(key, prefix));
+        let enforced = self.enforced.iter().map(|&key| Element::Enforced(key));
+        redirects.chain(guarded).chain(sources).chain(enforced).chain(self.gone.iter().copied().map(Element::Gone))
     }
 
     pub fn len(&self) -> usize {
-        self.redirects.len() + self.guarded.len() + self.sources.len()
+        self.redirects.len() + self.guarded.len() + self.sources.len() + self.enforced.len() + self.gone.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -241,6 +280,9 @@ pub fn elements(publication: &Publication) -> Elements {
         if !publication.sources.is_empty() {
             all.insert(Element::Guarded(key));
             sources.iter().for_each(|&prefix| all.insert(Element::Source(key, prefix)));
+            if port.transport == Transport::Tcp && publication.tolerates_until.is_none() {
+                all.insert(Element::Enforced(key));
+            }
         }
     }
     all

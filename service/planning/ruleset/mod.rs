@@ -6,6 +6,7 @@
 //!
 //! ```text
 //!  prerouting, output --(addressed to this host)--> published: source allowed? look up the port -> dnat
+//!  forward, local --(redirected)--> redirected: refuse what nobody answers and what may not go on, clamp the MSS
 //!  postrouting: masquerade the few connections whose answers would not come back otherwise
 //!  guard:       nothing from outside may be addressed to, or come from, 127.0.0.0/8
 //! ```
@@ -24,7 +25,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
-use crate::domain::{Network, NetworkName, Publication};
+use crate::domain::{Network, NetworkName, Publication, Transport};
 
 pub use change::{ElementsChange, RulesetChange, difference, repair};
 pub use elements::{Element, Elements, Family, Field, PortKey, SetKind, SetName, elements};
@@ -66,6 +67,10 @@ pub enum ChainName {
     Output,
     Postrouting,
     Guard,
+    Refused,
+    Redirected,
+    Forward,
+    Local,
 }
 
 impl ChainName {
@@ -77,6 +82,10 @@ impl ChainName {
             Self::Output => "output",
             Self::Postrouting => "postrouting",
             Self::Guard => "guard",
+            Self::Refused => "refused",
+            Self::Redirected => "redirected",
+            Self::Forward => "forward",
+            Self::Local => "local",
         }
     }
 }
@@ -99,6 +108,7 @@ pub enum ChainKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
     Prerouting,
+    Forward,
     Output,
     Postrouting,
 }
@@ -118,6 +128,14 @@ pub enum Condition {
     AddressedToHost,
     /// The connection's destination was translated.
     Translated,
+    /// The connection's source was translated. Of the packet that begins it this is not so yet where a rule can ask.
+    SourceTranslated,
+    /// A packet of this family.
+    Family(Family),
+    /// A packet of this transport.
+    Protocol(Transport),
+    /// A TCP packet with the flag SYN: it carries the maximum segment size.
+    TcpSyn,
     Address {
         side: Side,
         within: bool,
@@ -130,6 +148,12 @@ pub enum Condition {
     },
     /// The packet's fields, as [`SetName::key`] lists them, are an element of the set.
     InSet {
+        set: SetName,
+        is: bool,
+    },
+    /// The same with the fields that the connection's first packet came with, before any translation. To be checked after
+    /// [`Self::Family`] and [`Self::Protocol`]: without them nft cannot tell what these fields are.
+    OriginallyInSet {
         set: SetName,
         is: bool,
     },
@@ -169,6 +193,12 @@ pub enum Action {
     Return,
     Drop,
     Masquerade,
+    /// Answers with a TCP reset.
+    ResetTcp,
+    /// Answers that the port cannot be reached (ICMP).
+    Unreachable,
+    /// Lowers the maximum segment size to what the route's MTU leaves, in either direction; the rules after it follow.
+    ClampSegments,
     /// To the address and port that the map holds; a packet without an entry goes on to the next rule.
     Redirect(SetName),
 }

@@ -9,18 +9,21 @@ use super::{
     Action, Base, Chain, ChainKind, ChainName, Condition, Direction, Family, Hook, InterfaceName, Rule, SetKind,
     SetName, Settings, Side, is_private,
 };
-use crate::domain::Network;
+use crate::domain::{Network, Transport};
 
 /// Where nftables names the priorities: raw, dstnat (also in output, for translation of what the host sends), srcnat.
 const RAW: i32 = -300;
 const DSTNAT: i32 = -100;
 const SRCNAT: i32 = 100;
+/// Just before `filter`: a connection that nobody answers is refused before another table drops it in silence.
+const BEFORE_FILTER: i32 = -1;
 
 const LOOPBACK: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
 
 pub(super) fn chains(families: &BTreeSet<Family>, networks: &[Network], settings: Settings) -> Vec<Chain> {
     let nat = |hook, priority| Some(Base { kind: ChainKind::Nat, hook, priority });
     let guard = Base { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: RAW };
+    let filter = |hook| Some(Base { kind: ChainKind::Filter, hook, priority: BEFORE_FILTER });
     vec![
         Chain {
             name: ChainName::Published,
@@ -35,7 +38,79 @@ pub(super) fn chains(families: &BTreeSet<Family>, networks: &[Network], settings
             rules: networks.iter().flat_map(|network| postrouting(network, networks, settings)).collect(),
         },
         Chain { name: ChainName::Guard, base: Some(guard), rules: guarded() },
+        Chain { name: ChainName::Refused, base: None, rules: refused() },
+        Chain {
+            name: ChainName::Redirected,
+            base: None,
+            rules: families.iter().flat_map(|&family| redirected(family)).chain([clamped(Vec::new())]).collect(),
+        },
+        Chain {
+            name: ChainName::Forward,
+            base: filter(Hook::Forward),
+            rules: [to_redirected(), clamped(vec![Condition::SourceTranslated])]
+                .into_iter()
+                .chain(networks.iter().map(outgoing))
+                .collect(),
+        },
+        Chain { name: ChainName::Local, base: filter(Hook::Output), rules: vec![to_redirected()] },
     ]
+}
+
+fn to_redirected() -> Rule {
+    Rule {
+        purpose: "what was redirected".into(),
+        when: vec![Condition::Translated],
+        then: Action::Jump(ChainName::Redirected),
+    }
+}
+
+/// What must not go on, although conntrack remembers where it was redirected to. The narrow sets are looked up first.
+fn redirected(family: Family) -> Vec<Rule> {
+    let forbidden = [true, false].map(|on_address| {
+        let set = |kind| SetName { kind, family, on_address };
+        Rule {
+            purpose: "from a source that may not go on".into(),
+            // UDP flows of such sources are deleted, and then judged by `published`.
+            when: vec![
+                Condition::Family(family),
+                Condition::Protocol(Transport::Tcp),
+                Condition::OriginallyInSet { set: set(SetKind::Enforced), is: true },
+                Condition::OriginallyInSet { set: set(SetKind::Sources), is: false },
+            ],
+            then: Action::Jump(ChainName::Refused),
+        }
+    });
+    let gone = Rule {
+        purpose: "to a unikernel that has ended".into(),
+        when: vec![Condition::InSet { set: SetName { kind: SetKind::Gone, family, on_address: false }, is: true }],
+        then: Action::Jump(ChainName::Refused),
+    };
+    forbidden.into_iter().chain([gone]).collect()
+}
+
+fn refused() -> Vec<Rule> {
+    vec![
+        Rule {
+            purpose: "reset at once".into(),
+            when: vec![Condition::Protocol(Transport::Tcp)],
+            then: Action::ResetTcp,
+        },
+        Rule { purpose: "unreachable at once".into(), when: Vec::new(), then: Action::Unreachable },
+    ]
+}
+
+/// Guests set DF and may pass over the ICMP that tells them of a smaller MTU on the way (PPPoE, WireGuard).
+fn clamped(mut when: Vec<Condition>) -> Rule {
+    when.push(Condition::TcpSyn);
+    Rule { purpose: "segments that fit the way".into(), when, then: Action::ClampSegments }
+}
+
+/// The SYN of a unikernel's own connection: whether its source will be translated shows only after this.
+fn outgoing(network: &Network) -> Rule {
+    let bridge = InterfaceName::Bridge(network.name.clone());
+    let from_bridge = Condition::Interface { direction: Direction::In, is: true, name: bridge };
+    let rule = clamped(vec![from_bridge, address(Side::Source, true, network.prefix)]);
+    Rule { purpose: format!("{} from {}", rule.purpose, network.name), ..rule }
 }
 
 /// The more particular first: what is published on one address goes before what is published on all of them.

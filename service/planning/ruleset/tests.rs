@@ -14,6 +14,7 @@ fn publication(target: &str, ports: &[(PortProtocol, u16, u16)], addresses: &[&s
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         sources: sources.iter().map(|prefix| prefix.parse().unwrap()).collect(),
         drain: 0,
+        tolerates_until: None,
     }
 }
 
@@ -42,11 +43,15 @@ fn addresses_and_sources_have_their_own_sets_and_sources_do_not_overlap() {
             "guarded4_on: 192.0.2.1 tcp 80",
             "sources4_on: 192.0.2.1 tcp 80 from 10.1.0.0/16",
             "sources4_on: 192.0.2.1 tcp 80 from 192.0.2.0/24",
+            "enforced4_on: 192.0.2.1 tcp 80",
         ]
     );
     // With sources of the other family only, nobody may connect: the guard must be there.
     let published = publication("10.0.0.2", &[(PortProtocol::Tcp, 80, 8080)], &[], &["fd00::/8"]);
-    assert_eq!(shown(&elements(&published)), ["ports4: tcp 80 to 10.0.0.2:8080", "guarded4: tcp 80"]);
+    assert_eq!(
+        shown(&elements(&published)),
+        ["ports4: tcp 80 to 10.0.0.2:8080", "guarded4: tcp 80", "enforced4: tcp 80"]
+    );
 }
 
 #[test]
@@ -80,7 +85,7 @@ fn repair_sends_the_least_that_does_it() {
     ] {
         let change = repair(Some((&other.skeleton(), &other.elements)), &wanted);
         let RulesetChange::Chains { there, elements, .. } = change else { panic!("{change:?}") };
-        assert_eq!((there.len(), elements.adds.len()), (5, 1));
+        assert_eq!((there.len(), elements.adds.len()), (9, 1));
     }
     let other = ruleset([].into_iter(), &[network("br0", "10.0.0.0/24"), network("br6", "fd00::/64")], settings);
     assert_eq!(repair(Some((&other.skeleton(), &other.elements)), &wanted), RulesetChange::Rebuild(&wanted));
@@ -136,6 +141,15 @@ fn any_publication() -> impl Strategy<Value = Publication> {
     (1u8..4, proptest::collection::vec(port, 0..5), addresses, sources).prop_map(
         |(target, ports, addresses, sources)| publication(&format!("10.0.0.{target}"), &ports, &addresses, &sources),
     )
+}
+
+#[test]
+fn connections_of_other_sources_go_on_for_as_long_as_they_are_tolerated() {
+    let strict = publication("10.0.0.2", &[(PortProtocol::Tcp, 80, 8080)], &[], &["10.0.0.0/8"]);
+    let tolerant = Publication { tolerates_until: Some(crate::domain::Timestamp(7)), ..strict.clone() };
+    let change = difference(&elements(&tolerant), &elements(&strict));
+    let adds = change.adds.iter().map(|element| format!("{}: {element}", element.set())).collect::<Vec<_>>();
+    assert_eq!((change.deletes.len(), adds), (0, vec!["enforced4: tcp 80".to_string()]));
 }
 
 proptest! {

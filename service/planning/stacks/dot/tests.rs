@@ -31,7 +31,15 @@ fn publication(chain: &Chain, member: &str, ports: Vec<PortMapping>) -> Option<A
     let Member { unikernel, image, .. } = &chain.members[&name(member)];
     let target = [10, 0, 0, image.0[0]].into();
     let (addresses, sources) = (BTreeSet::new(), Vec::new());
-    Some(Arc::new(Publication { unikernel: unikernel.clone(), target, ports, addresses, sources, drain: 0 }))
+    Some(Arc::new(Publication {
+        unikernel: unikernel.clone(),
+        target,
+        ports,
+        addresses,
+        sources,
+        drain: 0,
+        tolerates_until: None,
+    }))
 }
 
 fn stack(live: &Chain, staged: &Chain, previous: &Chain) -> Stack {

@@ -1,0 +1,207 @@
+//! Deletes the conntrack entries that the ledger says are stale: right after the change that made them so, and again until
+//! that has worked.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, warn};
+
+use super::context::Context;
+use super::error::Error;
+use crate::domain::{Change, FlowSelector, StaleFlows};
+use crate::planning::stale_flows;
+
+/// How long a unikernel that is not live any more may take to answer the connections that are on their way to it. One that
+/// is well answers within a millisecond; a client sends its SYN once more after a second, which then goes to the live one.
+const TIME_TO_ANSWER: Duration = Duration::from_millis(250);
+
+/// What is still to be done after changes of what is published, apart from the calls that made them.
+#[derive(Debug, Default)]
+pub struct FollowUp {
+    inner: Mutex<Inner>,
+    /// Wakes [`run`].
+    stale: Notify,
+    /// Wakes [`super::tolerance::run`].
+    pub tolerance: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Counts the changes that made flows stale.
+    count: u64,
+    /// Until when unanswered connections to an address may still be answered.
+    answer_until: BTreeMap<IpAddr, Instant>,
+    /// Published ports were not in the kernel for some time.
+    table_was_missing: bool,
+}
+
+impl FollowUp {
+    /// The table had to be put into the kernel anew.
+    pub fn table_was_missing(&self) {
+        self.lock().table_was_missing = true;
+        self.stale.notify_one();
+    }
+
+    /// The owner is about to write `changes` down.
+    pub fn of(&self, changes: &[Change]) {
+        let mut inner = self.lock();
+        for change in changes {
+            match change {
+                Change::PutStaleFlows(flows) => {
+                    inner.count += 1;
+                    if flows.half_open {
+                        inner.answer_until.insert(flows.target, Instant::now() + TIME_TO_ANSWER);
+                    }
+                    self.stale.notify_one();
+                }
+                Change::PutService(service) if service.publications().any(|one| one.tolerates_until.is_some()) => {
+                    self.tolerance.notify_one();
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.lock().count
+    }
+
+    fn is_answering(&self, target: IpAddr) -> bool {
+        self.lock().answer_until.get(&target).is_some_and(|until| *until > Instant::now())
+    }
+
+    fn forget(&self, target: IpAddr) {
+        self.lock().answer_until.remove(&target);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One entry of the ledger and what it comes down to now.
+struct Work {
+    flows: StaleFlows,
+    at_once: Vec<FlowSelector>,
+    unanswered: Option<FlowSelector>,
+    /// Nobody is left who could answer.
+    dead: bool,
+}
+
+/// Deletes what can be deleted now. Errors are logged, and what is left is tried again.
+pub async fn delete(context: &Context) -> Result<(), Error> {
+    for work in work(context).await? {
+        delete_one(context, &work).await;
+    }
+    Ok(())
+}
+
+async fn work(context: &Context) -> Result<Vec<Work>, Error> {
+    let look = context.owner.look(|state| {
+        let work = state.world.stale_flows().map(|flows| Work {
+            at_once: stale_flows::selectors(&state.world, &state.facts, flows),
+            unanswered: stale_flows::unanswered(flows),
+            dead: stale_flows::is_dead(&state.world, flows.target),
+            flows: flows.clone(),
+        });
+        work.collect()
+    });
+    look.await
+}
+
+/// What came of one entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Deleted,
+    /// Connections may still be answered.
+    Waits,
+    Refused,
+}
+
+async fn delete_one(context: &Context, work: &Work) -> Outcome {
+    let waits = work.unanswered.is_some() && !work.dead && context.follow_up.is_answering(work.flows.target);
+    let unanswered = work.unanswered.filter(|_| !waits);
+    let selectors = work.at_once.iter().copied().chain(unanswered).collect::<Vec<_>>();
+    match context.flows.delete_all(&selectors).await {
+        Ok(()) if waits => Outcome::Waits,
+        Ok(()) => Outcome::Deleted,
+        // The change itself holds. What is left stands in the ledger, and is tried again.
+        Err(error) => {
+            let (service, target) = (&work.flows.service, work.flows.target);
+            warn!(%error, %service, %target, "connections of {service} to {target} still go there: {error}");
+            Outcome::Refused
+        }
+    }
+}
+
+/// Deletes what had to wait, and removes from the ledger what is done. Never ends.
+///
+/// Apart from the calls: those need not wait for the disk once more.
+pub async fn run(context: Arc<Context>) {
+    // Of the run before.
+    context.follow_up.stale.notify_one();
+    loop {
+        context.follow_up.stale.notified().await;
+        sleep(TIME_TO_ANSWER).await;
+        match finish(&context).await {
+            Ok(true) => {}
+            Ok(false) => context.follow_up.stale.notify_one(),
+            Err(error) => debug!(%error, "stale flows stay in the ledger for now"),
+        }
+    }
+}
+
+/// Whether nothing was left for another time. What the kernel refused is tried again with the next look at Albatross.
+async fn finish(context: &Context) -> Result<bool, Error> {
+    if let Err(error) = delete_missed(context).await {
+        warn!(%error, "clients that sent while ports were not in the kernel are not redirected yet: {error}");
+    }
+    let count = context.follow_up.count();
+    let (mut done, mut waits) = (Vec::new(), false);
+    for work in work(context).await? {
+        match delete_one(context, &work).await {
+            Outcome::Deleted => done.push(work.flows),
+            Outcome::Waits => waits = true,
+            Outcome::Refused => {}
+        }
+    }
+    for flows in &done {
+        context.follow_up.forget(flows.target);
+    }
+    let follow_up = Arc::clone(&context.follow_up);
+    let forgotten = context.owner.decide(move |_| {
+        // A change since then has made flows stale that were not there to be deleted.
+        let unchanged = follow_up.count() == count;
+        let forget = done.into_iter().filter(|_| unchanged).map(Change::RemoveStaleFlows);
+        Ok((forget.collect(), unchanged))
+    });
+    Ok(forgotten.await? && !waits)
+}
+
+/// Deletes the flows of whoever had `address` before: they are not those of its next holder.
+pub async fn clear_address(context: &Context, address: IpAddr) {
+    if let Err(error) = context.flows.delete_all(&stale_flows::of_address(address)).await {
+        warn!(%error, %address, "flows of the former holder of {address} stay: {error}");
+    }
+}
+
+/// What came to published ports while they were not in the kernel was not redirected, and would not be for as long as its
+/// clients send.
+async fn delete_missed(context: &Context) -> Result<(), Error> {
+    if !std::mem::take(&mut context.follow_up.lock().table_was_missing) {
+        return Ok(());
+    }
+    let missed = context.owner.look(|state| {
+        let publications = state.world.publications().map(|(_, publication)| publication.as_ref());
+        stale_flows::missed(&state.facts, publications)
+    });
+    let deleted = context.flows.delete_all(&missed.await?).await;
+    if deleted.is_err() {
+        context.follow_up.lock().table_was_missing = true;
+    }
+    Ok(deleted?)
+}
