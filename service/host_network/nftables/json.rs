@@ -109,8 +109,11 @@ fn rule_of(chain: &Chain, rule: &Rule, elements: &Elements) -> Option<JsonRule<'
         Action::Drop => Statement::Drop(None),
         Action::Masquerade => Statement::Masquerade(None),
         Action::ResetTcp => Statement::Reject(Some(Reject { _type: Some(RejectType::TCPReset), expr: None })),
-        // Without words nft rejects by "port unreachable".
-        Action::Unreachable => Statement::Reject(None),
+        // The crate keeps the type of the code to itself.
+        Action::Unreachable => Statement::Reject(Some(Reject {
+            _type: Some(RejectType::ICMPX),
+            expr: serde_json::from_str("\"port-unreachable\"").ok(),
+        })),
         Action::ClampSegments => clamp_segments(),
         Action::Redirect(map) => redirect(map, elements)?,
     });
