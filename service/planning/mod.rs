@@ -9,6 +9,7 @@ pub mod builds;
 pub mod collecting;
 pub mod error;
 pub mod facts;
+pub mod order;
 pub mod ports;
 pub mod publishing;
 pub mod reconcile;

@@ -61,7 +61,7 @@ pub fn withdraw(world: &World, id: &UnikernelId, unpublished: Option<&Switched>)
 }
 
 /// What is written when Albatross does not have `id` any more: the record goes and the lease becomes free.
-pub fn forget(world: &World, id: &UnikernelId, now: Timestamp) -> Vec<Change> {
+pub fn forget(world: &World, id: &UnikernelId) -> Vec<Change> {
     let mut changes = Vec::new();
     if world.unikernel(id).is_some() {
         changes.push(Change::RemoveUnikernel(id.clone()));
@@ -70,7 +70,7 @@ pub fn forget(world: &World, id: &UnikernelId, now: Timestamp) -> Vec<Change> {
         changes.push(Change::RemoveLastWords(id.clone()));
     }
     if world.pool().lease(&id.tag()).is_some() {
-        changes.push(Change::ReleaseLease { tag: id.tag(), at: now });
+        changes.push(Change::ReleaseLease { tag: id.tag(), at: world.next_ordinal() });
     }
     changes.extend(service_without(world, id));
     let former = world.stacks().filter(|stack| stack.former.contains(id)).cloned();

@@ -4,7 +4,8 @@ use super::super::facts::Facts;
 use super::super::reconcile;
 use super::*;
 use crate::domain::{
-    AddressChoice, Arguments, ImageDigest, Inventory, PortProtocol, Readiness, RestartPolicy, Running, UnikernelSpec,
+    AddressChoice, Arguments, ImageDigest, Inventory, Ordinal, PortProtocol, Readiness, RestartPolicy, Running,
+    UnikernelSpec,
 };
 
 fn website() -> ServiceName {
@@ -34,6 +35,7 @@ fn unikernel(number: u8, phase: Phase) -> Unikernel {
         mac: None,
         cpu: 0,
         created_at: Timestamp(i64::from(number)),
+        deployed: Ordinal(u64::from(number)),
         started_at: None,
         restarts: 0,
         exit_reason: String::new(),
