@@ -62,7 +62,7 @@ pub fn specification(configuration: &Configuration, image: ImageDigest, facts: &
 /// Decides on `deployment`: the changes hold the lease and the intent, to be written before Albatross hears of it.
 ///
 /// The unikernel becomes the newest of its service with this decision where it is new or ready. Otherwise that is left to
-/// [`ready`] and [`found_ready`], for a deployment that fails changes nothing: `counts_as` is its place then.
+/// [`ready`] and [`order::deployed_as`], for a deployment that fails changes nothing: `counts_as` is its place then.
 pub fn admit(
     deployment: &Deployment,
     world: &World,
@@ -88,7 +88,7 @@ pub fn admit(
         Some(there) => {
             let (mut changes, mut counts_as) = (kept(deployment, there), number(deployment, world));
             if there.phase == Phase::Ready && counts_as.take().is_some() {
-                order::all_deployed_again(world, std::iter::once(&id), &mut changes);
+                order::deployed_again(world, [&id], &mut changes);
             }
             changes.extend(counts_as.map(Change::Count));
             let unikernel = there.clone();
@@ -117,12 +117,6 @@ pub fn in_order(world: &World, unikernel: Unikernel) -> Unikernel {
         Some(&Unikernel { deployed, last_live, .. }) => Unikernel { deployed, last_live, ..unikernel },
         None => unikernel,
     }
-}
-
-/// A unikernel that a deployment has found running, and that has become ready.
-pub fn found_ready(world: &World, id: &UnikernelId, counts_as: Ordinal) -> Vec<Change> {
-    let again = world.unikernel(id).and_then(|unikernel| order::deployed_again(world, unikernel, counts_as));
-    again.map(|again| Change::PutUnikernel(Box::new(again))).into_iter().collect()
 }
 
 /// What an Apply makes is its own until it has come to its end.

@@ -3,34 +3,35 @@
 use super::world::World;
 use crate::domain::{Change, Ordinal, Unikernel, UnikernelId};
 
-/// `unikernel`, which a deployment has found there, as its last one: number `ordinal`. `None` where it is the next to be
-/// published already.
-pub fn deployed_again(world: &World, unikernel: &Unikernel, ordinal: Ordinal) -> Option<Unikernel> {
-    let service = unikernel.id.service();
-    let mut others = world.members(&service).filter(|other| other.id != unikernel.id);
-    let is_next = unikernel.awaits_publication() && others.all(|other| other.deployed < unikernel.deployed);
-    (!is_next).then(|| Unikernel { deployed: ordinal.max(unikernel.deployed), ..unikernel.clone() })
-}
-
-/// Each of `ids` as deployed once more, in `changes`.
-pub fn all_deployed_again<'a>(world: &World, ids: impl Iterator<Item = &'a UnikernelId>, changes: &mut Vec<Change>) {
+/// Each of `ids`, that a deployment has found there, as deployed last, in `changes`.
+pub fn deployed_again<'a>(world: &World, ids: impl IntoIterator<Item = &'a UnikernelId>, changes: &mut Vec<Change>) {
     let ordinal = world.next_ordinal();
-    for id in ids {
-        let again = world.unikernel(id).and_then(|unikernel| deployed_again(world, unikernel, ordinal));
-        if let Some(again) = again {
-            change(changes, again, |unikernel, again| unikernel.deployed = again.deployed);
-        }
+    for unikernel in ids.into_iter().filter_map(|id| world.unikernel(id)) {
+        alter(changes, unikernel, |unikernel| unikernel.deployed = ordinal);
     }
 }
 
-/// Adds `new` to `changes`; where they change its record already, that is altered instead.
-pub fn change(changes: &mut Vec<Change>, new: Unikernel, alter: impl FnOnce(&mut Unikernel, &Unikernel)) {
+/// The same of one, that has become the newest with the number `ordinal` before it was ready.
+pub fn deployed_as(world: &World, id: &UnikernelId, ordinal: Ordinal) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if let Some(unikernel) = world.unikernel(id).filter(|unikernel| unikernel.deployed < ordinal) {
+        alter(&mut changes, unikernel, |unikernel| unikernel.deployed = ordinal);
+    }
+    changes
+}
+
+/// Alters what `changes` make of `unikernel`, be it nothing yet.
+pub fn alter(changes: &mut Vec<Change>, unikernel: &Unikernel, alter: impl FnOnce(&mut Unikernel)) {
     let changed = changes.iter_mut().find_map(|change| match change {
-        Change::PutUnikernel(unikernel) if unikernel.id == new.id => Some(unikernel),
+        Change::PutUnikernel(changed) if changed.id == unikernel.id => Some(changed),
         _ => None,
     });
     match changed {
-        Some(unikernel) => alter(unikernel, &new),
-        None => changes.push(Change::PutUnikernel(Box::new(new))),
+        Some(changed) => alter(changed),
+        None => {
+            let mut changed = unikernel.clone();
+            alter(&mut changed);
+            changes.push(Change::PutUnikernel(Box::new(changed)));
+        }
     }
 }

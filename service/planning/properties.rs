@@ -11,7 +11,7 @@ use super::collecting::{self, Keep, Removal};
 use super::facts::Facts;
 use super::publishing::{self, Decision, Switched, Wanted};
 use super::world::World;
-use super::{reconcile, removal};
+use super::{order, reconcile, removal};
 use crate::domain::{
     AddressChoice, Arguments, Change, ConsoleLine, ImageDigest, ImageRecord, Inventory, Network, Ordinal, Phase,
     PortMapping, PortProtocol, Readiness, RestartPolicy, Running, Service, ServiceName, Timestamp, Unikernel,
@@ -350,7 +350,7 @@ impl Model {
                     if unikernel.phase == Phase::Returned
                         && let Some(counts_as) = self.counted(&unikernel.id)
                     {
-                        self.write(admission::found_ready(&self.world, &unikernel.id, counts_as));
+                        self.write(order::deployed_as(&self.world, &unikernel.id, counts_as));
                     }
                     self.write(reconcile::ready_again(&self.world, &unikernel.id, unikernel.started_at));
                 }

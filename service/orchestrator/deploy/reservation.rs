@@ -12,7 +12,7 @@ use super::super::{leases, returns};
 use super::Deploy;
 use crate::domain::{Phase, Timestamp, Unikernel};
 use crate::planning::admission::{self, Admitted, Deployment};
-use crate::planning::{self, reconcile, removal};
+use crate::planning::{self, order, reconcile, removal};
 
 impl Deploy {
     /// Two calls with the same configuration: the second waits, and then finds what the first has made.
@@ -63,7 +63,7 @@ impl Deploy {
                     }
                     if let Some(counts_as) = counts_as {
                         let id = unikernel.id.clone();
-                        let found = move |state: &State| Ok((admission::found_ready(&state.world, &id, counts_as), ()));
+                        let found = move |state: &State| Ok((order::deployed_as(&state.world, &id, counts_as), ()));
                         self.context.owner.decide(found).await?;
                     }
                     self.unikernel = Some(unikernel);

@@ -11,7 +11,7 @@ use super::super::publishing;
 use super::super::world::World;
 use crate::domain::{
     Chain, Change, HostPort, Manifest, Member, MemberPlan, PortMapping, Publication, ServiceName, Stack, StackName,
-    Timestamp, Unikernel, UnikernelId, host_ports,
+    Timestamp, UnikernelId, host_ports,
 };
 
 /// What a publication is made with where the manifest is silent.
@@ -184,8 +184,7 @@ fn keep_for_good(world: &World, after: &Stack, changes: &mut Vec<Change>) {
     let members = after.chains().flat_map(|chain| chain.members.values()).map(|member| &member.unikernel);
     for id in members.collect::<BTreeSet<_>>() {
         if let Some(unikernel) = world.unikernel(id).filter(|unikernel| unikernel.provisional.is_some()) {
-            let kept = Unikernel { provisional: None, ..unikernel.clone() };
-            order::change(changes, kept, |unikernel, _| unikernel.provisional = None);
+            order::alter(changes, unikernel, |unikernel| unikernel.provisional = None);
         }
     }
 }

@@ -86,7 +86,7 @@ fn working(stack: Stack) -> Vec<Change> {
 
 /// An Apply is a deployment of all members, also of those that it finds there.
 fn applied_again(world: &World, chain: &Chain, changes: &mut Vec<Change>) {
-    order::all_deployed_again(world, chain.members.values().map(|member| &member.unikernel), changes);
+    order::deployed_again(world, chain.members.values().map(|member| &member.unikernel), changes);
 }
 
 /// The chain of `manifest`, where all of its unikernels are ready already.
