@@ -205,6 +205,7 @@ impl World {
             image: unikernel.spec.image,
             image_origin: self.origin_of(unikernel.spec.image),
             created_at: unikernel.created_at,
+            revision: unikernel.deployed,
             started_at: unikernel.started_at,
             restarts: unikernel.restarts,
             // The record keeps it until the rule holds, should that have to be undone.
