@@ -35,3 +35,6 @@ pub fn alter(changes: &mut Vec<Change>, unikernel: &Unikernel, alter: impl FnOnc
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
