@@ -1,19 +1,23 @@
 //! What is published and collected after a story, told with a clock that goes backwards.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
 use crate::domain::{
-    Configuration, ImageDigest, ImageRecord, Network, NetworkDevice, Phase, PortMapping, PortProtocol, ServiceName,
-    Timestamp,
+    Applied, Caller, Chain, Configuration, ImageDigest, ImageRecord, Member, MemberPlan, Network, NetworkDevice, Phase,
+    PortMapping, PortProtocol, ServiceName, Timestamp,
 };
 use crate::planning::admission::{self, Admitted, Deployment};
 use crate::planning::collecting::{self, Keep, Removal};
 use crate::planning::facts::Facts;
 use crate::planning::publishing::{self, Decision, Wanted};
 use crate::planning::reconcile;
-use crate::planning::stacks::samples::{plan, specification};
+use crate::planning::stacks::moves::Goal;
+use crate::planning::stacks::placing::Defaults;
+use crate::planning::stacks::samples::{self, plan, specification, tcp};
+use crate::planning::stacks::staging::{self, Begun, Done};
 
 struct Story {
     world: World,
@@ -203,6 +207,62 @@ fn what_was_deployed_last_is_the_newest() {
             "{story}"
         );
     }
+}
+
+/// A stack's member that runs already, and one of the same service that was deployed by hand since.
+fn stack() -> (World, Arc<Applied>, [UnikernelId; 2]) {
+    let entry: ServiceName = "entry".parse().unwrap();
+    let image = ImageDigest([2; 32]);
+    let manifest = samples::manifest([("entry", MemberPlan { ports: vec![tcp(25, 25)], ..plan(&[]) })]);
+    let ids = [image, ImageDigest([3; 32])].map(|image| specification(&plan(&[]).configuration, image).id(&entry));
+    let mut world = World::new(Vec::new(), Vec::new());
+    for (id, number) in ids.iter().zip(2..) {
+        let unikernel = samples::unikernel(id.clone(), ImageDigest([number; 32]), Phase::Ready);
+        let deployed = Ordinal(u64::from(number));
+        world.apply(vec![Change::PutUnikernel(Box::new(Unikernel { deployed, ..unikernel }))]);
+    }
+    let caller = Caller { uid: 0, gid: 0, groups: Vec::new() };
+    let images = [(entry, image)].into();
+    (world, Arc::new(Applied { manifest, caller, activate: false, images }), ids)
+}
+
+#[test]
+fn an_apply_deploys_what_it_finds_and_a_move_does_not() {
+    let (mut world, applied, [member, by_hand]) = stack();
+    let (facts, now, defaults) = (Story::new().facts, Timestamp(0), Defaults { drain: Duration::ZERO });
+    let newest = |world: &World, id: &UnikernelId| {
+        let others = world.unikernels().filter(|other| other.id != *id);
+        others.map(|other| other.deployed).max() < world.unikernel(id).map(|unikernel| unikernel.deployed)
+    };
+    let begin = |world: &World| staging::begin(world, &facts, &applied, Goal::Stage, defaults, now).unwrap();
+    let name = &applied.manifest.stack;
+    let (changes, begun) = begin(&world);
+    world.apply(changes);
+    assert_eq!(begun, Begun::Staging);
+    assert!(newest(&world, &by_hand), "an Apply that works has not deployed it yet");
+    let member_of =
+        |plan: &MemberPlan| Member { plan: plan.clone(), image: ImageDigest([2; 32]), unikernel: member.clone() };
+    let members = applied.manifest.members.iter().map(|(name, plan)| (name.clone(), member_of(plan)));
+    let done = |goal, applied| Done {
+        chain: Chain { members: members.clone().collect() },
+        goal,
+        applied,
+        because: String::new(),
+    };
+    // What is only made once more for a move keeps its place.
+    let (moved, _) = staging::finish(&world, name, done(Goal::Activate, None), defaults, now).unwrap();
+    assert!(!moved.iter().any(|change| matches!(change, Change::PutUnikernel(unikernel) if unikernel.id == member)));
+    let (changes, _) = staging::finish(&world, name, done(Goal::Stage, Some(&applied)), defaults, now).unwrap();
+    world.apply(changes);
+    assert!(newest(&world, &member), "applied");
+
+    let again = world.unikernel(&by_hand).unwrap().clone();
+    let deployed = world.next_ordinal();
+    world.apply(vec![Change::PutUnikernel(Box::new(Unikernel { deployed, ..again }))]);
+    let (changes, begun) = begin(&world);
+    world.apply(changes);
+    assert_eq!(begun, Begun::Nothing);
+    assert!(newest(&world, &member), "also where nothing had to be done");
 }
 
 #[test]
