@@ -276,7 +276,7 @@ async fn connections_are_not_counted_for_a_signal() {
     let reply = client.call_method(Some(NAME), ROOT, objects, "GetManagedObjects", &()).await.unwrap();
     let objects: zbus::fdo::ManagedObjects = reply.body().deserialize().unwrap();
     let unikernel = objects.iter().find(|(path, _)| path.as_str() == UNIKERNEL).unwrap().1;
-    assert_eq!(unikernel.values().next().unwrap().len(), 14);
+    assert_eq!(unikernel.values().next().unwrap().len(), 15);
 }
 
 #[tokio::test]

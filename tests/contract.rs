@@ -58,6 +58,7 @@ const CONTRACT: &[(&str, &str, &str, &str, &str)] = &[
     ("Unikernel", "property", "ImageDigest", "s", ""),
     ("Unikernel", "property", "ImageOrigin", "s", ""),
     ("Unikernel", "property", "CreatedAt", "x", ""),
+    ("Unikernel", "property", "Revision", "t", ""),
     ("Unikernel", "property", "StartedAt", "x", ""),
     ("Unikernel", "property", "Restarts", "u", ""),
     ("Unikernel", "property", "ActiveConnections", "u", ""),

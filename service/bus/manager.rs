@@ -113,8 +113,9 @@ impl Manager {
     ///
     /// A unikernel that is not ready yet is waited for, within its own readiness rule.
     ///
-    /// options: unikernel s (id; the newest ready one of the service), addresses as (host addresses to publish on; all
-    /// local ones), sources as (prefixes that may connect; any), drain t (milliseconds; the configuration's).
+    /// options: unikernel s (id; of those of the service that are ready the one that was deployed last, as Revision tells,
+    /// also where that deployment found it running), addresses as (host addresses to publish on; all local ones), sources as
+    /// (prefixes that may connect; any), drain t (milliseconds; the configuration's).
     ///
     /// Errors: InvalidArgument, NotAuthorized, NoSuchService, NoSuchUnikernel, NotReady, PortConflict, InUse (the service
     /// is of a stack), KernelRefused, Cancelled. After an error everything is as it was.

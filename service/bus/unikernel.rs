@@ -123,10 +123,18 @@ impl UnikernelObject {
         self.view().image_origin.clone()
     }
 
-    /// When it was deployed, in microseconds since the epoch.
+    /// When it was deployed first, in microseconds since the epoch.
     #[zbus(property)]
     fn created_at(&self) -> i64 {
         self.view().created_at.0
+    }
+
+    /// The number of its last deployment, also of one that found it running already. Deployments of all services are
+    /// counted, whatever the clock says: the unikernel of a service with the greatest number is its newest, which Publish
+    /// takes without `unikernel`, once it is ready. A Restart or a Rollback is no deployment.
+    #[zbus(property)]
+    fn revision(&self) -> u64 {
+        self.view().revision.0
     }
 
     /// When Albatross started it last, in microseconds since the epoch; 0 when it never did.

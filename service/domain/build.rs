@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::container::ImagePath;
 use super::image::ImageDigest;
 use super::names::InvalidName;
+use super::ordinal::Ordinal;
 use super::repository::{CommitId, GitUrl, RepositoryPath};
-use super::time::Timestamp;
 
 /// Which `mirage` makes the unikernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -327,7 +327,8 @@ pub struct Build {
     /// For people, with the commit: the key has both in it.
     pub url: GitUrl,
     pub commit: CommitId,
-    pub at: Timestamp,
+    /// The order in which builds were done: the first is forgotten first.
+    pub at: Ordinal,
     /// Whether it was looked for what signs it: without keys in the configuration it is not.
     #[serde(default)]
     pub signature_sought: bool,

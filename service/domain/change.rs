@@ -1,8 +1,8 @@
 //! What the ledger is told. The same list is applied to the view in memory, so that the two cannot drift apart.
 
 use super::{
-    Build, BuildKey, ConsoleLine, ImageDigest, ImageRecord, Lease, LeaseTag, Service, ServiceName, Stack, StackName,
-    StaleFlows, Timestamp, Unikernel, UnikernelId,
+    Build, BuildKey, ConsoleLine, ImageDigest, ImageRecord, Lease, LeaseTag, Ordinal, Service, ServiceName, Stack,
+    StackName, StaleFlows, Unikernel, UnikernelId,
 };
 
 /// One fact to write down. A transaction is a list of them: all or none.
@@ -13,10 +13,10 @@ pub enum Change {
     PutService(Box<Service>),
     RemoveService(ServiceName),
     PutLease(Lease),
-    /// The address becomes free, and remembers since when.
+    /// The address becomes free, and remembers its place in the order of those that did.
     ReleaseLease {
         tag: LeaseTag,
-        at: Timestamp,
+        at: Ordinal,
     },
     PutImage(ImageRecord),
     RemoveImage(ImageDigest),
@@ -32,4 +32,19 @@ pub enum Change {
     RemoveBuild(BuildKey),
     PutStack(Box<Stack>),
     RemoveStack(StackName),
+    /// A number that is given to what is under way: it is not given again, whatever becomes of that.
+    Count(Ordinal),
+}
+
+impl Change {
+    /// The greatest number that it writes down.
+    pub fn ordinal(&self) -> Option<Ordinal> {
+        match self {
+            Self::PutUnikernel(unikernel) => unikernel.last_live.max(Some(unikernel.deployed)),
+            Self::ReleaseLease { at, .. } => Some(*at),
+            Self::PutBuild(build) => Some(build.at),
+            Self::Count(ordinal) => Some(*ordinal),
+            _ => None,
+        }
+    }
 }

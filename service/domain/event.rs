@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{
-    ImageDigest, JobNumber, JobResult, JobView, MacAddress, NetworkName, Publication, ServiceName, StackName,
+    ImageDigest, JobNumber, JobResult, JobView, MacAddress, NetworkName, Ordinal, Publication, ServiceName, StackName,
     StackState, Timestamp, UnikernelId, UnikernelState,
 };
 
@@ -25,6 +25,8 @@ pub struct UnikernelView {
     /// Where the image came from first, and what that meant; empty where it was handed over.
     pub image_origin: String,
     pub created_at: Timestamp,
+    /// See [`crate::domain::Unikernel::deployed`].
+    pub revision: Ordinal,
     pub started_at: Option<Timestamp>,
     pub restarts: u32,
     pub exit_reason: String,

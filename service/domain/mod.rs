@@ -14,6 +14,7 @@ mod job;
 mod lease;
 mod names;
 mod network;
+mod ordinal;
 mod publication;
 mod repository;
 mod stack;
@@ -39,10 +40,11 @@ pub use job::{JobKind, JobNumber, JobResult, JobView};
 pub use lease::Lease;
 pub use names::{InvalidName, LeaseTag, NetworkName, ServiceName, StackName, UnikernelId};
 pub use network::{AddressRange, Exclusion, InvalidExclusion, Network};
+pub use ordinal::Ordinal;
 pub use publication::{HostPort, PortMapping, PortProtocol, Publication, Service, StaleFlows, Transport, host_ports};
 pub use repository::{CommitId, GitRef, GitSource, GitTransport, GitUrl, InvalidRepository, RepositoryPath};
 pub use stack::{Applied, Attempt, Chain, Manifest, Member, MemberPlan, Stack, StackState};
-pub use time::Timestamp;
+pub use time::{Deadline, Timestamp};
 pub use unikernel::{
     AddressChoice, Arguments, BlockDevice, Configuration, InvalidReadiness, MacAddress, Phase, Provisional, Readiness,
     RestartPolicy, Unikernel, UnikernelSpec, UnikernelState,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{ServiceName, Timestamp, UnikernelId};
+use super::{Deadline, ServiceName, UnikernelId};
 
 /// A transport protocol as packets carry it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -120,7 +120,7 @@ pub struct Publication {
     /// Until when established TCP connections of sources that are not admitted any more may go on. `None`: such
     /// connections are reset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tolerates_until: Option<Timestamp>,
+    pub tolerates_until: Option<Deadline>,
 }
 
 impl Publication {
@@ -157,7 +157,7 @@ pub struct Service {
     /// The unikernel that was live before: where Rollback goes.
     pub previous: Option<UnikernelId>,
     /// Until when those that were live may finish their connections.
-    pub draining: Vec<(UnikernelId, Timestamp)>,
+    pub draining: Vec<(UnikernelId, Deadline)>,
     /// What was live and ended, where the one before was put live again without being asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fell_back_from: Option<UnikernelId>,

@@ -9,7 +9,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{ConsolePattern, Exclusion, ImageDigest, NetworkName, ServiceName, StackName, Timestamp, UnikernelId};
+use super::{
+    ConsolePattern, Exclusion, ImageDigest, NetworkName, Ordinal, ServiceName, StackName, Timestamp, UnikernelId,
+};
 
 /// Argument templates of a unikernel. They can hold secrets: `Debug` shows how many there are and nothing else.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -202,15 +204,22 @@ pub struct Unikernel {
     pub mac: Option<MacAddress>,
     /// The core that it is pinned to.
     pub cpu: u32,
+    /// For people; what came first is said by [`Unikernel::deployed`].
     pub created_at: Timestamp,
+    /// Its last deployment, also where that found it running: the highest of a service is its newest unikernel.
+    ///
+    /// Starting it again, for a Restart or a rollback, is no deployment. 0 in the records of schema 3 and earlier, where
+    /// the ledger reads [`Unikernel::created_at`] instead.
+    #[serde(default)]
+    pub deployed: Ordinal,
     /// As Albatross reports it.
     pub started_at: Option<Timestamp>,
     /// How often Albatross has started it again.
     pub restarts: u32,
     /// Empty when it is ready; while it is started once more, why it ended before.
     pub exit_reason: String,
-    /// When it last was live; what was live last is what a rollback goes to first.
-    pub last_live: Option<Timestamp>,
+    /// The switch that took it off its ports last; what was live last is what a rollback goes to first.
+    pub last_live: Option<Ordinal>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provisional: Option<Provisional>,
 }
@@ -219,6 +228,11 @@ impl Unikernel {
     /// Whether nobody can use it any more: nothing of it runs, or not for long.
     pub fn has_ended(&self) -> bool {
         matches!(self.phase, Phase::Exited | Phase::Failed)
+    }
+
+    /// Whether it has not been live since it was deployed last.
+    pub fn awaits_publication(&self) -> bool {
+        self.last_live.is_none_or(|last_live| last_live < self.deployed)
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::error::Error;
 use self::writer::{Request, Storage};
 use crate::domain::{
-    Build, Change, ConsoleLine, ImageRecord, Lease, Service, Stack, StaleFlows, Timestamp, Unikernel, UnikernelId,
+    Build, Change, ConsoleLine, ImageRecord, Lease, Ordinal, Service, Stack, StaleFlows, Unikernel, UnikernelId,
 };
 
 /// Callers that may wait for the disk at a time; further ones wait before they are queued.
@@ -29,14 +29,16 @@ pub struct Contents {
     pub unikernels: Vec<Unikernel>,
     pub services: Vec<Service>,
     pub leases: Vec<Lease>,
-    /// Addresses that are free again, and since when.
-    pub released: Vec<(IpAddr, Timestamp)>,
+    /// Addresses that are free again, and their places in the order in which they became so.
+    pub released: Vec<(IpAddr, Ordinal)>,
     pub images: Vec<ImageRecord>,
     pub stale_flows: Vec<StaleFlows>,
     /// What those said before they ended last that have ended.
     pub last_words: Vec<(UnikernelId, Vec<ConsoleLine>)>,
     pub stacks: Vec<Stack>,
     pub builds: Vec<Build>,
+    /// The last number that was given, also to what is not there any more.
+    pub last_ordinal: Ordinal,
 }
 
 /// A handle to the thread that writes; it ends, and the file is closed, after the last handle is gone.

@@ -15,14 +15,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Contents;
-use crate::domain::{Change, ImageDigest, Lease, LeaseTag, Stack, StackName, Timestamp, UnikernelId};
+use crate::domain::{Change, ImageDigest, Lease, LeaseTag, Ordinal, Stack, StackName, Unikernel, UnikernelId};
 
 /// The schema that this version writes, and the newest that it reads. It reads all before it; a file gets this number
 /// with its next change.
 ///
 /// 2: readiness by a line of the console, which 1 cannot read; the table of last words, which is not in every file of 1.
 /// 3: stacks, which 2 would take the staged ports and the images from.
-pub(super) const VERSION: u64 = 3;
+/// 4: the order of events by numbers, for which 3 would take them as times; deadlines, which 3 cannot read.
+pub(super) const VERSION: u64 = 4;
 
 /// Every table has bytes for keys and values, so that an entry can be put back without knowing what it means.
 type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -32,7 +33,7 @@ const UNIKERNELS: Table = TableDefinition::new("unikernels");
 const SERVICES: Table = TableDefinition::new("services");
 /// By tag.
 const LEASES: Table = TableDefinition::new("leases");
-/// When an address was released, by the address ([`address_key`]).
+/// The order in which addresses were released, by the address ([`address_key`]).
 const RELEASED: Table = TableDefinition::new("released");
 /// By the bytes of the digest.
 const IMAGES: Table = TableDefinition::new("images");
@@ -52,6 +53,8 @@ const BUILDS: Table = TableDefinition::new("builds");
 const SCHEMA: &str = "schema";
 /// Counts transactions, so that it can be told whether one whose commit failed is there after all.
 const SEQUENCE: &str = "sequence";
+/// The last [`Ordinal`] that was given. It stays when a transaction is undone, and when what bears it is gone.
+const LAST_ORDINAL: &str = "last_ordinal";
 
 /// An entry as it was before a transaction.
 pub(super) struct Before {
@@ -87,8 +90,8 @@ pub(super) fn sequence(database: &Database) -> Result<u64, Error> {
 
 pub(super) fn read(database: &Database) -> Result<Contents, Error> {
     let transaction = database.begin_read()?;
-    Ok(Contents {
-        unikernels: entries(&transaction, UNIKERNELS, |_, value| decode(UNIKERNELS, value))?,
+    let mut contents = Contents {
+        unikernels: entries(&transaction, UNIKERNELS, |_, value| Ok(in_order(decode(UNIKERNELS, value)?)))?,
         services: entries(&transaction, SERVICES, |_, value| decode(SERVICES, value))?,
         leases: entries(&transaction, LEASES, |_, value| decode(LEASES, value))?,
         released: entries(&transaction, RELEASED, |key, value| Ok((address(key)?, decode(RELEASED, value)?)))?,
@@ -97,7 +100,30 @@ pub(super) fn read(database: &Database) -> Result<Contents, Error> {
         last_words: later(&transaction, LAST_WORDS, |key, value| Ok((unikernel_id(key)?, decode(LAST_WORDS, value)?)))?,
         stacks: stacks(&transaction)?,
         builds: later(&transaction, BUILDS, |_, value| decode(BUILDS, value))?,
-    })
+        last_ordinal: transaction
+            .open_table(META)?
+            .get(LAST_ORDINAL)?
+            .map(|last| Ordinal(last.value()))
+            .unwrap_or_default(),
+    };
+    contents.last_ordinal = contents.last_ordinal.max(greatest_ordinal(&contents));
+    Ok(contents)
+}
+
+/// What was written before unikernels had numbers was deployed when it was created, as far as anybody knows.
+fn in_order(mut unikernel: Unikernel) -> Unikernel {
+    if unikernel.deployed == Ordinal::default() {
+        unikernel.deployed = unikernel.created_at.into();
+    }
+    unikernel
+}
+
+/// Of all that is there: files of earlier schemas do not say which was given last.
+fn greatest_ordinal(contents: &Contents) -> Ordinal {
+    let unikernels = contents.unikernels.iter().flat_map(|unikernel| [Some(unikernel.deployed), unikernel.last_live]);
+    let released = contents.released.iter().map(|&(_, at)| at);
+    let builds = contents.builds.iter().map(|build| build.at);
+    unikernels.flatten().chain(released).chain(builds).max().unwrap_or_default()
 }
 
 /// Writes `changes` as the transaction with this number, and returns when it is on disk. When it fails in the end, what
@@ -110,10 +136,12 @@ pub(super) fn write<'a>(
 ) -> Result<(), Error> {
     let transaction = database.begin_write()?;
     let mut edit = Edit { transaction: &transaction, before };
+    let mut ordinal = None;
     for change in changes {
         edit.apply(change)?;
+        ordinal = ordinal.max(change.ordinal());
     }
-    finish(transaction, sequence)
+    finish(transaction, sequence, ordinal)
 }
 
 /// Puts back what a transaction has changed, as a transaction with this number.
@@ -123,14 +151,19 @@ pub(super) fn undo(database: &Database, sequence: u64, before: &[Before]) -> Res
     for Before { table, key, value } in before.iter().rev() {
         edit.set(*table, key, value.as_deref())?;
     }
-    finish(transaction, sequence)
+    finish(transaction, sequence, None)
 }
 
-fn finish(transaction: WriteTransaction, sequence: u64) -> Result<(), Error> {
+/// `ordinal`: the greatest that was written.
+fn finish(transaction: WriteTransaction, sequence: u64, ordinal: Option<Ordinal>) -> Result<(), Error> {
     {
         let mut meta = transaction.open_table(META)?;
         meta.insert(SCHEMA, VERSION)?;
         meta.insert(SEQUENCE, sequence)?;
+        let last = meta.get(LAST_ORDINAL)?.map(|last| Ordinal(last.value()));
+        if let Some(ordinal) = ordinal.filter(|_| ordinal > last) {
+            meta.insert(LAST_ORDINAL, ordinal.0)?;
+        }
     }
     Ok(transaction.commit()?)
 }
@@ -159,6 +192,8 @@ impl Edit<'_> {
             Change::PutBuild(build) => self.put(BUILDS, build.key.0, build),
             Change::RemoveBuild(key) => self.set(BUILDS, key.0, None),
             Change::PutStack(stack) => self.put_stack(stack),
+            // Written with the transaction.
+            Change::Count(_) => Ok(()),
             Change::RemoveStack(name) => {
                 self.drop_parts(name, &BTreeSet::new())?;
                 self.set(STACKS, name.as_str(), None)
@@ -191,16 +226,16 @@ impl Edit<'_> {
         Ok(())
     }
 
-    /// As `AddressPool::insert` does: an address that the tag had before is released at the new lease's time.
+    /// As `AddressPool::insert` does: an address that the tag still has is released before all others.
     fn put_lease(&mut self, lease: &Lease) -> Result<(), Error> {
         if self.held(&lease.tag)?.is_some_and(|address| address != lease.address) {
-            self.release(&lease.tag, lease.since)?;
+            self.release(&lease.tag, Ordinal::default())?;
         }
         self.set(RELEASED, address_key(lease.address), None)?;
         self.put(LEASES, lease.tag.as_str(), lease)
     }
 
-    fn release(&mut self, tag: &LeaseTag, at: Timestamp) -> Result<(), Error> {
+    fn release(&mut self, tag: &LeaseTag, at: Ordinal) -> Result<(), Error> {
         if let Some(address) = self.held(tag)? {
             self.set(LEASES, tag.as_str(), None)?;
             self.put(RELEASED, address_key(address), &at)?;
@@ -350,7 +385,7 @@ fn decode<T: DeserializeOwned>(table: Table, value: &[u8]) -> Result<T, Error> {
 }
 
 /// 4 or 6, then 16 bytes with the address at their beginning: sorts as addresses do.
-fn address_key(address: IpAddr) -> [u8; 17] {
+pub(super) fn address_key(address: IpAddr) -> [u8; 17] {
     let mut key = [0; 17];
     match address {
         IpAddr::V4(v4) => {

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::domain::{
-    AddressChoice, Applied, Arguments, BuildKey, Caller, Chain, Configuration, ImageDigest, LeaseTag, MacAddress,
-    Manifest, Member, MemberPlan, NetworkDevice, Phase, PortMapping, PortProtocol, Provisional, Publication, Readiness,
-    RestartPolicy, ServiceName, StackName, UnikernelId, UnikernelSpec,
+    AddressChoice, Applied, Arguments, BuildKey, Caller, Chain, Configuration, Deadline, ImageDigest, LeaseTag,
+    MacAddress, Manifest, Member, MemberPlan, NetworkDevice, Phase, PortMapping, PortProtocol, Provisional,
+    Publication, Readiness, RestartPolicy, ServiceName, StackName, Timestamp, UnikernelId, UnikernelSpec,
 };
 
 mod disk;
@@ -66,6 +66,7 @@ fn unikernel(service: &str, number: u8, argument: &str) -> Unikernel {
         mac: Some(MacAddress([2, 0, 0, 0, 0, number])),
         cpu: 1,
         created_at: Timestamp(5),
+        deployed: Ordinal(7),
         started_at: None,
         restarts: 0,
         exit_reason: String::new(),
@@ -92,7 +93,7 @@ fn service(name: &str, ports: u16) -> Service {
         name,
         staged: Some(publication),
         previous: None,
-        draining: vec![(live, Timestamp(9))],
+        draining: vec![(live, Deadline::new(Timestamp(9), Duration::from_millis(30_000)))],
         fell_back_from: None,
     }
 }
@@ -169,7 +170,7 @@ fn build(number: u8, image: u8) -> Build {
         image: ImageDigest([image; 32]),
         url: "https://example.org/website.git".parse().unwrap(),
         commit: "0123456789012345678901234567890123456789".parse().unwrap(),
-        at: Timestamp(i64::from(number)),
+        at: Ordinal(u64::from(number)),
         signature_sought: true,
     }
 }
@@ -181,8 +182,8 @@ fn every_kind() -> Vec<Change> {
         Change::PutLease(lease("a", "10.0.0.2", 1)),
         Change::PutLease(lease("b", "10.0.0.3", 1)),
         Change::PutLease(lease("c", "fd00::3", 1)),
-        Change::ReleaseLease { tag: tag("b"), at: Timestamp(2) },
-        Change::ReleaseLease { tag: tag("c"), at: Timestamp(3) },
+        Change::ReleaseLease { tag: tag("b"), at: Ordinal(2) },
+        Change::ReleaseLease { tag: tag("c"), at: Ordinal(3) },
         Change::PutImage(image(1)),
         Change::PutStaleFlows(flows("website", 443)),
         last_words(1, b"caf\xc3\xa9 \xff\xfe\0bin"),
@@ -205,7 +206,7 @@ fn what_is_committed_is_there_at_the_next_start() {
         unikernels: vec![unikernel("website", 1, "--password=secret")],
         services: vec![service("website", 2)],
         leases: vec![lease("a", "10.0.0.2", 1)],
-        released: vec![(ip("10.0.0.3"), Timestamp(2)), (ip("fd00::3"), Timestamp(3))],
+        released: vec![(ip("10.0.0.3"), Ordinal(2)), (ip("fd00::3"), Ordinal(3))],
         images: vec![image(1)],
         stale_flows: vec![flows("website", 443)],
         last_words: vec![(
@@ -214,14 +215,15 @@ fn what_is_committed_is_there_at_the_next_start() {
         )],
         stacks: vec![stack("mail")],
         builds: vec![build(1, 1)],
+        last_ordinal: Ordinal(7),
     };
     assert_eq!(contents, expected);
 
     let emptied = vec![
         Change::RemoveUnikernel(expected.unikernels[0].id.clone()),
         Change::RemoveService("website".parse().unwrap()),
-        Change::ReleaseLease { tag: tag("a"), at: Timestamp(4) },
-        Change::ReleaseLease { tag: tag("nobody"), at: Timestamp(4) },
+        Change::ReleaseLease { tag: tag("a"), at: Ordinal(4) },
+        Change::ReleaseLease { tag: tag("nobody"), at: Ordinal(4) },
         Change::PutLease(lease("d", "10.0.0.3", 5)),
         Change::PutLease(lease("d", "10.0.0.4", 6)),
         Change::RemoveImage(ImageDigest([1; 32])),
@@ -235,7 +237,9 @@ fn what_is_committed_is_there_at_the_next_start() {
     let (_ledger, contents) = reopen(&path).unwrap();
     let expected = Contents {
         leases: vec![lease("d", "10.0.0.4", 6)],
-        released: vec![(ip("10.0.0.2"), Timestamp(4)), (ip("10.0.0.3"), Timestamp(6)), (ip("fd00::3"), Timestamp(3))],
+        released: vec![(ip("10.0.0.2"), Ordinal(4)), (ip("10.0.0.3"), Ordinal(0)), (ip("fd00::3"), Ordinal(3))],
+        // Of a unikernel that is gone: what comes next is after it all the same.
+        last_ordinal: Ordinal(7),
         ..Contents::default()
     };
     assert_eq!(contents, expected);
@@ -282,7 +286,7 @@ fn a_newer_schema_is_refused_and_left_as_it_is() {
     schema::set_version(&database, schema::VERSION + 1).unwrap();
     drop(database);
     let expected = format!(
-        "the ledger {} has schema 4, this version knows schemas up to 3: install the newer albatross-deployer that wrote \
+        "the ledger {} has schema 5, this version knows schemas up to 4: install the newer albatross-deployer that wrote \
          it, or move the file away to begin with an empty ledger",
         path.display()
     );
@@ -312,6 +316,43 @@ fn a_file_of_the_first_schema_is_read_and_gets_the_new_one_with_its_next_change(
         }
     };
     assert_eq!(schema::version(&database).unwrap(), schema::VERSION);
+}
+
+/// Schema 3 has times where there are numbers now.
+#[test]
+fn the_order_of_a_file_of_the_third_schema_is_that_of_its_times() {
+    const THEN: i64 = 1_700_000_000_000_000;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    let database = file::open(&path).unwrap();
+    for (number, (created, last_live)) in [(1, (THEN + 5, None)), (2, (THEN, Some(THEN + 9)))] {
+        let mut record = serde_json::to_value(unikernel("website", number, "")).unwrap();
+        record.as_object_mut().unwrap().remove("deployed").unwrap();
+        record["created_at"] = created.into();
+        record["last_live"] = last_live.into();
+        let key = unikernel("website", number, "").id;
+        schema::set_raw(&database, "unikernels", key.as_str().as_bytes(), record.to_string().as_bytes()).unwrap();
+    }
+    let mut draining = serde_json::to_value(service("website", 1)).unwrap();
+    draining["draining"][0][1] = (THEN + 3).into();
+    schema::set_raw(&database, "services", b"website", draining.to_string().as_bytes()).unwrap();
+    let released = (THEN + 12).to_string();
+    schema::set_raw(&database, "released", &schema::address_key(ip("10.0.0.9")), released.as_bytes()).unwrap();
+    schema::set_version(&database, 3).unwrap();
+    drop(database);
+
+    let (ledger, contents) = Ledger::open(&path).unwrap();
+    let number = |time: i64| Ordinal(time.unsigned_abs());
+    let order = contents.unikernels.iter().map(|unikernel| (unikernel.deployed, unikernel.last_live));
+    assert_eq!(order.collect::<Vec<_>>(), [(number(THEN + 5), None), (number(THEN), Some(number(THEN + 9)))]);
+    assert_eq!(contents.services[0].draining[0].1.left(Timestamp(THEN)), Duration::from_micros(3));
+    assert_eq!(contents.last_ordinal, number(THEN + 12), "what comes next is after all of it");
+    let next = Change::Count(contents.last_ordinal.next());
+    commit(&ledger, vec![next]).unwrap();
+    drop(ledger);
+    let (_ledger, contents) = reopen(&path).unwrap();
+    assert_eq!(contents.last_ordinal, number(THEN + 13));
+    assert_eq!(contents.unikernels[0].deployed, number(THEN + 5), "also of a record that was not written since");
 }
 
 #[test]
@@ -372,12 +413,12 @@ fn values_keep_their_form() {
     holds(
         Unikernel { provisional: None, ..unikernel("website", 1, "--x=1") },
         &format!(
-            r#"{{"id":"website.0101010101","spec":{{"image":"sha256:{digest}","arguments":["--x=1"],"memory":32,"network":"br0","cpu":null,"block_devices":[],"restart":{{"on-failure":[2]}},"address":{{"prefix":null,"address":"10.0.0.2"}}}},"readiness":{{"http":{{"port":80,"path":"/"}}}},"timeout":{{"secs":30,"nanos":0}},"phase":"ready","brought_image":true,"removing":false,"address":"10.0.0.2","mac":[2,0,0,0,0,1],"cpu":1,"created_at":5,"started_at":null,"restarts":0,"exit_reason":"","last_live":null}}"#
+            r#"{{"id":"website.0101010101","spec":{{"image":"sha256:{digest}","arguments":["--x=1"],"memory":32,"network":"br0","cpu":null,"block_devices":[],"restart":{{"on-failure":[2]}},"address":{{"prefix":null,"address":"10.0.0.2"}}}},"readiness":{{"http":{{"port":80,"path":"/"}}}},"timeout":{{"secs":30,"nanos":0}},"phase":"ready","brought_image":true,"removing":false,"address":"10.0.0.2","mac":[2,0,0,0,0,1],"cpu":1,"created_at":5,"deployed":7,"started_at":null,"restarts":0,"exit_reason":"","last_live":null}}"#
         ),
     );
     holds(
         Service { staged: None, ..service("website", 1) },
-        r#"{"name":"website","publication":{"unikernel":"website.0101010101","target":"10.0.0.2","ports":[{"protocol":"any","host":1,"unikernel":1}],"addresses":["192.0.2.1","::1"],"sources":["192.0.2.0/24"],"drain":30000},"previous":null,"draining":[["website.0101010101",9]]}"#,
+        r#"{"name":"website","publication":{"unikernel":"website.0101010101","target":"10.0.0.2","ports":[{"protocol":"any","host":1,"unikernel":1}],"addresses":["192.0.2.1","::1"],"sources":["192.0.2.0/24"],"drain":30000},"previous":null,"draining":[["website.0101010101",{"at":30000009,"given":{"secs":30,"nanos":0}}]]}"#,
     );
     holds(lease("a", "10.0.0.2", 1), r#"{"tag":"a","address":"10.0.0.2","prefix":"10.0.0.0/24","since":1}"#);
     holds(

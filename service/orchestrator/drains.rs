@@ -11,7 +11,7 @@ use tracing::{debug, info};
 
 use super::context::Context;
 use super::error::Error;
-use crate::domain::{Change, Event, Service, Timestamp, UnikernelId};
+use crate::domain::{Change, Deadline, Event, Service, Timestamp, UnikernelId};
 use crate::host_network::{self, FlowChange, FlowEvents, FlowId, FlowNews};
 
 /// To count connections takes the kernel milliseconds: the switch that made it drain is answered first.
@@ -40,7 +40,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 struct Drain {
     id: UnikernelId,
     address: IpAddr,
-    until: Timestamp,
+    until: Deadline,
 }
 
 /// What is known of one that drains.
@@ -137,7 +137,7 @@ impl Drains {
         // One that is live again may drain anew, with less time.
         self.following.retain(|drain, _| draining.contains(drain));
         for drain in draining {
-            let until = Instant::now() + left(drain.until);
+            let until = Instant::now() + drain.until.left(Timestamp::now());
             let count_at = Instant::now() + BREATH;
             self.following.entry(drain).or_insert(Progress { until, count_at, open: None, told: None });
         }
@@ -273,10 +273,6 @@ impl Drains {
             let _ = self.events.send(Event::Connections { id: drain.id.clone(), count }).await;
         }
     }
-}
-
-fn left(until: Timestamp) -> Duration {
-    Duration::from_micros(u64::try_from(until.0.saturating_sub(Timestamp::now().0)).unwrap_or(0))
 }
 
 async fn draining(context: &Context) -> Result<BTreeSet<Drain>, Error> {

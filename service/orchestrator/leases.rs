@@ -65,7 +65,8 @@ pub async fn allocate(
                     .into());
                 }
                 if is_new {
-                    changes.extend(held.map(|_| Change::ReleaseLease { tag: wanted.clone(), at: now }));
+                    let at = state.world.next_ordinal();
+                    changes.extend(held.map(|_| Change::ReleaseLease { tag: wanted.clone(), at }));
                     changes.push(Change::PutLease(lease.clone()));
                 }
                 let network = state.facts.network_of(prefix).map(|network| network.name.clone());
@@ -91,7 +92,11 @@ pub async fn allocate(
 }
 
 async fn give_back(context: &Context, tag: LeaseTag) -> Result<(), Error> {
-    context.owner.decide(move |_| Ok((vec![Change::ReleaseLease { tag, at: Timestamp::now() }], ()))).await
+    let released = move |state: &State| {
+        let at = state.world.next_ordinal();
+        Ok((vec![Change::ReleaseLease { tag, at }], ()))
+    };
+    context.owner.decide(released).await
 }
 
 /// A unikernel's id is the tag of its lease.
@@ -112,7 +117,7 @@ pub async fn release(context: &Context, tag: LeaseTag) -> Result<IpAddr, Error> 
                 .into());
             }
             let address = lease.address;
-            Ok((vec![Change::ReleaseLease { tag, at: Timestamp::now() }], address))
+            Ok((vec![Change::ReleaseLease { tag, at: state.world.next_ordinal() }], address))
         })
         .await
 }

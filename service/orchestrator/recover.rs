@@ -15,7 +15,7 @@ use super::owner::State;
 use super::remove::{REMOVE, Remove};
 use super::stacks;
 use super::workflow;
-use crate::domain::{Inventory, JobKind, Timestamp, Unikernel, UnikernelId};
+use crate::domain::{Inventory, JobKind, Unikernel, UnikernelId};
 use crate::planning::builds;
 use crate::planning::reconcile::{self, HalfDone};
 
@@ -112,7 +112,7 @@ async fn undo_deploy(context: &Arc<Context>, id: &UnikernelId) -> Result<(), Err
         .decide(move |state| {
             let Some(unikernel) = state.world.unikernel(&id) else { return Ok((Vec::new(), None)) };
             let brought = unikernel.brought_image.then_some(unikernel.spec.image);
-            let mut changes = reconcile::undo_deploy(&state.world, &id, &unikernel.exit_reason, Timestamp::now());
+            let mut changes = reconcile::undo_deploy(&state.world, &id, &unikernel.exit_reason);
             changes.extend(reconcile::last_words(&changes, consoles));
             Ok((changes, brought))
         })

@@ -132,10 +132,7 @@ impl Remove {
     fn forget<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             let id = self.id.clone();
-            self.context
-                .owner
-                .decide(move |state| Ok((removal::forget(&state.world, &id, Timestamp::now()), ())))
-                .await?;
+            self.context.owner.decide(move |state| Ok((removal::forget(&state.world, &id), ()))).await?;
             info!(id = %self.id, "destroyed");
             Ok(Flow::Next)
         }

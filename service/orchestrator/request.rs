@@ -9,8 +9,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::domain::{
-    Applied, Caller, Configuration, ImageDigest, ImageOptions, ImageRecord, ImageReference, Manifest, PortMapping,
-    ServiceName, StackName, Unikernel, UnikernelId,
+    Applied, Caller, Configuration, ImageDigest, ImageOptions, ImageRecord, ImageReference, Manifest, Ordinal,
+    PortMapping, ServiceName, StackName, Unikernel, UnikernelId,
 };
 
 /// Where Deploy gets its image.
@@ -41,10 +41,12 @@ pub struct DeployRequest {
     pub configuration: Configuration,
     /// The stack for which an Apply makes it.
     pub stack: Option<StackName>,
+    /// The place among the deployments of its service that it keeps, where it is only started again.
+    pub keeps: Option<Ordinal>,
 }
 
 impl DeployRequest {
-    /// The request that has `unikernel`'s id, and so gives it its old lease.
+    /// The request that has `unikernel`'s id, and so gives it its old lease. It does not make it the newest of its service.
     pub fn again(unikernel: Unikernel) -> Self {
         let spec = unikernel.spec;
         Self {
@@ -63,6 +65,7 @@ impl DeployRequest {
                 timeout: unikernel.timeout,
             },
             stack: None,
+            keeps: Some(unikernel.deployed),
         }
     }
 }
@@ -71,7 +74,7 @@ impl DeployRequest {
 pub struct PublishRequest {
     pub service: ServiceName,
     pub ports: Vec<PortMapping>,
-    /// `None`: the newest ready one of the service.
+    /// `None`: of those of the service that are ready the one that was deployed last.
     pub unikernel: Option<UnikernelId>,
     /// Empty: all local ones.
     pub addresses: BTreeSet<IpAddr>,

@@ -191,6 +191,7 @@ fn world(contents: Contents) -> World {
     let builds = contents.builds.into_iter().map(|build| Change::PutBuild(Box::new(build)));
     let stacks = contents.stacks.into_iter().map(|stack| Change::PutStack(Box::new(stack)));
     let last_words = contents.last_words.into_iter().map(|(id, lines)| Change::PutLastWords { id, lines });
+    world.apply(vec![Change::Count(contents.last_ordinal)]);
     // One at a time: all at once would compare the views of everything with everything.
     let rest = stale_flows.chain(last_words).chain(builds).chain(stacks);
     for change in unikernels.chain(services).chain(images).chain(rest) {

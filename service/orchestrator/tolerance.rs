@@ -21,8 +21,8 @@ pub async fn run(context: Arc<Context>) {
         let changed = context.follow_up.tolerance.notified();
         match next {
             None => changed.await,
-            Some(at) => {
-                if timeout(at.since(Timestamp::now()), changed).await.is_err()
+            Some(deadline) => {
+                if timeout(deadline.left(Timestamp::now()), changed).await.is_err()
                     && let Err(error) = end(&context).await
                 {
                     debug!(%error, "connections of sources that may not connect any more go on for now");

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 pub use self::exclusions::{Exclusions, Reason};
 use self::ranges::Ranges;
 use self::released::Released;
-use crate::domain::{AddressRange, Exclusion, Lease, LeaseTag, Timestamp};
+use crate::domain::{AddressRange, Exclusion, Lease, LeaseTag, Ordinal};
 
 /// Why there is no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,7 +82,7 @@ pub struct AddressPool {
 }
 
 impl AddressPool {
-    pub fn new(leases: Vec<Lease>, released: Vec<(IpAddr, Timestamp)>) -> Self {
+    pub fn new(leases: Vec<Lease>, released: Vec<(IpAddr, Ordinal)>) -> Self {
         let mut pool = Self::default();
         for (address, at) in released {
             pool.put_back(address, at);
@@ -114,7 +114,8 @@ impl AddressPool {
         self.by_tag.is_empty()
     }
 
-    /// Writes a lease down. It replaces the tag's former one, whose address is then released at the new one's time.
+    /// Writes a lease down. It replaces the tag's former one, which whoever has used it releases before: else its address
+    /// counts as released before all others.
     ///
     /// Takes the caller's word that nobody else holds the address ([`check`](Self::check), [`choose`](Self::choose));
     /// if somebody did, the address is the new holder's alone.
@@ -123,7 +124,7 @@ impl AddressPool {
         let former = self.by_tag.insert(lease.tag.clone(), address).filter(|&former| former != address);
         if let Some(former) = former {
             self.by_address.remove(&former);
-            self.put_back(former, lease.since);
+            self.put_back(former, Ordinal::default());
         }
         self.released.remove(address);
         self.ever_used.insert(Exclusion::from(address).range(), ());
@@ -134,7 +135,7 @@ impl AddressPool {
     }
 
     /// Frees the tag's address; `None` where it has none.
-    pub fn release(&mut self, tag: &LeaseTag, at: Timestamp) -> Option<Lease> {
+    pub fn release(&mut self, tag: &LeaseTag, at: Ordinal) -> Option<Lease> {
         let address = self.by_tag.remove(tag)?;
         self.put_back(address, at);
         self.by_address.remove(&address)
@@ -170,7 +171,7 @@ impl AddressPool {
         excluded.free(range).find_map(|free| self.ever_used.gaps(free).next()).map(|gap| gap.first)
     }
 
-    fn put_back(&mut self, address: IpAddr, at: Timestamp) {
+    fn put_back(&mut self, address: IpAddr, at: Ordinal) {
         self.released.insert(address, at);
         self.ever_used.insert(Exclusion::from(address).range(), ());
     }

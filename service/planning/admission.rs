@@ -8,10 +8,11 @@ use ipnet::IpNet;
 
 use super::error::Error;
 use super::facts::Facts;
+use super::order;
 use super::template::{self, Values};
 use super::world::World;
 use crate::domain::{
-    Arguments, Change, Configuration, Exclusion, ImageDigest, ImageRecord, Lease, LeaseTag, Network, Phase,
+    Arguments, Change, Configuration, Exclusion, ImageDigest, ImageRecord, Lease, LeaseTag, Network, Ordinal, Phase,
     Provisional, Readiness, ServiceName, StackName, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
 };
 
@@ -26,16 +27,18 @@ pub struct Deployment {
     pub timeout: Duration,
     /// The stack for which an Apply makes it.
     pub stack: Option<StackName>,
+    /// The place among the deployments of its service that it keeps, where it is only started again.
+    pub keeps: Option<Ordinal>,
 }
 
 /// What a deployment comes down to.
 #[derive(Debug)]
 pub enum Admitted {
     /// The same configuration runs already: it is ready, or has returned and its rule is to be waited for.
-    AlreadyThere(Unikernel),
+    AlreadyThere { unikernel: Unikernel, counts_as: Option<Ordinal> },
     /// A record to be started: a new one, or (`revived`) one that keeps its lease, whose unikernel has ended or was left
     /// half-made. Of that one Albatross may still have something.
-    Start { unikernel: Unikernel, revived: bool },
+    Start { unikernel: Unikernel, revived: bool, counts_as: Option<Ordinal> },
 }
 
 /// What `configuration` comes down to with this image.
@@ -57,6 +60,9 @@ pub fn specification(configuration: &Configuration, image: ImageDigest, facts: &
 }
 
 /// Decides on `deployment`: the changes hold the lease and the intent, to be written before Albatross hears of it.
+///
+/// The unikernel becomes the newest of its service with this decision where it is new or ready. Otherwise that is left to
+/// [`ready`] and [`order::deployed_as`], for a deployment that fails changes nothing: `counts_as` is its place then.
 pub fn admit(
     deployment: &Deployment,
     world: &World,
@@ -74,14 +80,42 @@ pub fn admit(
             unikernel.readiness = deployment.readiness.clone();
             unikernel.timeout = deployment.timeout;
             unikernel.brought_image = is_new(&deployment.image, world);
-            let changes = with_image(deployment, world, vec![Change::PutUnikernel(Box::new(unikernel.clone()))]);
-            Ok((changes, Admitted::Start { unikernel, revived: true }))
+            let counts_as = number(deployment, world);
+            let mut changes = with_image(deployment, world, vec![Change::PutUnikernel(Box::new(unikernel.clone()))]);
+            changes.extend(counts_as.map(Change::Count));
+            Ok((changes, Admitted::Start { unikernel, revived: true, counts_as }))
         }
         Some(there) => {
-            let changes = with_image(deployment, world, kept(deployment, there));
-            Ok((changes, Admitted::AlreadyThere(there.clone())))
+            let (mut changes, mut counts_as) = (kept(deployment, there), number(deployment, world));
+            if there.phase == Phase::Ready && counts_as.take().is_some() {
+                order::deployed_again(world, [&id], &mut changes);
+            }
+            changes.extend(counts_as.map(Change::Count));
+            let unikernel = there.clone();
+            Ok((with_image(deployment, world, changes), Admitted::AlreadyThere { unikernel, counts_as }))
         }
         None => admit_new(deployment, id, world, facts, now),
+    }
+}
+
+/// The place of a deployment that somebody asked for. An Apply may still come to nothing: it counts at its end.
+fn number(deployment: &Deployment, world: &World) -> Option<Ordinal> {
+    (deployment.stack.is_none() && deployment.keeps.is_none()).then(|| world.next_ordinal())
+}
+
+/// A unikernel whose deployment has come to its end, from the record that the deployment has: what a switch has written
+/// into the ledger's meanwhile stays. `counts_as`: its place among the deployments of its service, where that changes.
+pub fn ready(world: &World, unikernel: Unikernel, counts_as: Option<Ordinal>) -> Vec<Change> {
+    let mut ready = Unikernel { phase: Phase::Ready, exit_reason: String::new(), ..in_order(world, unikernel) };
+    ready.deployed = ready.deployed.max(counts_as.unwrap_or_default());
+    vec![Change::PutUnikernel(Box::new(ready))]
+}
+
+/// The record that a deployment has, with what the ledger's says of its place in the order: that is written by others.
+pub fn in_order(world: &World, unikernel: Unikernel) -> Unikernel {
+    match world.unikernel(&unikernel.id) {
+        Some(&Unikernel { deployed, last_live, .. }) => Unikernel { deployed, last_live, ..unikernel },
+        None => unikernel,
     }
 }
 
@@ -138,6 +172,7 @@ fn admit_new(
         address: lease.address,
         mac: None,
         created_at: now,
+        deployed: deployment.keeps.unwrap_or_else(|| world.next_ordinal()),
         started_at: None,
         restarts: 0,
         exit_reason: String::new(),
@@ -148,7 +183,7 @@ fn admit_new(
     // Arguments that do not fit are refused here, while nothing has been written yet.
     arguments(&unikernel, network)?;
     let changes = vec![Change::PutLease(lease), Change::PutUnikernel(Box::new(unikernel.clone()))];
-    Ok((with_image(deployment, world, changes), Admitted::Start { unikernel, revived: false }))
+    Ok((with_image(deployment, world, changes), Admitted::Start { unikernel, revived: false, counts_as: None }))
 }
 
 fn is_new(image: &ImageRecord, world: &World) -> bool {
@@ -215,7 +250,7 @@ pub fn move_lease(
     let lease = Lease { tag: tag.clone(), address, prefix: held.prefix, since: now };
     let moved = Unikernel { address, ..unikernel.clone() };
     let changes = vec![
-        Change::ReleaseLease { tag, at: now },
+        Change::ReleaseLease { tag, at: world.next_ordinal() },
         Change::PutLease(lease),
         Change::PutUnikernel(Box::new(moved.clone())),
     ];

@@ -36,7 +36,7 @@ pub fn forget_lost(world: &World, facts: &Facts) -> Vec<Change> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{BuildKey, ImageRecord, NetworkDevice, Timestamp};
+    use crate::domain::{BuildKey, ImageRecord, NetworkDevice, Ordinal};
 
     fn world() -> World {
         World::new(Vec::new(), Vec::new())
@@ -50,7 +50,7 @@ mod tests {
             image: ImageDigest([image; 32]),
             url: "https://example.org/x".parse().unwrap(),
             commit: "0123456789012345678901234567890123456789".parse().unwrap(),
-            at: Timestamp(number as i64),
+            at: Ordinal(number as u64),
             signature_sought: false,
         }
     }
@@ -72,7 +72,7 @@ mod tests {
         for number in (0..MOST + 2).rev() {
             world.apply(vec![Change::PutBuild(Box::new(build(number, 0)))]);
         }
-        let again = Build { at: Timestamp(5000), ..build(7, 3) };
+        let again = Build { at: Ordinal(5000), ..build(7, 3) };
         let changes = remember(&world, again.clone(), image(3));
         assert_eq!(changes[..2], [0, 1].map(|number| Change::RemoveBuild(build(number, 0).key)));
         world.apply(changes);

@@ -53,8 +53,8 @@ pub struct Keep {
 /// What a Collect removes; a dry run says the same list.
 ///
 /// - of a published service: what was live before, beyond the last `previous` ones; what has ended; what was deployed
-///   before the live one and never published. A newer one is the next to be published, and stays.
-/// - of a service that was published once: all of it that has been live or has ended.
+///   before the live one and not published since. A newer one is the next to be published, and stays.
+/// - of a service that was published once: all of it that has been live since it was deployed, or has ended.
 /// - of a service that was never published: what has ended. The rest runs for other unikernels, and stays.
 /// - of a service that `services` leaves out: everything.
 /// - of a stack: what was of one of its chains and is of none any more; with `previous` 0 also those of the previous
@@ -167,7 +167,7 @@ fn unused<'a>(world: &World, name: &ServiceName, members: Vec<&'a Unikernel>, pr
     let live = live.and_then(|publication| world.unikernel(&publication.unikernel));
     let mut earlier =
         members.iter().copied().filter(|u| u.last_live.is_some() && !u.removing && !is(live, u)).collect::<Vec<_>>();
-    // The previous one first, whatever the clock did; then by when they were live.
+    // The previous one first; then by when they were live.
     earlier.sort_by_key(|u| {
         let is_previous = service.and_then(|service| service.previous.as_ref()) == Some(&u.id);
         (std::cmp::Reverse(is_previous), std::cmp::Reverse(u.last_live))
@@ -178,8 +178,8 @@ fn unused<'a>(world: &World, name: &ServiceName, members: Vec<&'a Unikernel>, pr
         .into_iter()
         .filter(|u| !is(live, u) && !kept.contains(&u.id))
         .filter(|u| {
-            let superseded = live.is_some_and(|live| u.created_at < live.created_at);
-            u.removing || u.has_ended() || superseded || u.last_live.is_some()
+            let superseded = live.is_some_and(|live| u.deployed < live.deployed);
+            u.removing || u.has_ended() || superseded || !u.awaits_publication()
         })
         .collect()
 }

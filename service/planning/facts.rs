@@ -96,7 +96,8 @@ impl Facts {
     /// have freed it since: it is probed then.
     pub fn exclusions_of_any(&self, prefix: IpNet, asked: &[Exclusion], now: Timestamp) -> Exclusions {
         let mut exclusions = self.exclusions(prefix, asked);
-        let lately = |at: &Timestamp| at.after(ANSWER_HOLDS) > now;
+        // Where the clock was set back, one of a time to come is asked again instead of being passed over until then.
+        let lately = |at: &Timestamp| *at <= now && at.after(ANSWER_HOLDS) > now;
         let answering = self.answering.iter().filter(|(_, at)| lately(at)).map(|(&address, _)| address);
         exclusions.add_all(answering, Reason::Answers);
         exclusions

@@ -10,6 +10,7 @@ pub mod collecting;
 pub mod error;
 pub mod facts;
 pub mod gone;
+pub mod order;
 pub mod ports;
 pub mod publishing;
 pub mod reconcile;

@@ -1,7 +1,8 @@
-//! What holds after any sequence of decisions: each is taken back without a trace, and no two contradict each other.
+//! What holds after any sequence of decisions, whatever the clock does: each is taken back without a trace, no two contradict
+//! each other, and what was deployed last is the newest.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
@@ -10,11 +11,11 @@ use super::collecting::{self, Keep, Removal};
 use super::facts::Facts;
 use super::publishing::{self, Decision, Switched, Wanted};
 use super::world::World;
-use super::{reconcile, removal};
+use super::{order, reconcile, removal};
 use crate::domain::{
-    AddressChoice, Arguments, Change, ConsoleLine, ImageDigest, ImageRecord, Inventory, Network, Phase, PortMapping,
-    PortProtocol, Readiness, RestartPolicy, Running, Service, ServiceName, Timestamp, Unikernel, UnikernelId,
-    UnikernelSpec,
+    AddressChoice, Arguments, Change, ConsoleLine, ImageDigest, ImageRecord, Inventory, Network, Ordinal, Phase,
+    PortMapping, PortProtocol, Readiness, RestartPolicy, Running, Service, ServiceName, Timestamp, Unikernel,
+    UnikernelId, UnikernelSpec,
 };
 
 const SERVICES: [&str; 3] = ["entry", "mail", "web"];
@@ -26,6 +27,8 @@ enum Act {
     Reserve {
         service: usize,
         image: u8,
+        /// As Restart and Rollback do: one that keeps its place.
+        again: bool,
     },
     MakeReady(usize),
     UndoDeploy(usize),
@@ -66,7 +69,8 @@ fn act() -> impl Strategy<Value = Act> {
     let (service, which) = (0..SERVICES.len(), 0..8_usize);
     let protocol = prop_oneof![Just(PortProtocol::Tcp), Just(PortProtocol::Udp), Just(PortProtocol::Any)];
     prop_oneof![
-        4 => (service.clone(), 0..3_u8).prop_map(|(service, image)| Act::Reserve { service, image }),
+        4 => (service.clone(), 0..3_u8, prop::bool::weighted(0.2))
+            .prop_map(|(service, image, again)| Act::Reserve { service, image, again }),
         4 => which.clone().prop_map(Act::MakeReady),
         1 => which.clone().prop_map(Act::UndoDeploy),
         4 => (service.clone(), 80..83_u16, protocol, prop::option::of(which.clone()))
@@ -88,10 +92,29 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+/// Seconds that the clock goes on from one act to the next: as a rule one, and now and then it is set.
+fn clock() -> impl Strategy<Value = i64> {
+    prop_oneof![4 => Just(1), 1 => -7200..7200_i64]
+}
+
 struct Model {
     world: World,
     facts: Facts,
+    /// The clock that is set back and forth.
     now: Timestamp,
+    /// How many acts there were, a second each.
+    acts: u64,
+    begin: Instant,
+    order: Order,
+}
+
+/// What came when, by the number of the act.
+#[derive(Default)]
+struct Order {
+    deployed: BTreeMap<UnikernelId, u64>,
+    last_live: BTreeMap<UnikernelId, u64>,
+    /// Deployments that count when they are ready: when they began, and as which number.
+    begun: BTreeMap<UnikernelId, (u64, Ordinal)>,
 }
 
 impl Model {
@@ -103,7 +126,9 @@ impl Model {
             exclude: Vec::new(),
         };
         let facts = Facts { networks: vec![network], ..Facts::default() };
-        Self { world: World::new(Vec::new(), Vec::new()), facts, now: Timestamp(0) }
+        let (acts, begin, order) = (0, Instant::now(), Order::default());
+        let now = Timestamp(1_000_000_000_000);
+        Self { world: World::new(Vec::new(), Vec::new()), facts, now, acts, begin, order }
     }
 
     fn which(&self, which: usize) -> Option<Unikernel> {
@@ -113,13 +138,14 @@ impl Model {
 
     /// Applies `changes`, and before that takes them back once.
     fn write(&mut self, changes: Vec<Change>) {
-        let (before, back) = (self.snapshot(), self.world.inverse(&changes));
+        let (before, back, ordinal) = (self.snapshot(), self.world.inverse(&changes), self.world.next_ordinal());
         self.world.apply(changes.clone());
         let after = self.snapshot();
         self.world.apply(back);
         assert_eq!(self.snapshot(), before, "taken back: {changes:?}");
         self.world.apply(changes);
         assert_eq!(self.snapshot(), after, "applied once more");
+        assert!(self.world.next_ordinal() >= ordinal, "a number is not given twice");
         self.check();
     }
 
@@ -163,31 +189,92 @@ impl Model {
         assert_eq!(world.service_count(), world.service_names().len());
     }
 
+    /// Another unikernel is live, or none.
+    fn live(&self) -> BTreeMap<ServiceName, UnikernelId> {
+        let live = self
+            .world
+            .services()
+            .filter_map(|service| Some((service.name.clone(), service.publication.as_ref()?.unikernel.clone())));
+        live.collect()
+    }
+
+    fn act_at(&mut self, act: &Act, clock: i64) {
+        self.now = Timestamp(self.now.0 + clock * 1_000_000);
+        self.acts += 1;
+        let before = self.live();
+        self.act(act);
+        let after = self.live();
+        for (service, id) in before {
+            if after.get(&service) != Some(&id) {
+                self.order.last_live.insert(id, self.acts);
+            }
+        }
+        self.check_order();
+    }
+
+    /// Unikernels of a service are in the order of their deployments.
+    fn check_order(&mut self) {
+        let there = |id: &UnikernelId| self.world.unikernel(id).is_some();
+        self.order.deployed.retain(|id, _| there(id));
+        self.order.last_live.retain(|id, _| there(id));
+        self.order.begun.retain(|id, _| there(id));
+        let deployed = |unikernel: &Unikernel| self.order.deployed[&unikernel.id];
+        for name in self.world.service_names() {
+            let mut members = self.world.members(name).collect::<Vec<_>>();
+            members.sort_by_key(|unikernel| unikernel.deployed);
+            assert!(members.is_sorted_by(|one, other| deployed(one) < deployed(other)), "{:?}", self.order.deployed);
+        }
+    }
+
+    fn reserve(&mut self, deployment: &Deployment) {
+        let id = deployment.spec.id(&deployment.service);
+        let Ok((changes, admitted)) = admission::admit(deployment, &self.world, &self.facts, self.now) else { return };
+        let before = self.snapshot();
+        self.write(changes);
+        self.undo_at_once(&admitted, deployment.image.digest, &before);
+        let Ok((changes, admitted)) = admission::admit(deployment, &self.world, &self.facts, self.now) else { return };
+        self.write(changes);
+        let (is_new, counts_as) = match admitted {
+            Admitted::Start { revived, counts_as, .. } => (!revived, counts_as),
+            Admitted::AlreadyThere { unikernel, counts_as } => {
+                (unikernel.phase == Phase::Ready && deployment.keeps.is_none(), counts_as)
+            }
+        };
+        if is_new {
+            self.order.deployed.insert(id.clone(), self.acts);
+        }
+        self.order.begun.remove(&id);
+        if let Some(counts_as) = counts_as {
+            self.order.begun.insert(id, (self.acts, counts_as));
+        }
+    }
+
+    /// The place that a deployment gets now that its unikernel is ready.
+    fn counted(&mut self, id: &UnikernelId) -> Option<Ordinal> {
+        let (begun, counts_as) = self.order.begun.remove(id)?;
+        self.order.deployed.insert(id.clone(), begun);
+        Some(counts_as)
+    }
+
     fn act(&mut self, act: &Act) {
-        self.now = Timestamp(self.now.0 + 1_000_000);
         let now = self.now;
         match act {
-            Act::Reserve { service, image } => {
-                let deployment = deployment(name(*service), *image);
-                if let Ok((changes, admitted)) = admission::admit(&deployment, &self.world, &self.facts, now) {
-                    let before = self.snapshot();
-                    self.write(changes);
-                    self.undo_at_once(&admitted, deployment.image.digest, &before);
-                    let again = admission::admit(&deployment, &self.world, &self.facts, now);
-                    if let Ok((changes, _)) = again {
-                        self.write(changes);
-                    }
-                }
+            Act::Reserve { service, image, again } => {
+                let mut deployment = deployment(name(*service), *image);
+                let there = self.world.unikernel(&deployment.spec.id(&deployment.service));
+                deployment.keeps = there.filter(|_| *again).map(|unikernel| unikernel.deployed);
+                self.reserve(&deployment);
             }
             Act::MakeReady(which) => {
                 if let Some(unikernel) = self.which(*which).filter(|u| !u.removing && reconcile::is_half_made(u)) {
-                    let ready = Unikernel { phase: Phase::Ready, exit_reason: String::new(), ..unikernel };
-                    self.write(vec![Change::PutUnikernel(Box::new(ready))]);
+                    let counts_as = self.counted(&unikernel.id);
+                    self.write(admission::ready(&self.world, unikernel, counts_as));
                 }
             }
             Act::UndoDeploy(which) => {
                 if let Some(unikernel) = self.which(*which).filter(|u| !u.removing && reconcile::is_half_made(u)) {
-                    self.write(reconcile::undo_deploy(&self.world, &unikernel.id, &unikernel.exit_reason, now));
+                    self.write(reconcile::undo_deploy(&self.world, &unikernel.id, &unikernel.exit_reason));
+                    self.order.begun.remove(&unikernel.id);
                     let left = self.world.unikernel(&unikernel.id);
                     let ended = Unikernel::has_ended;
                     assert!(left.is_none_or(ended), "what has run before is kept, ended");
@@ -198,6 +285,11 @@ impl Model {
                 let wanted = wanted(*port, *protocol, unikernel);
                 if let Ok(Decision::Now(changes)) = publishing::publish(&self.world, &name(*service), &wanted, now) {
                     self.write(changes);
+                    let service = name(*service);
+                    let live = self.live()[&service].clone();
+                    let newer = |id: &UnikernelId| self.order.deployed[id] > self.order.deployed[&live];
+                    let mut ready = self.world.members(&service).filter(|u| u.phase == Phase::Ready && !u.removing);
+                    assert!(wanted.unikernel.is_some() || !ready.any(|u| newer(&u.id)), "{live} was not deployed last");
                 }
             }
             Act::TakenBackPublish { service, port } => {
@@ -247,7 +339,7 @@ impl Model {
             }
             Act::Forget(which) => {
                 if let Some(unikernel) = self.which(*which).filter(|unikernel| unikernel.removing) {
-                    self.write(removal::forget(&self.world, &unikernel.id, now));
+                    self.write(removal::forget(&self.world, &unikernel.id));
                 }
             }
             Act::Lose(which) => self.observe(self.which(*which).map(|unikernel| unikernel.id), None),
@@ -255,6 +347,11 @@ impl Model {
             Act::StartAgain(which) => self.observe(None, self.which(*which).map(|unikernel| unikernel.id)),
             Act::Confirm(which) => {
                 if let Some(unikernel) = self.which(*which) {
+                    if unikernel.phase == Phase::Returned
+                        && let Some(counts_as) = self.counted(&unikernel.id)
+                    {
+                        self.write(order::deployed_as(&self.world, &unikernel.id, counts_as));
+                    }
                     self.write(reconcile::ready_again(&self.world, &unikernel.id, unikernel.started_at));
                 }
             }
@@ -273,13 +370,21 @@ impl Model {
 
     /// A deployment that ends right after its reservation leaves nothing of its own.
     fn undo_at_once(&mut self, admitted: &Admitted, image: ImageDigest, before: &[String]) {
-        if let Admitted::Start { unikernel, revived: false } = admitted {
-            self.write(reconcile::undo_deploy(&self.world, &unikernel.id, &unikernel.exit_reason, self.now));
+        if let Admitted::Start { unikernel, revived: false, .. } = admitted {
+            self.write(reconcile::undo_deploy(&self.world, &unikernel.id, &unikernel.exit_reason));
             if unikernel.brought_image {
                 self.world.apply(vec![Change::RemoveImage(image)]);
             }
             assert_eq!(self.snapshot(), before);
         }
+    }
+
+    /// Whether it runs, and was deployed after what is live and after it was live itself.
+    fn is_next(&self, id: &UnikernelId) -> bool {
+        let order = &self.order;
+        let runs = self.world.unikernel(id).is_some_and(|unikernel| !unikernel.removing && !unikernel.has_ended());
+        let since = [self.live().get(&id.service()).map(|live| order.deployed[live]), order.last_live.get(id).copied()];
+        runs && since.into_iter().flatten().all(|since| since < order.deployed[id])
     }
 
     fn observe(&mut self, lost: Option<UnikernelId>, again: Option<UnikernelId>) {
@@ -293,7 +398,7 @@ impl Model {
         };
         let unikernels = self.world.unikernels().filter(settled).map(running).collect();
         self.facts.inventory = Inventory { unikernels, foreign_cpus: Vec::new() };
-        reconcile::note_starts(&self.world, &mut self.facts, self.now);
+        reconcile::note_starts(&self.world, &mut self.facts, self.begin + Duration::from_secs(self.acts));
         let mut changes = reconcile::observe(&self.world, &self.facts, &Default::default());
         for change in &changes {
             let changed = match change {
@@ -314,7 +419,7 @@ impl Model {
         let said = self.world.unikernels().map(|unikernel| (unikernel.id.clone(), vec![line.clone()]));
         changes.extend(reconcile::last_words(&changes, said.collect()));
         self.write(changes);
-        reconcile::note_starts(&self.world, &mut self.facts, self.now);
+        reconcile::note_starts(&self.world, &mut self.facts, self.begin + Duration::from_secs(self.acts));
         assert!(reconcile::observe(&self.world, &self.facts, &Default::default()).is_empty(), "seen once is enough");
     }
 
@@ -331,6 +436,7 @@ impl Model {
                     assert!(going || !self.facts.busy.contains(id), "{id} is being worked on");
                     let unpublished = services.as_ref().is_some_and(|kept| !kept.contains(&id.service()));
                     assert!(unpublished || !self.world.is_live(id), "{id} is live");
+                    assert!(unpublished || !self.is_next(id), "{id} is the next to be published");
                 }
                 _ => {}
             }
@@ -345,7 +451,7 @@ impl Model {
                 Removal::Unikernel(id) => {
                     assert!(still.contains(removal), "{removal:?} of {list:?} is not in {still:?}");
                     self.write(removal::intend(&self.world, &self.facts, id, false, self.now).unwrap());
-                    self.write(removal::forget(&self.world, id, self.now));
+                    self.write(removal::forget(&self.world, id));
                 }
                 Removal::Lease(tag) => assert!(self.world.pool().lease(tag).is_none()),
                 Removal::Image(digest) => {
@@ -389,16 +495,18 @@ fn deployment(service: ServiceName, image: u8) -> Deployment {
         signature: None,
     };
     let (readiness, timeout) = (Readiness::Running, Duration::from_secs(1));
-    Deployment { service, spec, image, exclude: Vec::new(), readiness, timeout, stack: None }
+    Deployment { service, spec, image, exclude: Vec::new(), readiness, timeout, stack: None, keeps: None }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
-    fn decisions_are_taken_back_without_a_trace_and_never_contradict(acts in prop::collection::vec(act(), 1..60)) {
+    fn decisions_are_taken_back_without_a_trace_and_never_contradict(
+        acts in prop::collection::vec((act(), clock()), 1..60),
+    ) {
         let mut model = Model::new();
-        for act in &acts {
-            model.act(act);
+        for (act, clock) in &acts {
+            model.act_at(act, *clock);
         }
     }
 }

@@ -11,15 +11,15 @@ use super::error::Error;
 use super::facts::Facts;
 use super::world::World;
 use crate::domain::{
-    Change, HostPort, Phase, PortMapping, Publication, Service, ServiceName, Stack, StaleFlows, Timestamp, Transport,
-    Unikernel, UnikernelId,
+    Change, Deadline, HostPort, Phase, PortMapping, Publication, Service, ServiceName, Stack, StaleFlows, Timestamp,
+    Transport, Unikernel, UnikernelId,
 };
 
 /// Where and for whom a service is to be reachable.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     pub ports: Vec<PortMapping>,
-    /// `None`: the newest ready one.
+    /// `None`: of those that are ready the one that was deployed last.
     pub unikernel: Option<UnikernelId>,
     pub addresses: BTreeSet<IpAddr>,
     pub sources: Vec<IpNet>,
@@ -163,10 +163,10 @@ fn chosen<'a>(world: &'a World, service: &ServiceName, id: Option<&UnikernelId>)
         }
         return runs(world.unikernel(id).ok_or_else(|| Error::NoSuchUnikernel(id.clone()))?);
     }
-    // The newest that has been ready: one that is started again at this moment must not give way to an older one.
+    // The newest that has been ready, whatever the clock says: one that is started again at this moment must not give way to an older one.
     let been_ready = |unikernel: &Unikernel| matches!(unikernel.phase, Phase::Ready | Phase::Returned);
     let running = world.members(service).filter(|unikernel| runs(unikernel).is_ok());
-    running.max_by_key(|unikernel| (been_ready(unikernel), unikernel.created_at)).ok_or_else(|| {
+    running.max_by_key(|unikernel| (been_ready(unikernel), unikernel.deployed)).ok_or_else(|| {
         Error::NotReady(format!(
             "no unikernel of service {service} is ready: deploy one, or look at its state and console"
         ))
@@ -243,10 +243,11 @@ fn make_live(
     if let Some(old) = before.publication.as_deref().filter(|old| live.as_ref() != Some(&old.unikernel)) {
         let drain = publication.as_ref().map_or(old.drain, |publication| publication.drain);
         after.draining.retain(|(id, _)| *id != old.unikernel);
-        after.draining.push((old.unikernel.clone(), now.after(Duration::from_millis(drain))));
+        after.draining.push((old.unikernel.clone(), Deadline::new(now, Duration::from_millis(drain))));
         after.previous = live.is_some().then(|| old.unikernel.clone());
         if let Some(unikernel) = world.unikernel(&old.unikernel) {
-            changes.push(Change::PutUnikernel(Box::new(Unikernel { last_live: Some(now), ..unikernel.clone() })));
+            let last_live = Some(world.next_ordinal());
+            changes.push(Change::PutUnikernel(Box::new(Unikernel { last_live, ..unikernel.clone() })));
         }
     }
     if let Some(live) = &live {

@@ -1,7 +1,7 @@
 //! What Albatross runs against what the ledger says.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::facts::Facts;
 use super::stacks::staging;
@@ -49,7 +49,7 @@ fn half_open(world: &World, unikernel: &Unikernel) -> Option<StaleFlows> {
 }
 
 /// Those that the ledger holds for running and Albatross does not run: their consoles are worth a look.
-pub fn vanished(world: &World, mut facts: Facts, now: Timestamp) -> Vec<UnikernelId> {
+pub fn vanished(world: &World, mut facts: Facts, now: Instant) -> Vec<UnikernelId> {
     note_starts(world, &mut facts, now);
     let changes = observe(world, &facts, &BTreeMap::new());
     let gone = changes.into_iter().filter_map(|change| match change {
@@ -151,7 +151,8 @@ fn seen(unikernel: &Unikernel, running: &Running, starts: &Starts) -> Option<Uni
     if starts.is_loop(&unikernel.id) {
         after.phase = Phase::Failed;
         after.exit_reason = LOOPS.into();
-        let lately = |before: Timestamp| started.is_some_and(|started| started < before.after(LOOP_NEWS));
+        // One that was started before the last one is of a clock that was set back: how long that was ago is not known.
+        let lately = |before: Timestamp| started.is_some_and(|at| (before..before.after(LOOP_NEWS)).contains(&at));
         if unikernel.phase == Phase::Failed && again.is_some_and(lately) {
             return None;
         }
@@ -164,13 +165,13 @@ fn seen(unikernel: &Unikernel, running: &Running, starts: &Starts) -> Option<Uni
 }
 
 /// Notes every start again that `facts` shows. Those by calls are not Albatross's.
-pub fn note_starts(world: &World, facts: &mut Facts, now: Timestamp) {
+pub fn note_starts(world: &World, facts: &mut Facts, now: Instant) {
     for running in facts.inventory.unikernels.iter().filter(|running| !facts.busy.contains(&running.id)) {
         let before = world.unikernel(&running.id).and_then(|unikernel| unikernel.started_at);
         if let (Some(before), Some(started)) = (before, running.started)
             && before != started
         {
-            facts.starts.note(&running.id, started);
+            facts.starts.note(&running.id, started, now);
         }
     }
     facts.starts.forget(now);
@@ -184,7 +185,7 @@ pub fn looping<'a>(world: &'a World, facts: &'a Facts) -> impl Iterator<Item = &
 /// Takes a deployment back that did not come to its end, once Albatross does not have the unikernel: until then the
 /// record stays half-made, with its lease. One that has run before is what it was, ended, and keeps its lease; `reason`:
 /// why it had ended, when the deployment began.
-pub fn undo_deploy(world: &World, id: &UnikernelId, reason: &str, now: Timestamp) -> Vec<Change> {
+pub fn undo_deploy(world: &World, id: &UnikernelId, reason: &str) -> Vec<Change> {
     let Some(unikernel) = world.unikernel(id) else { return Vec::new() };
     let ended_before = !reason.is_empty();
     if ended_before || unikernel.last_live.is_some() || world.is_live(id) {
@@ -193,7 +194,7 @@ pub fn undo_deploy(world: &World, id: &UnikernelId, reason: &str, now: Timestamp
         let ended = Unikernel { phase, exit_reason, brought_image, provisional, ..unikernel.clone() };
         return vec![Change::PutUnikernel(Box::new(ended))];
     }
-    removal::forget_record(world, id, now)
+    removal::forget_record(world, id)
 }
 
 /// Whether `id` is live, or of a stack's live or staged chain: where it runs it is not to be ended.

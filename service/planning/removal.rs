@@ -64,14 +64,14 @@ pub fn withdraw(world: &World, id: &UnikernelId, unpublished: Option<&Switched>)
 ///
 /// Whoever is still connected to it would wait for an answer for minutes. Without its flow the next segment comes to
 /// whoever has the port by then, and is answered with a reset.
-pub fn forget(world: &World, id: &UnikernelId, now: Timestamp) -> Vec<Change> {
+pub fn forget(world: &World, id: &UnikernelId) -> Vec<Change> {
     let flows = |unikernel: &Unikernel| StaleFlows { gone: true, ..StaleFlows::none(id.service(), unikernel.address) };
     let flows = world.unikernel(id).map(flows).map(Change::PutStaleFlows);
-    flows.into_iter().chain(forget_record(world, id, now)).collect()
+    flows.into_iter().chain(forget_record(world, id)).collect()
 }
 
 /// The same of one that nobody can have been connected to.
-pub fn forget_record(world: &World, id: &UnikernelId, now: Timestamp) -> Vec<Change> {
+pub fn forget_record(world: &World, id: &UnikernelId) -> Vec<Change> {
     let mut changes = Vec::new();
     if world.unikernel(id).is_some() {
         changes.push(Change::RemoveUnikernel(id.clone()));
@@ -80,7 +80,7 @@ pub fn forget_record(world: &World, id: &UnikernelId, now: Timestamp) -> Vec<Cha
         changes.push(Change::RemoveLastWords(id.clone()));
     }
     if world.pool().lease(&id.tag()).is_some() {
-        changes.push(Change::ReleaseLease { tag: id.tag(), at: now });
+        changes.push(Change::ReleaseLease { tag: id.tag(), at: world.next_ordinal() });
     }
     changes.extend(service_without(world, id));
     let former = world.stacks().filter(|stack| stack.former.contains(id)).cloned();

@@ -9,8 +9,8 @@ use super::error::Error;
 use super::ports::Ports;
 use super::states::{stack_state, state};
 use crate::domain::{
-    Build, BuildKey, Chain, Change, ConsoleLine, Event, HostPort, ImageDigest, ImageRecord, Lease, Phase, Publication,
-    Service, ServiceName, ServiceView, Stack, StackName, StackView, StaleFlows, Timestamp, Unikernel, UnikernelId,
+    Build, BuildKey, Chain, Change, ConsoleLine, Event, HostPort, ImageDigest, ImageRecord, Lease, Ordinal, Phase,
+    Publication, Service, ServiceName, ServiceView, Stack, StackName, StackView, StaleFlows, Unikernel, UnikernelId,
     UnikernelView,
 };
 
@@ -29,11 +29,13 @@ pub struct World {
     stacks: BTreeMap<StackName, Stack>,
     /// Services that have a unikernel or a record; counted along, since a switch must not cost more with many.
     service_count: usize,
+    /// The last number that was given, also to what is not there any more.
+    last_ordinal: Ordinal,
 }
 
 impl World {
     /// Of leases and of addresses released earlier; everything else comes by [`World::apply`].
-    pub fn new(leases: Vec<Lease>, released: Vec<(IpAddr, Timestamp)>) -> Self {
+    pub fn new(leases: Vec<Lease>, released: Vec<(IpAddr, Ordinal)>) -> Self {
         Self {
             unikernels: BTreeMap::new(),
             members: BTreeMap::new(),
@@ -46,7 +48,13 @@ impl World {
             last_words: BTreeMap::new(),
             stacks: BTreeMap::new(),
             service_count: 0,
+            last_ordinal: Ordinal::default(),
         }
+    }
+
+    /// The number of what is decided now: greater than all before.
+    pub fn next_ordinal(&self) -> Ordinal {
+        self.last_ordinal.next()
     }
 
     pub fn unikernel(&self, id: &UnikernelId) -> Option<&Unikernel> {
@@ -197,6 +205,7 @@ impl World {
             image: unikernel.spec.image,
             image_origin: self.origin_of(unikernel.spec.image),
             created_at: unikernel.created_at,
+            revision: unikernel.deployed,
             started_at: unikernel.started_at,
             restarts: unikernel.restarts,
             // The record keeps it until the rule holds, should that have to be undone.
@@ -268,7 +277,7 @@ impl World {
             Change::RemoveService(name) => Change::PutService(Box::new(self.services.get(name)?.clone())),
             Change::PutLease(lease) => match self.pool.lease(&lease.tag) {
                 Some(old) => Change::PutLease(old.clone()),
-                None => Change::ReleaseLease { tag: lease.tag.clone(), at: lease.since },
+                None => Change::ReleaseLease { tag: lease.tag.clone(), at: self.next_ordinal() },
             },
             Change::ReleaseLease { tag, .. } => Change::PutLease(self.pool.lease(tag)?.clone()),
             Change::PutImage(image) => match self.images.get(&image.digest) {
@@ -296,11 +305,15 @@ impl World {
                 None => Change::RemoveStack(new.name.clone()),
             },
             Change::RemoveStack(name) => Change::PutStack(Box::new(self.stacks.get(name)?.clone())),
+            // A number that was given is not given again.
+            Change::Count(_) => return None,
         })
     }
 
     fn apply_one(&mut self, change: Change) {
+        self.last_ordinal = change.ordinal().map_or(self.last_ordinal, |ordinal| ordinal.max(self.last_ordinal));
         match change {
+            Change::Count(_) => {}
             Change::PutUnikernel(unikernel) => {
                 self.members.entry(unikernel.id.service()).or_default().insert(unikernel.id.clone());
                 self.unikernels.insert(unikernel.id.clone(), *unikernel);

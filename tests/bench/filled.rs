@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use albatross_deployer::domain::{
-    AddressChoice, Arguments, Change, ImageDigest, Lease, Phase, PortMapping, PortProtocol, Publication, Readiness,
-    RestartPolicy, Service, ServiceName, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
+    AddressChoice, Arguments, Change, ImageDigest, Lease, Ordinal, Phase, PortMapping, PortProtocol, Publication,
+    Readiness, RestartPolicy, Service, ServiceName, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
 };
 use albatross_deployer::ledger::Ledger;
 use ipnet::IpNet;
@@ -81,6 +81,7 @@ fn published(number: u32, ports: u32) -> (Unikernel, Service) {
         mac: None,
         cpu: 0,
         created_at: Timestamp::now(),
+        deployed: Ordinal(1),
         started_at: None,
         restarts: 0,
         exit_reason: "filled".into(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use albatross_deployer::domain::{
-    ChainView, ImageDigest, JobKind, JobNumber, JobView, PortMapping, PortProtocol, Publication, ServiceView,
+    ChainView, ImageDigest, JobKind, JobNumber, JobView, Ordinal, PortMapping, PortProtocol, Publication, ServiceView,
     StackState, StackView, Timestamp, UnikernelState, UnikernelView,
 };
 
@@ -19,6 +19,7 @@ pub fn unikernel(id: &str, state: UnikernelState) -> Arc<UnikernelView> {
         image: ImageDigest([1; 32]),
         image_origin: String::new(),
         created_at: Timestamp(1),
+        revision: Ordinal(1),
         started_at: None,
         restarts: 0,
         exit_reason: String::new(),

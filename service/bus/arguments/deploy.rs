@@ -36,7 +36,7 @@ pub fn deploy(name: &str, image: ImageSource, values: RawOptions) -> Result<Depl
         other => other,
     };
     let configuration = DeployOptions::take(&mut options)?.configuration()?;
-    Ok(DeployRequest { service, image, configuration, stack: None })
+    Ok(DeployRequest { service, image, configuration, stack: None, keeps: None })
 }
 
 #[cfg(test)]

@@ -57,7 +57,8 @@ impl Cache {
             let _ = fs::remove_file(&path);
             return None;
         }
-        // What was used last stays longest. It does not matter if it cannot be said.
+        // What was used last stays longest. It does not matter if it cannot be said, or if a clock that was set back says it
+        // wrong: the worst is that a layer is downloaded once more.
         let _ = file.set_modified(SystemTime::now());
         Some(file)
     }

@@ -17,7 +17,7 @@ fn transactions() -> Vec<Vec<Change>> {
         transactions.push(vec![Change::PutUnikernel(Box::new(unikernel("website", round, "x")))]);
         transactions.push(
             (0..40_u8)
-                .map(|n| Change::ReleaseLease { tag: tag(&format!("{round}.{n}")), at: Timestamp(i64::from(n)) })
+                .map(|n| Change::ReleaseLease { tag: tag(&format!("{round}.{n}")), at: Ordinal(u64::from(n)) })
                 .collect(),
         );
     }
@@ -121,7 +121,7 @@ fn what_was_told_as_failed_is_undone() {
         disk.state().syncs_fail = true;
         disk.state().closed = !opens;
         let changes = vec![
-            Change::ReleaseLease { tag: tag("a"), at: Timestamp(2) },
+            Change::ReleaseLease { tag: tag("a"), at: Ordinal(2) },
             Change::PutLease(lease("b", "10.0.0.2", 3)),
             Change::PutService(Box::new(service("website", 4))),
             Change::PutService(Box::new(service("website", 5))),

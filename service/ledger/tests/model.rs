@@ -8,6 +8,7 @@ use crate::planning::address_pool::AddressPool;
 
 /// What the ledger promises, written the plain way.
 pub(super) fn apply(contents: &mut Contents, change: &Change) {
+    contents.last_ordinal = contents.last_ordinal.max(change.ordinal().unwrap_or_default());
     match change {
         Change::PutUnikernel(new) => put(&mut contents.unikernels, (**new).clone(), |one| one.id == new.id),
         Change::RemoveUnikernel(id) => contents.unikernels.retain(|one| one.id != *id),
@@ -15,7 +16,7 @@ pub(super) fn apply(contents: &mut Contents, change: &Change) {
         Change::RemoveService(name) => contents.services.retain(|one| one.name != *name),
         Change::PutLease(new) => {
             let former = contents.leases.iter().find(|one| one.tag == new.tag).map(|one| one.address);
-            contents.released.extend(former.map(|address| (address, new.since)));
+            contents.released.extend(former.map(|address| (address, Ordinal::default())));
             contents.released.retain(|(address, _)| *address != new.address);
             put(&mut contents.leases, new.clone(), |one| one.tag == new.tag);
         }
@@ -36,6 +37,7 @@ pub(super) fn apply(contents: &mut Contents, change: &Change) {
         Change::RemoveBuild(key) => contents.builds.retain(|one| one.key != *key),
         Change::PutStack(new) => put(&mut contents.stacks, (**new).clone(), |one| one.name == new.name),
         Change::RemoveStack(name) => contents.stacks.retain(|one| one.name != *name),
+        Change::Count(_) => {}
     }
 }
 
@@ -69,7 +71,8 @@ pub(super) fn change() -> impl Strategy<Value = Change> {
             &format!("10.0.0.{}", 2 * n + which + 1),
             since
         ))),
-        (0..6_u8, since).prop_map(|(n, at)| Change::ReleaseLease { tag: tag(&n.to_string()), at: Timestamp(at) }),
+        (0..6_u8, since)
+            .prop_map(|(n, at)| Change::ReleaseLease { tag: tag(&n.to_string()), at: Ordinal(at.unsigned_abs()) }),
         (0..3_u8).prop_map(|n| Change::PutImage(image(n))),
         (0..3_u8).prop_map(|n| Change::RemoveImage(ImageDigest([n; 32]))),
         (0..3_u8, 0..3_u8).prop_map(|(n, image)| Change::PutBuild(Box::new(build(n, image)))),
@@ -78,6 +81,7 @@ pub(super) fn change() -> impl Strategy<Value = Change> {
         (0..3_u16).prop_map(|n| Change::RemoveStaleFlows(flows("web", n))),
         (0..3_u8, "[a-z]{0,9}").prop_map(|(n, text)| last_words(n, text.as_bytes())),
         (0..3_u8).prop_map(|n| Change::RemoveLastWords(unikernel("web", n, "").id)),
+        (0..100_u64).prop_map(|n| Change::Count(Ordinal(n))),
     ]
 }
 
@@ -99,6 +103,7 @@ proptest! {
         }
         let found = disk.contents();
         prop_assert_eq!(as_sets(&found), as_sets(&expected));
+        prop_assert_eq!(found.last_ordinal, expected.last_ordinal);
         // The same choice follows from the disk as from memory.
         let read = AddressPool::new(found.leases, found.released);
         prop_assert!(read.leases().eq(pool.leases()));

@@ -40,6 +40,7 @@ impl Deploy {
                 readiness: self.request.configuration.readiness.clone(),
                 timeout: self.request.configuration.timeout,
                 stack: self.request.stack.clone(),
+                keeps: self.request.keeps,
             });
             Ok(Flow::Next)
         }

@@ -21,7 +21,7 @@ use super::jobs::Job;
 use super::request::DeployRequest;
 use super::workflow::{self, Flow, Step, nothing};
 use crate::albatross::{Created, Running};
-use crate::domain::{Unikernel, UnikernelId};
+use crate::domain::{Ordinal, Unikernel, UnikernelId};
 use crate::planning::admission::Deployment;
 use crate::planning::template;
 
@@ -70,6 +70,8 @@ pub struct Deploy {
     claim: Option<Claim>,
     unikernel: Option<Unikernel>,
     revived: bool,
+    /// Its place among the deployments of its service, where it gets that once it is ready.
+    counts_as: Option<Ordinal>,
     created: Option<Created>,
     /// Links on the network before it was created, where its rule is that its own has carrier.
     ports_before: Option<BTreeSet<u32>>,
@@ -90,6 +92,7 @@ impl Deploy {
             claim: None,
             unikernel: None,
             revived: false,
+            counts_as: None,
             created: None,
             ports_before: None,
             maybe_created: false,

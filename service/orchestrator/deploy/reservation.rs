@@ -12,7 +12,7 @@ use super::super::{leases, returns};
 use super::Deploy;
 use crate::domain::{Phase, Timestamp, Unikernel};
 use crate::planning::admission::{self, Admitted, Deployment};
-use crate::planning::{self, reconcile, removal};
+use crate::planning::{self, order, reconcile, removal};
 
 impl Deploy {
     /// Two calls with the same configuration: the second waits, and then finds what the first has made.
@@ -43,7 +43,7 @@ impl Deploy {
             let (chosen, chosen_address) = oneshot::channel();
             let admitted = self.context.owner.decide(move |state| {
                 let (changes, admitted) = admission::admit(&deployment, &state.world, &state.facts, Timestamp::now())?;
-                if let Admitted::Start { unikernel, revived: false } = &admitted {
+                if let Admitted::Start { unikernel, revived: false, .. } = &admitted {
                     let _ = chosen.send((unikernel.spec.network.clone(), unikernel.address));
                 }
                 Ok((changes, admitted))
@@ -57,16 +57,21 @@ impl Deploy {
             let (admitted, probed, opened) = tokio::join!(admitted, probe, open);
             (self.probed, self.opened) = (probed, opened.ok());
             match admitted? {
-                Admitted::AlreadyThere(unikernel) => {
+                Admitted::AlreadyThere { unikernel, counts_as } => {
                     if unikernel.phase == Phase::Returned {
                         self.wait_for_return(&unikernel, job).await?;
+                    }
+                    if let Some(counts_as) = counts_as {
+                        let id = unikernel.id.clone();
+                        let found = move |state: &State| Ok((order::deployed_as(&state.world, &id, counts_as), ()));
+                        self.context.owner.decide(found).await?;
                     }
                     self.unikernel = Some(unikernel);
                     Ok(Flow::Done)
                 }
-                Admitted::Start { unikernel, revived } => {
+                Admitted::Start { unikernel, revived, counts_as } => {
                     self.unikernel = Some(unikernel);
-                    self.revived = revived;
+                    (self.revived, self.counts_as) = (revived, counts_as);
                     Ok(Flow::Next)
                 }
             }
@@ -97,7 +102,7 @@ impl Deploy {
         };
         if there.removing {
             self.context.albatross.destroy(&id).await?;
-            let forget = move |state: &State| Ok((removal::forget(&state.world, &id, Timestamp::now()), ()));
+            let forget = move |state: &State| Ok((removal::forget(&state.world, &id), ()));
             return self.context.owner.decide(forget).await;
         }
         // Its death, or that it runs again, may not have been noticed yet. Where Albatross does not answer, what was seen
@@ -122,7 +127,7 @@ impl Deploy {
                 .owner
                 .decide(move |state| {
                     let (id, reason) = (&unikernel.id, &unikernel.exit_reason);
-                    let mut changes = reconcile::undo_deploy(&state.world, id, reason, Timestamp::now());
+                    let mut changes = reconcile::undo_deploy(&state.world, id, reason);
                     changes.extend(reconcile::last_words(&changes, consoles));
                     Ok((changes, ()))
                 })

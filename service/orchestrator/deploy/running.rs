@@ -12,13 +12,13 @@ use tracing::{debug, info};
 use super::super::degraded;
 use super::super::error::Error;
 use super::super::jobs::Job;
-use super::super::owner::Trouble;
+use super::super::owner::{State, Trouble};
 use super::super::watch::TAP;
 use super::super::workflow::Flow;
 use super::super::{readiness, stale_flows, watch};
 use super::{Deploy, running_now};
 use crate::albatross::{Created, Creation};
-use crate::domain::{Change, ImageRecord, Phase, Readiness, Unikernel};
+use crate::domain::{ImageRecord, Phase, Readiness, Unikernel};
 use crate::host_network::Port;
 use crate::planning::admission;
 
@@ -122,16 +122,10 @@ impl Deploy {
     pub(super) fn record_ready<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             // Ours keeps the reason why it had ended before: should this be undone, that is what it goes back to.
-            let unikernel = Unikernel { phase: Phase::Ready, exit_reason: String::new(), ..self.unikernel()?.clone() };
+            let (unikernel, counts_as) = (self.unikernel()?.clone(), self.counts_as);
             let id = unikernel.id.clone();
-            self.context
-                .owner
-                .decide(move |state| {
-                    // A switch can have written there meanwhile when it was live.
-                    let last_live = state.world.unikernel(&unikernel.id).and_then(|now| now.last_live);
-                    Ok((vec![Change::PutUnikernel(Box::new(Unikernel { last_live, ..unikernel }))], ()))
-                })
-                .await?;
+            let ready = move |state: &State| Ok((admission::ready(&state.world, unikernel, counts_as), ()));
+            self.context.owner.decide(ready).await?;
             info!(%id, "deployed");
             // Should it die at once, that is to be known by its tap.
             let context = Arc::clone(&self.context);

@@ -22,7 +22,7 @@ use super::workshop::Folder;
 use super::{Imported, engine, hold, wanted};
 use crate::domain::{
     Build, BuildKey, BuildOptions, Caller, CommitId, GitSource, ImageOptions, ImagePath, ImageRecord, ImageReference,
-    Origin, Recipe, Timestamp,
+    Origin, Recipe,
 };
 use crate::images;
 use crate::images::engine::Dockerfile;
@@ -74,8 +74,7 @@ pub(super) async fn import(
     info!(%commit, repository = %url, "building an image");
     let mut imported = repository.build(&commit, build, options).await?;
     imported.told.meant = Some(commit.to_string());
-    let (image, at) = (imported.record.digest, Timestamp::now());
-    let done = Build { key, image, url: url.clone(), commit, at, signature_sought };
+    let (image, url) = (imported.record.digest, url.clone());
     let meant = imported.told.meant.clone();
     let origin = Origin {
         image: ImageReference::Git(repository.source.clone()),
@@ -86,7 +85,11 @@ pub(super) async fn import(
     let signature = imported.record.signature.clone().or_else(|| imported.told.signature.clone());
     // Whoever is told that it was built before gets it without those who have built it.
     let record = ImageRecord { origin: Some(Box::new(origin)), signature, ..imported.record.clone() };
-    match context.owner.decide(move |state| Ok((builds::remember(&state.world, done, record), ()))).await {
+    let remember = move |state: &State| {
+        let done = Build { key, image, url, commit, at: state.world.next_ordinal(), signature_sought };
+        Ok((builds::remember(&state.world, done, record), ()))
+    };
+    match context.owner.decide(remember).await {
         Ok(()) => {
             // It stays, whatever becomes of this call, until something collects it.
             imported.brought = false;

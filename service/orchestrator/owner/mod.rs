@@ -8,6 +8,7 @@ mod handle;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
@@ -19,9 +20,10 @@ use super::error::Error;
 use super::fault;
 use super::stale_flows::FollowUp;
 use crate::consoles::Consoles;
-use crate::domain::{Change, Event, ManagerView, Phase, Service, ServiceName, Timestamp, Unikernel};
+use crate::domain::{Change, Event, ManagerView, Phase, Service, ServiceName, Timestamp};
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
+use crate::planning::admission;
 use crate::planning::facts::Facts;
 use crate::planning::gone;
 use crate::planning::publishing;
@@ -143,9 +145,8 @@ impl Owner {
                 look(&self.state);
             }
             Message::Show { unikernel, done } => {
-                // A switch can have written there meanwhile when it was live.
-                let last_live = self.state.world.unikernel(&unikernel.id).and_then(|now| now.last_live);
-                self.apply(vec![Change::PutUnikernel(Box::new(Unikernel { last_live, ..*unikernel }))]).await;
+                let shown = admission::in_order(&self.state.world, *unikernel);
+                self.apply(vec![Change::PutUnikernel(Box::new(shown))]).await;
                 let _ = done.send(());
             }
             Message::Looked { stack, at } => self.apply(watching::looked(&self.state.world, &stack, at)).await,
@@ -293,7 +294,7 @@ impl Owner {
         facts.inventory = seen.inventory;
         facts.policy = seen.policy.or(facts.policy.take());
         facts.busy = self.claims.touched();
-        reconcile::note_starts(&self.state.world, facts, Timestamp::now());
+        reconcile::note_starts(&self.state.world, facts, Instant::now());
         let mut changes = reconcile::observe(&self.state.world, facts, &seen.last_words);
         changes.extend(reconcile::last_words(&changes, seen.consoles));
         if let Err(error) = self.write(changes).await {

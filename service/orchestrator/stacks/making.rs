@@ -84,6 +84,7 @@ impl Making {
             image: ImageSource::Imported(record.clone()),
             configuration: graph::configuration(plan, &self.addresses)?,
             stack: Some(self.stack.clone()),
+            keeps: None,
         };
         let (context, name) = (Arc::clone(&self.context), name.clone());
         Ok(async move { (name, deploy(context, request, &job).await) }.boxed())

@@ -14,7 +14,7 @@ use super::collect;
 use super::context::Context;
 use super::error::Error;
 use super::stale_flows;
-use crate::domain::{StackName, Timestamp, UnikernelId};
+use crate::domain::{StackName, UnikernelId};
 use crate::planning;
 use crate::planning::removal as removing;
 use crate::planning::stacks::placed::Placed;
@@ -51,7 +51,7 @@ async fn unmake(context: &Context, id: &UnikernelId, stack: &StackName, asking: 
     context.albatross.destroy(id).await?;
     let Undone::Goes { brought } = undone else { return Ok(()) };
     let gone = id.clone();
-    context.owner.decide(move |state| Ok((removing::forget(&state.world, &gone, Timestamp::now()), ()))).await?;
+    context.owner.decide(move |state| Ok((removing::forget(&state.world, &gone), ()))).await?;
     if let Some(digest) = brought {
         collect::drop_unused_image(context, digest).await?;
     }

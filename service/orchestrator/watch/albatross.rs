@@ -14,7 +14,7 @@ use super::super::{recover, stale_flows};
 use super::pace::Pace;
 use super::{BEAT, SETTLE, deaths, words};
 use crate::albatross;
-use crate::domain::{Inventory, Policy, Timestamp};
+use crate::domain::{Inventory, Policy};
 use crate::planning::reconcile;
 
 /// Pauses between two looks at what does not answer: from the first to the second.
@@ -128,7 +128,7 @@ async fn last_words(context: &Context, inventory: &Inventory) -> Result<(words::
         let mut facts = state.facts.clone();
         facts.inventory = seen;
         facts.busy.extend(touched);
-        reconcile::vanished(&state.world, facts, Timestamp::now())
+        reconcile::vanished(&state.world, facts, Instant::now().into_std())
     });
     words::of(context, gone.await?).await
 }

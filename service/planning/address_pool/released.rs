@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::exclusions::Exclusions;
-use crate::domain::{AddressRange, Timestamp};
+use crate::domain::{AddressRange, Ordinal};
 
 /// Released addresses by number, with the oldest of every block of 256 beside them: a search looks at one entry for
 /// each block, and at single addresses only in a block whose oldest one cannot be had.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Released {
-    since: BTreeMap<IpAddr, Timestamp>,
-    oldest: BTreeMap<IpAddr, (Timestamp, IpAddr)>,
+    since: BTreeMap<IpAddr, Ordinal>,
+    oldest: BTreeMap<IpAddr, (Ordinal, IpAddr)>,
 }
 
 impl Released {
-    pub(super) fn insert(&mut self, address: IpAddr, at: Timestamp) {
+    pub(super) fn insert(&mut self, address: IpAddr, at: Ordinal) {
         self.remove(address);
         self.since.insert(address, at);
         let entry = self.oldest.entry(block(address).first).or_insert((at, address));
@@ -33,7 +33,7 @@ impl Released {
         };
     }
 
-    /// The address of `range` that was released first and is not excluded; of several at the same time, the lowest.
+    /// The address of `range` that was released first and is not excluded; of several that were together, the lowest.
     pub(super) fn oldest_in(&self, range: AddressRange, excluded: &Exclusions) -> Option<IpAddr> {
         let mut best = None;
         for (&first, &oldest) in self.oldest.range(block(range.first).first..=range.last) {
@@ -55,7 +55,7 @@ impl Released {
     }
 
     /// Looks at every released address of the range.
-    fn oldest_of(&self, range: AddressRange) -> Option<(Timestamp, IpAddr)> {
+    fn oldest_of(&self, range: AddressRange) -> Option<(Ordinal, IpAddr)> {
         self.since.range(range.first..=range.last).map(|(&address, &at)| (at, address)).min()
     }
 }
@@ -89,7 +89,7 @@ mod tests {
     proptest! {
         #[test]
         fn as_a_search_through_all(
-            steps in prop::collection::vec((0..2000_u32, prop::option::weighted(0.8, 0..50_i64)), 0..300),
+            steps in prop::collection::vec((0..2000_u32, prop::option::weighted(0.8, 0..50_u64)), 0..300),
             bounds in (0..2000_u32, 0..2000_u32),
             excluded in prop::collection::vec((0..2000_u32, 0..600_u32), 0..4),
         ) {
@@ -98,7 +98,7 @@ mod tests {
             for (number, at) in steps {
                 match at {
                     Some(at) => {
-                        released.insert(address(number), Timestamp(at));
+                        released.insert(address(number), Ordinal(at));
                         naive.insert(number, at);
                     }
                     None => {

@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::Timestamp;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -62,18 +63,28 @@ fn sizes_of_prefixes() {
 fn new_addresses_first_then_the_one_released_longest_ago() {
     let mut pool = AddressPool::new(
         vec![lease("a", "10.0.0.1", 1), lease("b", "10.0.0.2", 1)],
-        vec![(ip("10.0.0.3"), Timestamp(9)), (ip("10.0.0.4"), Timestamp(5))],
+        vec![(ip("10.0.0.3"), Ordinal(9)), (ip("10.0.0.4"), Ordinal(5))],
     );
-    pool.release(&tag("a"), Timestamp(7)).unwrap();
+    pool.release(&tag("a"), Ordinal(7)).unwrap();
     assert_eq!(
         exhaust(&mut pool, "10.0.0.0/29", &Exclusions::default()),
         ["10.0.0.5", "10.0.0.6", "10.0.0.4", "10.0.0.1", "10.0.0.3"]
     );
 }
 
+/// Whatever the clock said when: the leases are of times that go backwards.
+#[test]
+fn what_was_released_last_rests_longest_also_when_the_clock_is_set_back() {
+    let mut pool = AddressPool::new(vec![lease("a", "10.0.0.1", 9), lease("b", "10.0.0.2", 5)], vec![]);
+    for (tag, at) in [("a", 1), ("b", 2)] {
+        pool.release(&self::tag(tag), Ordinal(at)).unwrap();
+    }
+    assert_eq!(exhaust(&mut pool, "10.0.0.0/30", &Exclusions::default()), ["10.0.0.1", "10.0.0.2"]);
+}
+
 #[test]
 fn exclusions_hold_for_new_and_for_released_addresses() {
-    let mut pool = AddressPool::new(vec![], vec![(ip("10.0.0.1"), Timestamp(1)), (ip("10.0.0.4"), Timestamp(2))]);
+    let mut pool = AddressPool::new(vec![], vec![(ip("10.0.0.1"), Ordinal(1)), (ip("10.0.0.4"), Ordinal(2))]);
     assert_eq!(
         exhaust(&mut pool, "10.0.0.0/29", &excluding("10.0.0.1-10.0.0.2 10.0.0.5")),
         ["10.0.0.3", "10.0.0.6", "10.0.0.4"]
@@ -86,14 +97,14 @@ fn a_tag_that_moves_releases_its_former_address() {
     pool.insert(lease("a", "10.0.0.2", 3));
     assert_eq!((pool.holder(ip("10.0.0.1")), pool.len()), (None, 1));
     assert_eq!(exhaust(&mut pool, "10.0.0.0/30", &Exclusions::default()), ["10.0.0.1"]);
-    assert_eq!(pool.release(&tag("nobody"), Timestamp(4)), None);
+    assert_eq!(pool.release(&tag("nobody"), Ordinal(4)), None);
 }
 
 #[test]
 fn an_address_has_one_holder() {
     let mut pool = AddressPool::new(vec![lease("a", "10.0.0.1", 1), lease("b", "10.0.0.1", 2)], vec![]);
     assert_eq!((pool.lease(&tag("a")), pool.holder(ip("10.0.0.1"))), (None, Some(&tag("b"))));
-    assert_eq!(pool.release(&tag("b"), Timestamp(3)), Some(lease("b", "10.0.0.1", 2)));
+    assert_eq!(pool.release(&tag("b"), Ordinal(3)), Some(lease("b", "10.0.0.1", 2)));
     assert!(pool.is_empty());
 }
 
@@ -149,7 +160,7 @@ fn a_choice_costs_the_same_with_many_leases() {
 #[test]
 fn a_choice_among_many_released_addresses_looks_at_few() {
     let exclusions = excluding("10.0.0.1 10.0.0.100-10.0.0.199 10.0.250.0/24 10.0.7.9");
-    let released = (0x0a00_0001..=0x0a00_fffe).map(|number| (IpAddr::V4(number.into()), Timestamp(number.into())));
+    let released = (0x0a00_0001..=0x0a00_fffe).map(|number| (IpAddr::V4(number.into()), Ordinal(number.into())));
     let pool = AddressPool::new(vec![], released.collect());
     let lookups = ranges::lookups::during(|| {
         assert_eq!(pool.choose(net("10.0.0.0/16"), &exclusions), Ok(ip("10.0.0.2")));
@@ -200,7 +211,7 @@ proptest! {
         let (mut pool, mut naive) = (AddressPool::default(), Naive::default());
         let (mut exclusions, mut excluded) = (Exclusions::default(), BTreeSet::new());
         for (now, step) in steps.into_iter().enumerate() {
-            // Time stands still now and then, as clocks do.
+            // Several can be released by one decision.
             let now = (now / 3) as i64;
             match step {
                 Step::Lease { name, prefix } => {
@@ -213,11 +224,11 @@ proptest! {
                     pool.insert(Lease { tag: tag(&name), address, prefix, since: Timestamp(now) });
                     naive.released.remove(&address);
                     if let Some(former) = naive.leases.insert(name, address) {
-                        naive.released.insert(former, now);
+                        naive.released.insert(former, 0);
                     }
                 }
                 Step::Release { name } => {
-                    let released = pool.release(&tag(&name.to_string()), Timestamp(now)).map(|lease| lease.address);
+                    let released = pool.release(&tag(&name.to_string()), Ordinal(now.unsigned_abs())).map(|lease| lease.address);
                     let expected = naive.leases.remove(&name.to_string());
                     prop_assert_eq!(released, expected);
                     naive.released.extend(expected.map(|address| (address, now)));
@@ -231,7 +242,7 @@ proptest! {
                 }
                 // What the ledger keeps is enough to go on with.
                 Step::Reload => {
-                    let released = naive.released.iter().map(|(&address, &at)| (address, Timestamp(at))).collect();
+                    let released = naive.released.iter().map(|(&address, &at)| (address, Ordinal(at.unsigned_abs()))).collect();
                     pool = AddressPool::new(pool.leases().cloned().collect(), released);
                 }
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::super::world::World;
-use crate::domain::{Change, Publication, Service, Timestamp};
+use crate::domain::{Change, Deadline, Publication, Service, Timestamp};
 
 /// Whether each source that `whom` admits is admitted by `by` too. An empty list admits every source.
 pub(super) fn admits_all(by: &[IpNet], whom: &[IpNet]) -> bool {
@@ -28,23 +28,23 @@ fn aggregated(prefixes: &[IpNet]) -> Vec<IpNet> {
 /// `new` with the time for which it lets the TCP connections of sources go on that `old`, or what drains, has admitted.
 pub(super) fn tolerant(before: &Service, old: Option<&Publication>, new: Publication, now: Timestamp) -> Publication {
     let narrowed = old.filter(|old| !admits_all(&new.sources, &old.sources));
-    let narrowed = narrowed.map(|_| now.after(Duration::from_millis(new.drain)));
+    let narrowed = narrowed.map(|_| Deadline::new(now, Duration::from_millis(new.drain)));
     let still = old.and_then(|old| old.tolerates_until);
     // What was unpublished in between may finish its connections all the same.
     let draining = before.draining.iter().map(|(_, until)| *until).filter(|_| old.is_none()).max();
     let until = [narrowed, still, draining].into_iter().flatten().max();
-    let tolerates_until = until.filter(|until| !new.sources.is_empty() && *until > now);
+    let tolerates_until = until.filter(|until| !new.sources.is_empty() && !until.left(now).is_zero());
     Publication { tolerates_until, ..new }
 }
 
 /// When the next connections of sources that may not connect any more are to be reset.
-pub fn next_end_of_tolerance(world: &World) -> Option<Timestamp> {
+pub fn next_end_of_tolerance(world: &World) -> Option<Deadline> {
     world.publications().filter_map(|(_, publication)| publication.tolerates_until).min()
 }
 
 /// Resets the connections whose time is over: see [`next_end_of_tolerance`].
 pub fn end_tolerance(world: &World, now: Timestamp) -> Vec<Change> {
-    let over = |publication: &Publication| publication.tolerates_until.is_some_and(|until| until <= now);
+    let over = |publication: &Publication| publication.tolerates_until.is_some_and(|until| until.left(now).is_zero());
     let strict = |publication: &Arc<Publication>| {
         if over(publication) {
             Arc::new(Publication { tolerates_until: None, ..publication.as_ref().clone() })

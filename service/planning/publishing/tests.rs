@@ -5,7 +5,8 @@ use super::super::reconcile;
 use super::super::stale_flows::is_dead;
 use super::*;
 use crate::domain::{
-    AddressChoice, Arguments, ImageDigest, Inventory, PortProtocol, Readiness, RestartPolicy, Running, UnikernelSpec,
+    AddressChoice, Arguments, ImageDigest, Inventory, Ordinal, PortProtocol, Readiness, RestartPolicy, Running,
+    UnikernelSpec,
 };
 
 fn website() -> ServiceName {
@@ -35,6 +36,7 @@ fn unikernel(number: u8, phase: Phase) -> Unikernel {
         mac: None,
         cpu: 0,
         created_at: Timestamp(i64::from(number)),
+        deployed: Ordinal(u64::from(number)),
         started_at: None,
         restarts: 0,
         exit_reason: String::new(),
@@ -180,25 +182,25 @@ fn what_conntrack_has_to_forget() {
     assert_eq!(stale(&unpublish(&world, &website(), Timestamp(1)).unwrap()), (vec![53], vec![]));
 }
 
-fn tolerates_until(world: &World) -> Option<i64> {
-    world.service(&website()).unwrap().publication.as_ref().unwrap().tolerates_until.map(|until| until.0)
+fn tolerates_until(world: &World) -> Option<Deadline> {
+    world.service(&website()).unwrap().publication.as_ref().unwrap().tolerates_until
 }
 
 #[test]
 fn established_connections_have_the_time_of_a_drain_when_sources_are_narrowed() {
     let (narrow, narrower) = (["10.0.0.0/8"], ["10.0.0.0/16"]);
     for (first, second, until) in [
-        (on(2, &[53], &[]), on(2, &[53], &narrow), Some(1_000_001)),
-        (on(2, &[53], &[]), on(3, &[53], &narrow), Some(1_000_001)),
+        (on(2, &[53], &[]), on(2, &[53], &narrow), Some(Deadline::new(Timestamp(1), Duration::from_secs(1)))),
+        (on(2, &[53], &[]), on(3, &[53], &narrow), Some(Deadline::new(Timestamp(1), Duration::from_secs(1)))),
         (on(2, &[53], &narrow), on(3, &[53], &narrow), None),
         (on(2, &[53], &narrow), on(3, &[53], &[]), None),
-        (on(2, &[53], &narrow), on(2, &[53], &narrower), Some(1_000_001)),
+        (on(2, &[53], &narrow), on(2, &[53], &narrower), Some(Deadline::new(Timestamp(1), Duration::from_secs(1)))),
         (on(2, &[53], &[]), Wanted { drain: Duration::ZERO, ..on(2, &[53], &narrow) }, None),
     ] {
         let (mut world, changes) = published_after(&first, &second);
         world.apply(changes);
         assert_eq!(tolerates_until(&world), until, "{first:?} {second:?}");
-        assert_eq!(next_end_of_tolerance(&world), until.map(Timestamp));
+        assert_eq!(next_end_of_tolerance(&world), until);
         // The same call again changes nothing, and gives no time besides.
         assert!(now(publish(&world, &website(), &second, Timestamp(500_000))).is_empty());
         assert!(end_tolerance(&world, Timestamp(1_000_000)).is_empty());
@@ -215,5 +217,5 @@ fn what_was_unpublished_meanwhile_may_finish_its_connections() {
     world.apply(unpublished);
     let again = now(publish(&world, &website(), &on(3, &[53], &["10.0.0.0/8"]), Timestamp(6)));
     world.apply(again);
-    assert_eq!(tolerates_until(&world), Some(1_000_005));
+    assert_eq!(tolerates_until(&world), Some(Deadline::new(Timestamp(5), Duration::from_secs(1))));
 }

@@ -146,7 +146,13 @@ fn any_publication() -> impl Strategy<Value = Publication> {
 #[test]
 fn connections_of_other_sources_go_on_for_as_long_as_they_are_tolerated() {
     let strict = publication("10.0.0.2", &[(PortProtocol::Tcp, 80, 8080)], &[], &["10.0.0.0/8"]);
-    let tolerant = Publication { tolerates_until: Some(crate::domain::Timestamp(7)), ..strict.clone() };
+    let tolerant = Publication {
+        tolerates_until: Some(crate::domain::Deadline::new(
+            crate::domain::Timestamp(7),
+            std::time::Duration::from_secs(1),
+        )),
+        ..strict.clone()
+    };
     let change = difference(&elements(&tolerant), &elements(&strict));
     let adds = change.adds.iter().map(|element| format!("{}: {element}", element.set())).collect::<Vec<_>>();
     assert_eq!((change.deletes.len(), adds), (0, vec!["enforced4: tcp 80".to_string()]));

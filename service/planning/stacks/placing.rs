@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::error::{Error, port_text};
+use super::super::order;
 use super::super::ports::Ports;
 use super::super::publishing;
 use super::super::world::World;
 use crate::domain::{
     Chain, Change, HostPort, Manifest, Member, MemberPlan, PortMapping, Publication, ServiceName, Stack, StackName,
-    Timestamp, Unikernel, UnikernelId, host_ports,
+    Timestamp, UnikernelId, host_ports,
 };
 
 /// What a publication is made with where the manifest is silent.
@@ -182,14 +183,8 @@ fn former(world: &World, before: &Stack, after: &Stack) -> BTreeSet<UnikernelId>
 fn keep_for_good(world: &World, after: &Stack, changes: &mut Vec<Change>) {
     let members = after.chains().flat_map(|chain| chain.members.values()).map(|member| &member.unikernel);
     for id in members.collect::<BTreeSet<_>>() {
-        let changed = changes.iter_mut().find_map(|change| match change {
-            Change::PutUnikernel(unikernel) if unikernel.id == *id => Some(unikernel),
-            _ => None,
-        });
-        if let Some(unikernel) = changed {
-            unikernel.provisional = None;
-        } else if let Some(unikernel) = world.unikernel(id).filter(|unikernel| unikernel.provisional.is_some()) {
-            changes.push(Change::PutUnikernel(Box::new(Unikernel { provisional: None, ..unikernel.clone() })));
+        if let Some(unikernel) = world.unikernel(id).filter(|unikernel| unikernel.provisional.is_some()) {
+            order::alter(changes, unikernel, |unikernel| unikernel.provisional = None);
         }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::domain::{
-    AddressChoice, Arguments, Configuration, ImageDigest, ImageReference, Manifest, MemberPlan, Phase, PortMapping,
-    PortProtocol, Readiness, RestartPolicy, ServiceName, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
+    AddressChoice, Arguments, Configuration, ImageDigest, ImageReference, Manifest, MemberPlan, Ordinal, Phase,
+    PortMapping, PortProtocol, Readiness, RestartPolicy, ServiceName, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
 };
 
 pub fn name(text: &str) -> ServiceName {
@@ -86,6 +86,7 @@ pub fn unikernel(id: UnikernelId, image: ImageDigest, phase: Phase) -> Unikernel
         mac: None,
         cpu: 0,
         created_at: Timestamp(0),
+        deployed: Ordinal(1),
         started_at: None,
         restarts: 0,
         exit_reason: String::new(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::super::admission;
 use super::super::error::Error;
 use super::super::facts::Facts;
+use super::super::order;
 use super::super::reconcile;
 use super::super::world::World;
 use super::graph;
@@ -60,14 +61,16 @@ pub fn begin(
     admit(world, manifest)?;
     let known = world.stack(&manifest.stack);
     let stack = known.cloned().unwrap_or_else(|| Stack::new(manifest.stack.clone()));
-    if let Some(chain) = standing(world, facts, manifest, &applied.images)
-        && let Some(after) = moves::unmoved(&stack, &Arc::new(chain), goal)
+    if let Some(chain) = standing(world, facts, manifest, &applied.images).map(Arc::new)
+        && let Some(after) = moves::unmoved(&stack, &chain, goal)
     {
         let failed = stack.attempt == Attempt::Failed;
         let last_result =
             if failed { moves::words(world, None, goal, after.staged.is_none()) } else { stack.last_result.clone() };
         let after = Stack { applied: Some(Arc::clone(applied)), last_result, ..after };
-        return Ok((placing::place(world, after, defaults, now)?, Begun::Nothing));
+        let mut changes = placing::place(world, after, defaults, now)?;
+        applied_again(world, &chain, &mut changes);
+        return Ok((changes, Begun::Nothing));
     }
     Ok((working(stack), Begun::Staging))
 }
@@ -79,6 +82,11 @@ pub fn begin_again(world: &World, name: &StackName) -> Result<Vec<Change>, Error
 
 fn working(stack: Stack) -> Vec<Change> {
     vec![Change::PutStack(Box::new(Stack { attempt: Attempt::Working, ..stack }))]
+}
+
+/// An Apply is a deployment of all members, also of those that it finds there.
+fn applied_again(world: &World, chain: &Chain, changes: &mut Vec<Change>) {
+    order::deployed_again(world, chain.members.values().map(|member| &member.unikernel), changes);
 }
 
 /// The chain of `manifest`, where all of its unikernels are ready already.
@@ -140,10 +148,15 @@ pub fn finish(
     }
     let after = moves::moved(stack, &Arc::new(chain.clone()), goal);
     let result = done.because + &moves::words(world, Some(&chain), goal, after.staged.is_none());
+    let is_applied = applied.is_some();
     let applied = applied.cloned().or(after.applied);
     let fell_back_from = None;
     let after = Stack { applied, attempt: Attempt::Done, last_result: result.clone(), fell_back_from, ..after };
-    Ok((placing::place(world, after, defaults, now)?, result))
+    let mut changes = placing::place(world, after, defaults, now)?;
+    if is_applied {
+        applied_again(world, &chain, &mut changes);
+    }
+    Ok((changes, result))
 }
 
 /// How an Apply ended that changed nothing.

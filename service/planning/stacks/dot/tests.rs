@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
-use crate::domain::{Attempt, Change, ImageDigest, MemberPlan, Phase, PortMapping, PortProtocol, Timestamp};
+use crate::domain::{Attempt, Change, Deadline, ImageDigest, MemberPlan, Phase, PortMapping, PortProtocol, Timestamp};
 use crate::planning::stacks::graph::configuration;
 use crate::planning::stacks::samples::{mail, name, specification, tcp, unikernel};
 
@@ -70,7 +71,8 @@ fn a_new_signer_is_staged_beside_what_is_live() {
     let mut entry = Service::new(name("entry"));
     entry.publication = publication(&live, "entry", vec![tcp(587, 25), tcp(25, 25)]);
     entry.staged = publication(&staged, "entry", vec![tcp(2525, 25)]);
-    entry.draining = vec![(previous.members[&name("entry")].unikernel.clone(), Timestamp(0))];
+    entry.draining =
+        vec![(previous.members[&name("entry")].unikernel.clone(), Deadline::new(Timestamp(0), Duration::ZERO))];
     let forward = Service { publication: on_one, ..Service::new(name("forward")) };
     world.apply(vec![Change::PutService(Box::new(entry)), Change::PutService(Box::new(forward))]);
     let drawn = graph(&world, &stack(&live, &staged, &previous));

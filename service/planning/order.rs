@@ -1,0 +1,40 @@
+//! The order in which the unikernels of a service were deployed.
+
+use super::world::World;
+use crate::domain::{Change, Ordinal, Unikernel, UnikernelId};
+
+/// Each of `ids`, that a deployment has found there, as deployed last, in `changes`.
+pub fn deployed_again<'a>(world: &World, ids: impl IntoIterator<Item = &'a UnikernelId>, changes: &mut Vec<Change>) {
+    let ordinal = world.next_ordinal();
+    for unikernel in ids.into_iter().filter_map(|id| world.unikernel(id)) {
+        alter(changes, unikernel, |unikernel| unikernel.deployed = ordinal);
+    }
+}
+
+/// The same of one, that has become the newest with the number `ordinal` before it was ready.
+pub fn deployed_as(world: &World, id: &UnikernelId, ordinal: Ordinal) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if let Some(unikernel) = world.unikernel(id).filter(|unikernel| unikernel.deployed < ordinal) {
+        alter(&mut changes, unikernel, |unikernel| unikernel.deployed = ordinal);
+    }
+    changes
+}
+
+/// Alters what `changes` make of `unikernel`, be it nothing yet.
+pub fn alter(changes: &mut Vec<Change>, unikernel: &Unikernel, alter: impl FnOnce(&mut Unikernel)) {
+    let changed = changes.iter_mut().find_map(|change| match change {
+        Change::PutUnikernel(changed) if changed.id == unikernel.id => Some(changed),
+        _ => None,
+    });
+    match changed {
+        Some(changed) => alter(changed),
+        None => {
+            let mut changed = unikernel.clone();
+            alter(&mut changed);
+            changes.push(Change::PutUnikernel(Box::new(changed)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
