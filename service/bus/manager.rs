@@ -126,8 +126,8 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Failure> {
-        self.entrance.admit(connection, &header).await?;
-        let request = arguments::publish(service, ports, options)?;
+        let caller = self.entrance.admit(connection, &header).await?;
+        let request = arguments::publish(service, ports, options, caller)?;
         self.entrance.after_events(self.entrance.orchestrator.publish(request).await).await
     }
 

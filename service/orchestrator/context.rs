@@ -14,7 +14,8 @@ use super::owner::OwnerHandle;
 use super::watch::Taps;
 use crate::consoles::Consoles;
 use crate::domain::{ConsoleLine, Unikernel, UnikernelId};
-use crate::host_network::{Flows, Host};
+use crate::host_network::{Flows, Host, Listeners};
+use crate::planning::host_ports::PortPolicy;
 use crate::planning::stacks::placing::Defaults;
 use crate::planning::{reconcile, redaction, ruleset};
 use crate::{albatross, images};
@@ -25,6 +26,7 @@ pub struct Limits {
     pub drain: Duration,
     pub keep_previous: u32,
     pub ruleset: ruleset::Settings,
+    pub ports: PortPolicy,
 }
 
 impl Limits {
@@ -44,6 +46,7 @@ pub struct Context {
     pub store: images::Store,
     pub host: Host,
     pub flows: Flows,
+    pub listeners: Arc<Listeners>,
     pub taps: Taps,
     pub limits: Limits,
     /// Where images come from.

@@ -69,6 +69,8 @@ impl DeployRequest {
 
 #[derive(Debug)]
 pub struct PublishRequest {
+    /// Who asks: not everybody may publish every port.
+    pub caller: Caller,
     pub service: ServiceName,
     pub ports: Vec<PortMapping>,
     /// `None`: the newest ready one of the service.

@@ -17,9 +17,10 @@ use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, ServiceView, StackView, UnikernelView};
 use crate::host_network::nftables::{ForeignChanges, Ownership, Table};
-use crate::host_network::{self, Flows, Host, LinkEvents};
+use crate::host_network::{self, Flows, Host, LinkEvents, Listeners};
 use crate::ledger::{Contents, Ledger};
 use crate::planning::facts::Facts;
+use crate::planning::host_ports::PortPolicy;
 use crate::planning::ruleset;
 use crate::planning::world::World;
 use crate::{albatross, images};
@@ -94,13 +95,24 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let state = State { world: world(contents), facts: facts(&config) };
     let initial = initial_views(&state);
     let jobs = Jobs::new(events_sender.clone(), config.limits.job_history);
-    let limits = Limits { drain: config.publish.drain, keep_previous: config.collect.keep_previous, ruleset: settings };
+    let ports = PortPolicy {
+        allowed: config.publish.ports.clone(),
+        take_over: config.publish.take_over.clone(),
+        loopback: config.publish.loopback,
+    };
+    let limits = Limits {
+        drain: config.publish.drain,
+        keep_previous: config.collect.keep_previous,
+        ruleset: settings,
+        ports: ports.clone(),
+    };
     let acts_by =
-        owner::Settings { ruleset: settings, fall_back: config.publish.fall_back, defaults: limits.defaults() };
+        owner::Settings { ruleset: settings, fall_back: config.publish.fall_back, defaults: limits.defaults(), ports };
+    let listeners = Arc::new(Listeners::open()?);
     let consoles = Arc::new(Consoles::new(albatross.clone()));
     let claimed = Arc::clone(&claims);
     let (owner, owner_handle) =
-        Owner::new(state, ledger, table, acts_by, claimed, Arc::clone(&consoles), events_sender.clone());
+        Owner::new(state, ledger, (table, Arc::clone(&listeners)), acts_by, claimed, Arc::clone(&consoles), events_sender.clone());
     let context = Arc::new(Context {
         owner: owner_handle,
         jobs,
@@ -110,6 +122,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         store,
         host: Host::open()?,
         flows: Flows::open()?,
+        listeners,
         taps: Taps::default(),
         limits,
         sources,

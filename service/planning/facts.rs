@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::address_pool::{Exclusions, Reason};
 use super::error::Error;
+use super::host_ports::NamedListener;
 use super::starts::Starts;
 use super::world::World;
 use crate::domain::{
@@ -31,6 +32,8 @@ pub struct Facts {
     pub default_network: Option<NetworkName>,
     /// The host's own, on all its devices.
     pub host_addresses: BTreeSet<IpAddr>,
+    /// Processes of the host that listened on a published port when that was looked at last.
+    pub overshadowed: Vec<NamedListener>,
     /// Addresses that answered on a network although nobody leased them, and when they did last.
     pub answering: BTreeMap<IpAddr, Timestamp>,
     pub inventory: Inventory,

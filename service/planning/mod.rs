@@ -9,6 +9,8 @@ pub mod builds;
 pub mod collecting;
 pub mod error;
 pub mod facts;
+pub mod host_ports;
+pub mod listing;
 pub mod ports;
 pub mod publishing;
 pub mod reconcile;
@@ -19,6 +21,7 @@ pub mod stacks;
 pub mod starts;
 pub mod states;
 pub mod template;
+pub mod translations;
 pub mod world;
 
 #[cfg(test)]

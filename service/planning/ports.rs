@@ -34,6 +34,12 @@ impl<T> Ports<T> {
         }
     }
 
+    /// All that there are of one number.
+    pub fn of_number(&self, transport: Transport, port: u16) -> impl Iterator<Item = HostPort> {
+        let addresses = self.0.get(&(transport, port)).into_iter().flat_map(BTreeMap::keys);
+        addresses.map(move |&address| HostPort { address, transport, port })
+    }
+
     /// Who has a port that clashes with `port`. One on all addresses and one on some do: the narrow one would silently
     /// take the wide one's clients.
     pub fn takers(&self, port: &HostPort) -> impl Iterator<Item = &T> {

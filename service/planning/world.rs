@@ -10,7 +10,7 @@ use super::ports::Ports;
 use super::states::{stack_state, state};
 use crate::domain::{
     Build, BuildKey, Chain, Change, ConsoleLine, Event, HostPort, ImageDigest, ImageRecord, Lease, Phase, Publication,
-    Service, ServiceName, ServiceView, Stack, StackName, StackView, StaleFlows, Timestamp, Unikernel, UnikernelId,
+    Service, ServiceName, ServiceView, Stack, StackName, StackView, StaleFlows, Timestamp, Transport, Unikernel, UnikernelId,
     UnikernelView,
 };
 
@@ -173,6 +173,16 @@ impl World {
     /// The other service that already takes `port`.
     pub fn port_taken(&self, port: &HostPort, by_other_than: &ServiceName) -> Option<&ServiceName> {
         self.port_takers(port).find(|service| *service != by_other_than)
+    }
+
+    /// Whether exactly this port is in the kernel, whoever has it.
+    pub fn is_published(&self, port: &HostPort) -> bool {
+        self.ports.get(port).is_some()
+    }
+
+    /// The published ports of one number, on whatever addresses.
+    pub fn published_ports(&self, transport: Transport, port: u16) -> impl Iterator<Item = HostPort> {
+        self.ports.of_number(transport, port)
     }
 
     /// The services whose ports clash with `port`.

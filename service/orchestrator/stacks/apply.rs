@@ -21,7 +21,7 @@ use crate::domain::{
     Applied, Attempt, Caller, Chain, ImageDigest, ImageOptions, ImageReference, Manifest, ServiceName, StackName,
     Timestamp,
 };
-use crate::planning;
+use crate::planning::{self, host_ports};
 use crate::planning::stacks::moves::Goal;
 use crate::planning::stacks::placed::Placed;
 use crate::planning::stacks::staging::{self, Begun, Ended};
@@ -143,9 +143,14 @@ impl Apply {
 
     fn admit<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
-            if let Cause::Manifest { .. } = &self.cause {
-                let manifest = self.manifest.clone();
-                self.context.owner.look(move |state| staging::admit(&state.world, &manifest)).await??;
+            if let Cause::Manifest { caller, .. } = &self.cause {
+                let (manifest, caller, policy) = (self.manifest.clone(), caller.clone(), self.context.limits.ports.clone());
+                let added = self.context.owner.look(move |state| {
+                    staging::admit(&state.world, &manifest)?;
+                    policy.admit_manifest(&state.facts, &caller, &manifest)?;
+                    Ok::<_, planning::Error>(host_ports::added_by_manifest(&state.world, &manifest))
+                });
+                super::super::host_ports::check(&self.context, &added.await??).await?;
             }
             self.remember_before().await?;
             self.is_admitted = true;
