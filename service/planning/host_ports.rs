@@ -102,7 +102,7 @@ impl PortPolicy {
     /// Listeners whose clients a publication takes, without the configuration saying that it may.
     pub fn overshadowed<'a>(&self, world: &World, listeners: &'a [Listener]) -> Vec<&'a Listener> {
         let taken = |listener: &&Listener| {
-            let mut published = world.published_ports(listener.transport, listener.port);
+            let mut published = world.published_between(listener.transport, listener.port, listener.port);
             published.any(|port| !self.take_over.contains(&port) && listener.serves(&port, self.loopback))
         };
         listeners.iter().filter(taken).collect()

@@ -180,9 +180,9 @@ impl World {
         self.ports.get(port).is_some()
     }
 
-    /// The published ports of one number, on whatever addresses.
-    pub fn published_ports(&self, transport: Transport, port: u16) -> impl Iterator<Item = HostPort> {
-        self.ports.of_number(transport, port)
+    /// The published ports with a number from `first` to `last`, on whatever addresses.
+    pub fn published_between(&self, transport: Transport, first: u16, last: u16) -> impl Iterator<Item = HostPort> {
+        self.ports.between(transport, first, last)
     }
 
     /// The services whose ports clash with `port`.

@@ -61,7 +61,7 @@ mod tests {
     fn every_option_arrives() {
         let request = with([
             ("unikernel", "website.0123456789".into()),
-            ("addresses", vec!["192.0.2.1", "::1"].into()),
+            ("addresses", vec!["192.0.2.1", "127.0.0.53"].into()),
             ("sources", vec!["10.0.0.7/8"].into()),
             ("drain", 0u64.into()),
         ])
@@ -83,6 +83,11 @@ mod tests {
             (("addresses", Vec::<&str>::new().into()), "addresses is empty"),
             (("addresses", vec!["0.0.0.0"].into()), "0.0.0.0"),
             (("addresses", vec!["host"].into()), "addresses"),
+            (("addresses", vec!["192.0.2.1", "::1"].into()), "::1 is an IPv6 address"),
+            (("addresses", vec!["::ffff:192.0.2.1"].into()), "write it as IPv4"),
+            (("sources", vec!["2001:db8::/32"].into()), "2001:db8::/32 is an IPv6 prefix"),
+            (("sources", vec!["10.0.0.0/8", "::/0"].into()), "::/0 is an IPv6 prefix"),
+            (("sources", vec!["::ffff:10.0.0.0/104"].into()), "write it as IPv4"),
             (("sources", Vec::<&str>::new().into()), "sources is empty"),
             (("sources", vec!["10.0.0.1"].into()), "sources"),
             (("drain", 86_400_001u64.into()), "drain"),

@@ -13,7 +13,9 @@ use crate::domain::Network;
 
 /// Where nftables names the priorities: raw, dstnat (also in output, for translation of what the host sends), srcnat.
 const RAW: i32 = -300;
-const DSTNAT: i32 = -100;
+/// Just before dstnat, where Docker and iptables translate: of chains with the same priority the one that was registered
+/// last would come first.
+const DSTNAT: i32 = -101;
 const SRCNAT: i32 = 100;
 
 const LOOPBACK: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
