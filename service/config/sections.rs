@@ -65,7 +65,9 @@ fn publish(publish: &mut Publish, section: &Setting) -> Result<(), Error> {
 }
 
 fn port_ranges(setting: &Setting) -> Result<PortRanges, Error> {
-    setting.list("ports such as \"443\" or \"1024-65535/tcp\"", |one| one.parsed("ports such as \"443\"")).map(PortRanges)
+    setting
+        .list("ports such as \"443\" or \"1024-65535/tcp\"", |one| one.parsed("ports such as \"443\""))
+        .map(PortRanges)
 }
 
 fn collect(collect: &mut Collect, section: &Setting) -> Result<(), Error> {

@@ -50,8 +50,15 @@ mod tests {
     fn a_listener_serves_what_is_addressed_to_it() {
         let serves = |address: &str, v6_only, published: Option<&str>, loopback| {
             let (transport, port) = (Transport::Tcp, 22);
-            let listener =
-                Listener { transport, address: address.parse().unwrap(), port, v6_only, uid: 0, inode: 1, cgroup: None };
+            let listener = Listener {
+                transport,
+                address: address.parse().unwrap(),
+                port,
+                v6_only,
+                uid: 0,
+                inode: 1,
+                cgroup: None,
+            };
             let address = published.map(|address| address.parse().unwrap());
             let serves = listener.serves(&HostPort { address, transport, port }, loopback);
             assert!(!listener.serves(&HostPort { address, transport: Transport::Udp, port }, loopback));

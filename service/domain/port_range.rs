@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn what_is_no_range_is_refused_and_what_is_one_reads_back() {
-        for bad in ["", "0", "65536", "x", "80/any", "80/", "/tcp", "9-8", "1-", "-1", "+80", "80 ", "1-2-3", "80/TCP"] {
+        for bad in ["", "0", "65536", "x", "80/any", "80/", "/tcp", "9-8", "1-", "-1", "+80", "80 ", "1-2-3", "80/TCP"]
+        {
             assert!(bad.parse::<PortRange>().is_err(), "{bad}");
         }
         for text in ["80/tcp", "443", "1024-65535", "5000-5010/udp"] {

@@ -16,5 +16,5 @@ pub mod nftables;
 pub use error::{Errno, Error};
 pub use flows::{FlowChange, FlowEvents, FlowId, FlowNews, Flows};
 pub use link_events::{LinkEvent, LinkEvents};
-pub use listeners::{Listeners, process_of};
 pub use links::{Bridge, Host, Port, forwarding};
+pub use listeners::{Listeners, process_of};

@@ -1,6 +1,7 @@
 //! Ports of the host that somebody wants to publish, and the processes that listen there.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
@@ -11,8 +12,18 @@ use super::error::Error;
 use super::owner::State;
 use crate::domain::{HostPort, Listener};
 use crate::host_network::process_of;
-use crate::planning::host_ports::NamedListener;
 use crate::planning;
+use crate::planning::host_ports::NamedListener;
+
+/// Takes in the host's addresses where `addresses` names one that was not seen yet: who has just added it is not refused.
+pub async fn learn(context: &Context, addresses: BTreeSet<IpAddr>) -> Result<(), Error> {
+    let known = context.owner.look(move |state| addresses.is_subset(&state.facts.host_addresses)).await?;
+    if known {
+        return Ok(());
+    }
+    let own = context.host.addresses().await?;
+    context.owner.observe(move |facts| facts.host_addresses = own).await
+}
 
 /// Refuses ports on which a process of the host listens, before anything is begun for them. The owner checks again when it
 /// puts them into the kernel.

@@ -111,8 +111,15 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let listeners = Arc::new(Listeners::open()?);
     let consoles = Arc::new(Consoles::new(albatross.clone()));
     let claimed = Arc::clone(&claims);
-    let (owner, owner_handle) =
-        Owner::new(state, ledger, (table, Arc::clone(&listeners)), acts_by, claimed, Arc::clone(&consoles), events_sender.clone());
+    let (owner, owner_handle) = Owner::new(
+        state,
+        ledger,
+        (table, Arc::clone(&listeners)),
+        acts_by,
+        claimed,
+        Arc::clone(&consoles),
+        events_sender.clone(),
+    );
     let context = Arc::new(Context {
         owner: owner_handle,
         jobs,

@@ -142,7 +142,8 @@ impl Matched {
         let destination = both(self.destination, other.destination)?;
         let ports = match (&self.ports, &other.ports) {
             (Some(one), Some(other)) => {
-                let pairs = one.iter().flat_map(|one| other.iter().map(move |other| (one.0.max(other.0), one.1.min(other.1))));
+                let pairs =
+                    one.iter().flat_map(|one| other.iter().map(move |other| (one.0.max(other.0), one.1.min(other.1))));
                 let common = pairs.filter(|(first, last)| first <= last).collect::<Vec<_>>();
                 if common.is_empty() {
                     return None;

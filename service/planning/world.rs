@@ -10,8 +10,8 @@ use super::ports::Ports;
 use super::states::{stack_state, state};
 use crate::domain::{
     Build, BuildKey, Chain, Change, ConsoleLine, Event, HostPort, ImageDigest, ImageRecord, Lease, Phase, Publication,
-    Service, ServiceName, ServiceView, Stack, StackName, StackView, StaleFlows, Timestamp, Transport, Unikernel, UnikernelId,
-    UnikernelView,
+    Service, ServiceName, ServiceView, Stack, StackName, StackView, StaleFlows, Timestamp, Transport, Unikernel,
+    UnikernelId, UnikernelView,
 };
 
 /// The ledger's contents with the indices that decisions need.

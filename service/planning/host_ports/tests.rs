@@ -88,7 +88,11 @@ fn ports_are_published_on_the_hosts_own_addresses() {
         ("127.0.0.1", true, None),
         // The kernel takes all of 127.0.0.0/8 as its own.
         ("127.0.0.53", true, None),
-        ("192.0.2.9", true, Some("192.0.2.9 is not an address of this host, which has 10.0.0.1, 127.0.0.1, 192.0.2.1;")),
+        (
+            "192.0.2.9",
+            true,
+            Some("192.0.2.9 is not an address of this host, which has 10.0.0.1, 127.0.0.1, 192.0.2.1;"),
+        ),
         ("127.0.0.53", false, Some("loopback in [publish]")),
         ("::1", true, Some("::1 is not an address of this host")),
     ] {
@@ -139,7 +143,10 @@ fn a_port_with_a_listener_is_refused_unless_it_may_be_taken_over() {
 #[test]
 fn only_ports_that_are_new_in_the_kernel_are_checked() {
     use Transport::Tcp;
-    let world = world(vec![publishes("website", vec![tcp(80)], &[], &[]), publishes("mail", vec![tcp(25)], &["192.0.2.1"], &[])]);
+    let world = world(vec![
+        publishes("website", vec![tcp(80)], &[], &[]),
+        publishes("mail", vec![tcp(25)], &["192.0.2.1"], &[]),
+    ]);
     for (change, expected) in [
         (publishes("website", vec![tcp(80)], &[], &["10.0.0.0/8"]), vec![]),
         // From all addresses to one of them: the clients there are those of before.

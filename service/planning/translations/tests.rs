@@ -50,9 +50,7 @@ fn found(on: &[&str], rules: Vec<NatRule>) -> Vec<String> {
 
 #[test]
 fn a_translation_counts_where_a_packet_to_a_published_port_gets_to_it() {
-    let docker = |matched| {
-        vec![rule("PREROUTING", Matched::default(), Some("DOCKER")), rule("DOCKER", matched, None)]
-    };
+    let docker = |matched| vec![rule("PREROUTING", Matched::default(), Some("DOCKER")), rule("DOCKER", matched, None)];
     let all = Matched::default();
     for (on, rules, expected) in [
         (&[][..], docker(tcp(8080, 8080)), &["DOCKER"][..]),

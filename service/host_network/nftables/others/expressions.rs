@@ -125,7 +125,8 @@ impl Reader {
             "target" if matches!(data.text(XT_NAME), Some("DNAT" | "REDIRECT")) => self.then = Some(Then::Translate),
             "match" => self.xt_match(data),
             // What changes a register (a mask, a hash) leaves nothing that could be compared with a port.
-            "bitwise" | "byteorder" | "numgen" | "hash" | "jhash" | "ct" | "fib" | "rt" | "socket" | "osf" | "exthdr" => {
+            "bitwise" | "byteorder" | "numgen" | "hash" | "jhash" | "ct" | "fib" | "rt" | "socket" | "osf"
+            | "exthdr" => {
                 if let Some(register) = data.number_be(LOOKUP_SOURCE).or_else(|| data.number_be(REGISTER)) {
                     self.registers.insert(register, Field::Other);
                 }
@@ -170,9 +171,8 @@ impl Reader {
             return;
         }
         self.port_is_open = false;
-        let port = |attribute| -> Option<u16> {
-            value(data.nested(attribute)?)?.try_into().ok().map(u16::from_be_bytes)
-        };
+        let port =
+            |attribute| -> Option<u16> { value(data.nested(attribute)?)?.try_into().ok().map(u16::from_be_bytes) };
         if let (Some(0), Some(first), Some(last)) = (data.number_be(OPERATION), port(COMPARED), port(RANGE_TO)) {
             self.port_within(Some((first, last)));
         }
