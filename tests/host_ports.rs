@@ -22,7 +22,7 @@ use netns::{isolated, sh};
 /// Nobody's: it may call what members of this group may.
 const MEMBER: u32 = 65534;
 
-/// A process that the service may look into: of the same user, without any capability.
+/// A process that the service may look into: of the same user, without any capability. So it takes ports from 1024 on.
 struct Daemon(Child);
 
 impl Daemon {
@@ -136,17 +136,17 @@ fn a_port_on_which_a_process_listens_is_not_taken() {
 #[test]
 fn the_process_is_named_and_its_port_taken_where_the_configuration_says_so() {
     isolated("the_process_is_named_and_its_port_taken_where_the_configuration_says_so", |_| async {
-        let Some((host, manager)) = with_website("[publish]\ntake-over = [\"1023/tcp\"]\n").await else { return };
-        let _daemon = Daemon::listen("::", 1022);
-        let _other = Daemon::listen("0.0.0.0", 1023);
-        let (kind, message) = error_of(manager.publish("website", &[("tcp", 1022, 80)], Options::new()).await);
+        let Some((host, manager)) = with_website("[publish]\ntake-over = [\"2023/tcp\"]\n").await else { return };
+        let _daemon = Daemon::listen("::", 2022);
+        let _other = Daemon::listen("0.0.0.0", 2023);
+        let (kind, message) = error_of(manager.publish("website", &[("tcp", 2022, 80)], Options::new()).await);
         assert_eq!(kind, "PortConflict");
         assert!(message.contains("python3 (process "), "{message}");
-        assert!(message.contains("take-over = [\"1022/tcp\"]"), "{message}");
-        manager.publish("website", &[("tcp", 1023, 80)], Options::new()).await.unwrap();
-        assert!(host.get(1023).unwrap().contains("version=1"));
+        assert!(message.contains("take-over = [\"2022/tcp\"]"), "{message}");
+        manager.publish("website", &[("tcp", 2023, 80)], Options::new()).await.unwrap();
+        assert!(host.get(2023).unwrap().contains("version=1"));
         poke();
-        assert!(!degraded(&manager).await.iter().any(|note| note.contains("1023")));
+        assert!(!degraded(&manager).await.iter().any(|note| note.contains("2023")));
     });
 }
 
@@ -154,25 +154,25 @@ fn the_process_is_named_and_its_port_taken_where_the_configuration_says_so() {
 fn a_listener_that_comes_later_shows_until_it_goes() {
     isolated("a_listener_that_comes_later_shows_until_it_goes", |_| async {
         let Some((host, manager)) = with_website("").await else { return };
-        manager.publish("website", &[("tcp", 1022, 80)], Options::new()).await.unwrap();
-        let daemon = Daemon::listen("0.0.0.0", 1022);
-        eventually_degraded(&manager, &["tcp port 1022 (python3 (process ", "Stop it"], true).await;
-        assert!(host.get(1022).unwrap().contains("version=1"));
+        manager.publish("website", &[("tcp", 2022, 80)], Options::new()).await.unwrap();
+        let daemon = Daemon::listen("0.0.0.0", 2022);
+        eventually_degraded(&manager, &["tcp port 2022 (python3 (process ", "Stop it"], true).await;
+        assert!(host.get(2022).unwrap().contains("version=1"));
         // What adds no port is not refused for it: the next version, a rollback, other sources.
         manager.deploy("website", &host.image("2", &[]), options("tcp:80")).await.unwrap();
-        manager.publish("website", &[("tcp", 1022, 80)], Options::new()).await.unwrap();
+        manager.publish("website", &[("tcp", 2022, 80)], Options::new()).await.unwrap();
         manager.call("Rollback", &("website",)).await.unwrap();
         drop(daemon);
-        eventually_degraded(&manager, &["tcp port 1022"], false).await;
+        eventually_degraded(&manager, &["tcp port 2022"], false).await;
         // Nor is it there any longer than the port is published.
-        let _daemon = Daemon::listen("0.0.0.0", 1022);
-        eventually_degraded(&manager, &["tcp port 1022"], true).await;
+        let _daemon = Daemon::listen("0.0.0.0", 2022);
+        eventually_degraded(&manager, &["tcp port 2022"], true).await;
         manager.call("Unpublish", &("website",)).await.unwrap();
         eventually("nothing of it in Degraded", async || {
-            !degraded(&manager).await.iter().any(|note| note.contains("tcp port 1022"))
+            !degraded(&manager).await.iter().any(|note| note.contains("tcp port 2022"))
         })
         .await;
-        let (kind, _) = error_of(manager.publish("website", &[("tcp", 1022, 80)], Options::new()).await);
+        let (kind, _) = error_of(manager.publish("website", &[("tcp", 2022, 80)], Options::new()).await);
         assert_eq!(kind, "PortConflict");
     });
 }
@@ -311,7 +311,7 @@ END",
     (
         "nft -f - <<END
 table ip other {
-  chain web { dnat to 10.0.0.99:80; }
+  chain web { dnat to 10.0.0.99; }
   chain before { type nat hook prerouting priority dstnat; tcp dport vmap { 8080 : jump web, 22 : accept }; }
 }
 END",

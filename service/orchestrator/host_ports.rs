@@ -17,8 +17,8 @@ use crate::planning::host_ports::NamedListener;
 
 /// Takes in the host's addresses where `addresses` names one that was not seen yet: who has just added it is not refused.
 pub async fn learn(context: &Context, addresses: BTreeSet<IpAddr>) -> Result<(), Error> {
-    let known = context.owner.look(move |state| addresses.is_subset(&state.facts.host_addresses)).await?;
-    if known {
+    if addresses.is_empty() || context.owner.look(move |state| addresses.is_subset(&state.facts.host_addresses)).await?
+    {
         return Ok(());
     }
     let own = context.host.addresses().await?;

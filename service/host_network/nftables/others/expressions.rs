@@ -245,3 +245,106 @@ fn compared(operation: Option<u32>, port: u16) -> Option<(u16, u16)> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn attribute(number: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = (u16::try_from(4 + value.len()).unwrap()).to_ne_bytes().to_vec();
+        bytes.extend(number.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn expression(name: &str, data: &[(u16, &[u8])]) -> Vec<u8> {
+        let data = data.iter().flat_map(|(number, value)| attribute(*number, value)).collect::<Vec<_>>();
+        let name = attribute(EXPRESSION_NAME, format!("{name}\0").as_bytes());
+        attribute(LIST_ELEMENT, &[name, attribute(EXPRESSION_DATA, &data)].concat())
+    }
+
+    fn parsed(expressions: &[Vec<u8>]) -> Option<Parsed> {
+        parse(Attributes::after(0, &expressions.concat()))
+    }
+
+    fn be(number: u32) -> [u8; 4] {
+        number.to_be_bytes()
+    }
+
+    fn load_port() -> Vec<u8> {
+        let at = [(1, be(1)), (2, be(TRANSPORT_HEADER)), (3, be(2)), (4, be(2))];
+        expression("payload", &at.each_ref().map(|(number, value)| (*number, value.as_slice())))
+    }
+
+    fn compare_port(operation: u32, port: u16) -> Vec<u8> {
+        let value = attribute(DATA_VALUE, &port.to_be_bytes());
+        expression("cmp", &[(1, &be(1)), (2, &be(operation)), (3, &value)])
+    }
+
+    fn dnat() -> Vec<u8> {
+        expression("nat", &[(NAT_TYPE, &be(NAT_DESTINATION))])
+    }
+
+    /// Its name and its beginning, as iptables-nft before 1.8.8 has it.
+    fn xt(name: &str, ports: [u16; 2], inverted: bool) -> Vec<u8> {
+        let mut info =
+            [0u16.to_ne_bytes(), u16::MAX.to_ne_bytes(), ports[0].to_ne_bytes(), ports[1].to_ne_bytes()].concat();
+        info.resize(if name == "tcp" { 11 } else { 8 }, 0);
+        info.push(if inverted { 2 } else { 0 });
+        expression("match", &[(XT_NAME, format!("{name}\0").as_bytes()), (XT_INFO, &info)])
+    }
+
+    #[test]
+    fn comparisons_narrow_the_ports() {
+        let ports = |comparisons: &[(u32, u16)]| {
+            let comparisons = comparisons.iter().map(|&(operation, port)| compare_port(operation, port));
+            let rule = [load_port()].into_iter().chain(comparisons).chain([dnat()]).collect::<Vec<_>>();
+            parsed(&rule).unwrap().matched.ports
+        };
+        for (comparisons, expected) in [
+            (&[(0, 80)][..], Some(vec![(80, 80)])),
+            (&[(5, 80), (3, 90)], Some(vec![(80, 90)])),
+            (&[(4, 80), (2, 90)], Some(vec![(81, 89)])),
+            (&[(1, 80)], None),
+        ] {
+            assert_eq!(ports(comparisons), expected, "{comparisons:?}");
+        }
+    }
+
+    #[test]
+    fn matches_of_iptables_count() {
+        let target = || expression("target", &[(XT_NAME, b"DNAT\0")]);
+        for (name, inverted, transport, ports) in [
+            ("tcp", false, Transport::Tcp, Some(vec![(80, 90)])),
+            ("udp", false, Transport::Udp, Some(vec![(80, 90)])),
+            ("tcp", true, Transport::Tcp, None),
+            ("udp", true, Transport::Udp, None),
+        ] {
+            let rule = parsed(&[xt(name, [80, 90], inverted), target()]).unwrap();
+            assert_eq!((rule.matched.transport, rule.matched.ports), (Some(transport), ports), "{name} {inverted}");
+        }
+        assert_eq!(parsed(&[expression("target", &[(XT_NAME, b"LOG\0")])]), None);
+    }
+
+    #[test]
+    fn a_port_in_a_concatenation_makes_a_rule_unreadable() {
+        assert_eq!(parsed(&[load_port(), dnat()]), None);
+        assert!(parsed(&[dnat()]).is_some());
+        assert_eq!(parsed(&[load_port(), compare_port(0, 80)]), None, "it does nothing");
+    }
+
+    proptest! {
+        #[test]
+        fn anything_can_be_read(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            let _ = parse(Attributes::after(0, &bytes));
+            for name in ["meta", "payload", "cmp", "range", "lookup", "immediate", "nat", "target", "match", "bitwise"] {
+                let name = attribute(EXPRESSION_NAME, name.as_bytes());
+                let data = attribute(EXPRESSION_DATA, &bytes);
+                let _ = parsed(&[load_port(), attribute(LIST_ELEMENT, &[name, data].concat()), dnat()]);
+            }
+        }
+    }
+}
