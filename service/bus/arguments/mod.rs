@@ -92,6 +92,10 @@ pub fn exclusions(what: &str, texts: &[String]) -> Result<Vec<Exclusion>, Invali
 fn exclusion(what: &str, text: &str) -> Result<Exclusion, InvalidArgument> {
     let exclusion: Exclusion = text.parse().map_err(|error| InvalidArgument(format!("{what}: {error}")))?;
     not_mapped(what, text, exclusion.range().first)?;
+    if exclusion.range().first.is_ipv6() {
+        let text = shortened(text);
+        return Err(InvalidArgument(format!("{what}: {text:?} excludes nothing: what is leased are IPv4 addresses")));
+    }
     Ok(exclusion)
 }
 
@@ -196,7 +200,8 @@ mod tests {
             let message = refused.unwrap_err().to_string();
             assert!(message.contains("IPv4 written as IPv6"), "{message}");
         }
-        assert!(exclusion("exclude", "fd00::1").is_ok() && address("address", "fd00::1").is_ok());
+        let message = exclusion("exclude", "fd00::1").unwrap_err().to_string();
+        assert!(message.contains("IPv4 addresses"), "{message}");
     }
 
     #[test]
