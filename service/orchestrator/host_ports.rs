@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tracing::debug;
 
@@ -49,7 +50,11 @@ pub async fn named(error: Error) -> Error {
     }
 }
 
+/// Names that are looked for at a time: each takes a thread.
+static NAMING: Semaphore = Semaphore::const_new(2);
+
 async fn name(listener: Listener) -> Option<String> {
+    let _place = NAMING.acquire().await.ok()?;
     spawn_blocking(move || process_of(&listener)).await.ok()
 }
 

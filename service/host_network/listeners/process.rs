@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use crate::domain::Listener;
 
-/// A host can have many processes and descriptors: what is not found in this time stays unknown.
-const DEADLINE: Duration = Duration::from_millis(300);
+/// A host can have many processes and descriptors: what is not found in this time stays unknown. Some milliseconds do for a
+/// few hundred processes, unless the host is very busy.
+const DEADLINE: Duration = Duration::from_secs(3);
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Levels of control groups that are searched; systemd makes about six.
 const DEPTH: usize = 10;
