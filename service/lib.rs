@@ -29,7 +29,7 @@
 //! | [`consoles`] | what unikernels print: kept, and read without ever being waited for | know of leases or ports |
 //! | [`tail`] | lines as they come: the last ones kept, and readers that nobody waits for | know whose lines they are |
 //! | [`images`] | opening as the caller, fetching and building in workers, checking, storing | know of services |
-//! | [`host_network`] | nftables, conntrack, links, addresses, neighbours | choose an address or a port |
+//! | [`host_network`] | nftables, conntrack, links, addresses, neighbours, sockets that listen | choose an address or a port |
 //! | [`ledger`] | changes to disk, all or none | interpret them |
 //! | [`config`], [`privilege`] | the configuration file; the capabilities that are kept | |
 //!

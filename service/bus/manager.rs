@@ -73,6 +73,9 @@ impl Manager {
     /// mirage s (3 or 4; 4), config-file s (config.ml), mirage-args as, extra-instructions as, opam-repository-commit s, or
     /// dockerfile s (a file of the repository to build by instead).
     ///
+    /// restart on-failure, the default: Albatross starts it again at once when it ends with an exit code (of
+    /// restart-exit-codes, where given), but never after 1 or 60 to 64, nor after a signal.
+    ///
     /// Errors: InvalidArgument, NotAuthorized, AddressPoolExhausted, AddressInUse, ImageInvalid, ImageUnavailable,
     /// ImageTooLarge, BuildFailed, AlbatrossUnavailable, AlbatrossRefused, NotReady, KernelRefused, Cancelled. After an error nothing
     /// of it is left.
@@ -114,11 +117,13 @@ impl Manager {
     /// A unikernel that is not ready yet is waited for, within its own readiness rule.
     ///
     /// options: unikernel s (id; of those of the service that are ready the one that was deployed last, as Revision tells,
-    /// also where that deployment found it running), addresses as (host addresses to publish on; all local ones), sources as
-    /// (prefixes that may connect; any), drain t (milliseconds; the configuration's).
+    /// also where that deployment found it running), addresses as (the host's own IPv4 addresses to publish on;
+    /// all), sources as (IPv4 prefixes that may connect; any), drain t (milliseconds; the configuration's).
     ///
-    /// Errors: InvalidArgument, NotAuthorized, NoSuchService, NoSuchUnikernel, NotReady, PortConflict, InUse (the service
-    /// is of a stack), KernelRefused, Cancelled. After an error everything is as it was.
+    /// Errors: InvalidArgument, NotAuthorized (also a port that the configuration keeps for root), NoSuchService,
+    /// NoSuchUnikernel, NotReady, PortConflict (another service has it, or a process of the host listens there and
+    /// take-over of the configuration does not name it), InUse (the service is of a stack), KernelRefused, Cancelled. After
+    /// an error everything is as it was.
     async fn publish(
         &self,
         service: &str,
@@ -127,8 +132,8 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Failure> {
-        self.entrance.admit(connection, &header).await?;
-        let request = arguments::publish(service, ports, options)?;
+        let caller = self.entrance.admit(connection, &header).await?;
+        let request = arguments::publish(service, ports, options, caller)?;
         self.entrance.after_events(self.entrance.orchestrator.publish(request).await).await
     }
 
@@ -223,16 +228,18 @@ impl Manager {
     /// what is live stays as it is until Activate is called. Returns the stack's object. A member whose image and
     /// configuration have not changed is the running one; where nothing has changed, nothing happens.
     ///
-    /// manifest: TOML. stack is the name; each table [service.NAME] is a member with image, ports and staged (lists of
+    /// manifest: TOML. stack is the name; each table [service.NAME] is a member with its image, ports and staged (lists of
     /// HOST:UNIKERNEL, with /tcp, /udp or /any behind where it is not tcp), addresses, sources and drain as of Publish,
     /// watch (such as "10m": its image is looked at again so often, and applied when it has changed), and the options of
-    /// Deploy; those can stand at the top for all members as well. {NAME.address} in args is the address of another
-    /// member: one starts when those that it names are ready.
+    /// Deploy. The options of Deploy but address can stand at the top for all members; image, ports, staged, addresses,
+    /// sources, drain and watch cannot. {NAME.address} in args is the address of another member: one starts when those that
+    /// it names are ready.
     ///
     /// options: activate b (Activate as soon as all are ready).
     ///
     /// Errors: InvalidArgument (with line and column; also a cycle, a member that there is not, a host port of two
-    /// members), NotAuthorized, PortConflict (a host port of another service or stack), those of Deploy with the member
+    /// members), NotAuthorized (also a port that the configuration keeps for root), PortConflict (a host port of another
+    /// service or stack, or one on which a process of the host listens), those of Deploy with the member
     /// in front, Cancelled. After an error what was live is live, and nothing that was started for this is left; of what
     /// failed later than at the first look the stack's State is failed, and LastResult says why.
     #[zbus(out_args("stack"))]

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::networks::NetworkDrafts;
-use crate::domain::{Network, NetworkName};
+use crate::domain::{Network, NetworkName, PortRange, PortRanges};
 use crate::images::recipe::BaseImages;
 use crate::images::signature::Key;
 
@@ -48,6 +48,10 @@ pub struct Publish {
     pub loopback: bool,
     /// When what is live ends and the one before still runs, that one is put live again.
     pub fall_back: bool,
+    /// What callers other than root may publish.
+    pub ports: PortRanges,
+    /// What may be published though a process of the host listens there.
+    pub take_over: PortRanges,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +121,13 @@ pub struct Access {
 
 impl Default for Publish {
     fn default() -> Self {
-        Self { drain: Duration::from_secs(30), loopback: true, fall_back: false }
+        Self {
+            drain: Duration::from_secs(30),
+            loopback: true,
+            fall_back: false,
+            ports: PortRanges(vec![PortRange::ALL]),
+            take_over: PortRanges::default(),
+        }
     }
 }
 

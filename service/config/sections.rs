@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::reading::{self, Setting, Source};
 use super::{Access, Albatross, Build, Collect, Draft, Error, Git, Images, Limits, Publish};
+use crate::domain::PortRanges;
 
 /// A day: longer than any connection is worth waiting for.
 const LONGEST_DRAIN: u64 = 86_400_000;
@@ -55,10 +56,18 @@ fn publish(publish: &mut Publish, section: &Setting) -> Result<(), Error> {
             "drain" => publish.drain = setting.milliseconds(0..=LONGEST_DRAIN)?,
             "loopback" => publish.loopback = setting.boolean()?,
             "fall-back" => publish.fall_back = setting.boolean()?,
-            _ => return Err(setting.unknown(&["drain", "loopback", "fall-back"])),
+            "ports" => publish.ports = port_ranges(&setting)?,
+            "take-over" => publish.take_over = port_ranges(&setting)?,
+            _ => return Err(setting.unknown(&["drain", "loopback", "fall-back", "ports", "take-over"])),
         }
     }
     Ok(())
+}
+
+fn port_ranges(setting: &Setting) -> Result<PortRanges, Error> {
+    setting
+        .list("ports such as \"443\" or \"1024-65535/tcp\"", |one| one.parsed("ports such as \"443\""))
+        .map(PortRanges)
 }
 
 fn collect(collect: &mut Collect, section: &Setting) -> Result<(), Error> {

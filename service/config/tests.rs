@@ -106,6 +106,8 @@ fn every_key_is_taken_over() {
         drain = 0
         loopback = false
         fall-back = true
+        ports = ["80/tcp", "443", "1024-65535"]
+        take-over = ["22/tcp"]
         [collect]
         keep-previous = 7
         automatic = true
@@ -137,7 +139,13 @@ fn every_key_is_taken_over() {
     )])
     .unwrap();
     let expected = Config {
-        publish: Publish { drain: Duration::ZERO, loopback: false, fall_back: true },
+        publish: Publish {
+            drain: Duration::ZERO,
+            loopback: false,
+            fall_back: true,
+            ports: PortRanges(["80/tcp", "443", "1024-65535"].map(|range| range.parse().unwrap()).into()),
+            take_over: PortRanges(vec!["22/tcp".parse().unwrap()]),
+        },
         collect: Collect { keep_previous: 7, automatic: true },
         limits: Limits { image_size: 1000, store_size: 1001, concurrent_deploys: 1, job_history: 0 },
         images: Images {
@@ -179,7 +187,7 @@ fn later_files_replace_keys_of_earlier_ones() {
         (".40-hidden.toml", "what is this?"),
     ])
     .unwrap();
-    assert_eq!(config.publish, Publish { drain: Duration::from_millis(3), loopback: false, fall_back: false });
+    assert_eq!(config.publish, Publish { drain: Duration::from_millis(3), loopback: false, ..Publish::default() });
     assert_eq!(config.networks[0].gateway, Some("10.0.0.9".parse().unwrap()));
     assert_eq!(config.networks[0].exclude, []);
 }
@@ -205,7 +213,7 @@ fn refusals_name_file_line_and_key() {
         ),
         (
             "\n[publish]\ndrains = 1",
-            "config.toml:3: publish.drains: unknown key, expected one of drain, loopback, fall-back",
+            "config.toml:3: publish.drains: unknown key, expected one of drain, loopback, fall-back, ports, take-over",
         ),
         ("[collect]\nkeep = 1", "config.toml:2: collect.keep: unknown key, expected one of keep-previous, automatic"),
         (
@@ -242,6 +250,14 @@ fn refusals_name_file_line_and_key() {
         (
             "[publish]\nloopback = \"yes\"",
             "config.toml:2: publish.loopback: \"yes\" is not valid here, expected true or false",
+        ),
+        (
+            "[publish]\nports = \"80\"",
+            "config.toml:2: publish.ports: \"80\" is not valid here, expected a list of ports such as \"443\" or \"1024-65535/tcp\"",
+        ),
+        (
+            "[publish]\ntake-over = [\"22/tcp\",\n\"22/ssh\"]",
+            "config.toml:3: publish.take-over: \"22/ssh\" names no ports: write PORT or FROM-TO, from 1 to 65535, with /tcp or /udp behind where it is one of them only",
         ),
         (
             "[publish]\ndrain = -1",

@@ -26,6 +26,15 @@ impl<'a> Attributes<'a> {
         self.bytes(wanted).map(Self)
     }
 
+    /// Each of several with the same number, and what is in it.
+    pub fn all(self, wanted: u16) -> impl Iterator<Item = Self> {
+        let all = NlasIterator::new(self.0).map_while(Result::ok);
+        all.filter(move |nla| nla.kind() & NLA_TYPE_MASK == wanted).filter_map(|nla| {
+            let length = usize::from(nla.length());
+            nla.into_inner().get(NLA_HEADER_SIZE..length).map(Self)
+        })
+    }
+
     pub fn text(self, wanted: u16) -> Option<&'a str> {
         let bytes = self.bytes(wanted)?;
         std::str::from_utf8(bytes.strip_suffix(&[0]).unwrap_or(bytes)).ok()

@@ -15,7 +15,8 @@ use super::stale_flows::FollowUp;
 use super::watch::Taps;
 use crate::consoles::Consoles;
 use crate::domain::{ConsoleLine, Unikernel, UnikernelId};
-use crate::host_network::{Flows, Host};
+use crate::host_network::{Flows, Host, Listeners};
+use crate::planning::host_ports::PortPolicy;
 use crate::planning::stacks::placing::Defaults;
 use crate::planning::{reconcile, redaction, ruleset};
 use crate::{albatross, images};
@@ -26,6 +27,7 @@ pub struct Limits {
     pub drain: Duration,
     pub keep_previous: u32,
     pub ruleset: ruleset::Settings,
+    pub ports: PortPolicy,
 }
 
 impl Limits {
@@ -45,6 +47,7 @@ pub struct Context {
     pub store: images::Store,
     pub host: Host,
     pub flows: Flows,
+    pub listeners: Arc<Listeners>,
     pub taps: Taps,
     pub limits: Limits,
     /// Where images come from.

@@ -2,6 +2,7 @@
 
 use super::owner::State;
 use crate::domain::UnikernelId;
+use crate::planning::listing::listed;
 use crate::planning::reconcile;
 
 /// At most so many are named in one note.
@@ -13,7 +14,7 @@ pub const CONSOLE_LOST: &str = "Albatross creates nothing any more, and nobody h
 
 /// Those that Albatross starts again and again.
 pub fn loops(state: &State) -> Option<String> {
-    let names = named(reconcile::looping(&state.world, &state.facts).map(|unikernel| &unikernel.id))?;
+    let names = listed(reconcile::looping(&state.world, &state.facts).map(|unikernel| &unikernel.id), NAMED)?;
     Some(format!(
         "{names}: ends again and again, and Albatross starts it each time at once. ReadConsole shows why; Destroy ends it"
     ))
@@ -22,7 +23,7 @@ pub fn loops(state: &State) -> Option<String> {
 /// What runs under names as ours are without our doing.
 pub fn strangers(state: &State) -> Option<String> {
     let strangers = state.facts.strangers(&state.world).filter(|stranger| !state.facts.busy.contains(&stranger.id));
-    let names = named(strangers.map(|stranger| &stranger.id))?;
+    let names = listed(strangers.map(|stranger| &stranger.id), NAMED)?;
     Some(format!(
         "{names}: Albatross runs it and this service has no record of it, so its address is leased to nobody. \
          Albatross's own client destroys it"
@@ -38,7 +39,7 @@ pub fn broken_stacks(state: &State) -> Option<String> {
         let broken = members.filter(move |(_, member)| ended(&member.unikernel) && !busy(&member.unikernel));
         broken.map(|(name, _)| format!("{name} of stack {}", stack.name)).collect::<Vec<_>>()
     });
-    let names = named(members)?;
+    let names = listed(members, NAMED)?;
     Some(format!("{names}: has ended or is gone. Apply the stack's manifest again, Restart it, or RollbackStack"))
 }
 
@@ -46,16 +47,9 @@ pub fn broken_stacks(state: &State) -> Option<String> {
 pub fn fell_back(state: &State) -> Option<String> {
     let services = state.world.services().filter_map(|service| service.fell_back_from.as_ref());
     let stacks = state.world.stacks().filter_map(|stack| stack.fell_back_from.as_ref());
-    let names = named(services.chain(stacks))?;
+    let names = listed(services.chain(stacks), NAMED)?;
     Some(format!(
         "{names}: was live and has ended, so its service or stack went back to the one before. Deploy and publish, or Apply, \
          one that stays up"
     ))
-}
-
-fn named(names: impl Iterator<Item = impl ToString>) -> Option<String> {
-    let names = names.map(|name| name.to_string()).collect::<Vec<_>>();
-    let (first, rest) = names.split_at(names.len().min(NAMED));
-    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-    (!first.is_empty()).then(|| first.join(", ") + &more)
 }

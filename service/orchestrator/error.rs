@@ -150,7 +150,8 @@ fn refused_kind(error: &planning::Error) -> ErrorKind {
         }
         Refused::NoSuchStack(_) => ErrorKind::NoSuchStack,
         Refused::NoSuchLease(_) => ErrorKind::NoSuchLease,
-        Refused::PortConflict { .. } => ErrorKind::PortConflict,
+        Refused::PortConflict { .. } | Refused::PortListened { .. } => ErrorKind::PortConflict,
+        Refused::NotAuthorized(_) => ErrorKind::NotAuthorized,
         Refused::ImageInvalid(_) => ErrorKind::ImageInvalid,
         Refused::AddressAnswers { .. } => ErrorKind::AddressInUse,
         Refused::NotReady(_) => ErrorKind::NotReady,

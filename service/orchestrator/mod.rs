@@ -17,6 +17,7 @@ mod deploy;
 mod drains;
 mod error;
 mod fault;
+mod host_ports;
 mod imports;
 mod jobs;
 mod leases;
@@ -99,7 +100,7 @@ impl Orchestrator {
             sources: request.sources,
             drain: request.drain.unwrap_or(self.context.limits.drain),
         };
-        self.switch(JobKind::Publish, request.service, To::Publication(wanted)).await.map(drop)
+        self.switch(JobKind::Publish, request.service, To::Publication(wanted, request.caller)).await.map(drop)
     }
 
     pub async fn unpublish(&self, service: ServiceName) -> Result<(), Error> {

@@ -18,7 +18,8 @@ use super::request::DeployRequest;
 use super::returns;
 use super::stale_flows;
 use super::workflow::{Flow, Step, nothing};
-use crate::domain::{Change, ServiceName, Timestamp, UnikernelId};
+use crate::domain::{Caller, Change, ServiceName, Timestamp, UnikernelId};
+use crate::planning::host_ports;
 use crate::planning::publishing::{self, Decision, Obstacle, Switched, Wanted};
 use crate::planning::reconcile;
 
@@ -31,7 +32,8 @@ pub const SWITCH: &[Step<Switch>] = &[
 /// What is to become live.
 #[derive(Debug, Clone)]
 pub enum To {
-    Publication(Wanted),
+    /// As this caller may.
+    Publication(Wanted, Caller),
     Nothing,
     Previous,
 }
@@ -74,6 +76,7 @@ impl Switch {
 
     fn decide<'a>(&'a mut self, job: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
+            self.admit().await?;
             let mut tried = self.try_once().await?;
             for _ in 0..OBSTACLES {
                 let Tried::After(obstacle) = tried else { break };
@@ -92,6 +95,18 @@ impl Switch {
         .boxed()
     }
 
+    /// Refuses ports that can never be published, before anything is waited for.
+    async fn admit(&self) -> Result<(), Error> {
+        let To::Publication(wanted, caller) = self.to.clone() else { return Ok(()) };
+        super::host_ports::learn(&self.context, wanted.addresses.clone()).await?;
+        let policy = self.context.limits.ports.clone();
+        let added = self.context.owner.look(move |state| {
+            policy.admit(&state.facts, &caller, &wanted.ports, &wanted.addresses)?;
+            Ok::<_, Error>(host_ports::added_by(&state.world, &wanted.ports, &wanted.addresses))
+        });
+        super::host_ports::check(&self.context, &added.await??).await
+    }
+
     async fn try_once(&mut self) -> Result<Tried, Error> {
         let (service, to) = (self.service.clone(), self.to.clone());
         let (live, tried, switched) = self
@@ -100,7 +115,7 @@ impl Switch {
             .decide(move |state| {
                 let now = Timestamp::now();
                 let (decision, live) = match &to {
-                    To::Publication(wanted) => (publishing::publish(&state.world, &service, wanted, now)?, None),
+                    To::Publication(wanted, _) => (publishing::publish(&state.world, &service, wanted, now)?, None),
                     To::Nothing => (publishing::unpublish(&state.world, &service, now)?.into(), None),
                     To::Previous => {
                         let (decision, live) = publishing::rollback(&state.world, &service, now)?;
@@ -150,7 +165,7 @@ impl Switch {
     fn take_back(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
             if let Some(switched) = self.switched.take() {
-                self.context.owner.decide(move |state| Ok((switched.take_back(&state.world), ()))).await?;
+                self.context.owner.take_back(move |state| Ok((switched.take_back(&state.world), ()))).await?;
                 stale_flows::delete(&self.context).await?;
             }
             match self.revived.take() {

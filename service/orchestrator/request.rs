@@ -72,6 +72,8 @@ impl DeployRequest {
 
 #[derive(Debug)]
 pub struct PublishRequest {
+    /// Who asks: not everybody may publish every port.
+    pub caller: Caller,
     pub service: ServiceName,
     pub ports: Vec<PortMapping>,
     /// `None`: of those of the service that are ready the one that was deployed last.

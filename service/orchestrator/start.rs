@@ -20,9 +20,10 @@ use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, ServiceView, StackView, UnikernelView};
 use crate::host_network::nftables::{ForeignChanges, Ownership, Table};
-use crate::host_network::{self, Flows, Host, LinkEvents};
+use crate::host_network::{self, Flows, Host, LinkEvents, Listeners};
 use crate::ledger::{Contents, Ledger};
 use crate::planning::facts::Facts;
+use crate::planning::host_ports::PortPolicy;
 use crate::planning::ruleset;
 use crate::planning::world::World;
 use crate::{albatross, images};
@@ -97,16 +98,27 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let state = State { world: world(contents), facts: facts(&config) };
     let initial = initial_views(&state);
     let jobs = Jobs::new(events_sender.clone(), config.limits.job_history);
-    let limits = Limits { drain: config.publish.drain, keep_previous: config.collect.keep_previous, ruleset: settings };
+    let ports = PortPolicy {
+        allowed: config.publish.ports.clone(),
+        take_over: config.publish.take_over.clone(),
+        loopback: config.publish.loopback,
+    };
+    let limits = Limits {
+        drain: config.publish.drain,
+        keep_previous: config.collect.keep_previous,
+        ruleset: settings,
+        ports: ports.clone(),
+    };
     let acts_by =
-        owner::Settings { ruleset: settings, fall_back: config.publish.fall_back, defaults: limits.defaults() };
+        owner::Settings { ruleset: settings, fall_back: config.publish.fall_back, defaults: limits.defaults(), ports };
+    let listeners = Arc::new(Listeners::open()?);
     let consoles = Arc::new(Consoles::new(albatross.clone()));
     let follow_up = Arc::<FollowUp>::default();
     let claimed = Arc::clone(&claims);
     let (owner, owner_handle) = Owner::new(
         state,
         ledger,
-        table,
+        (table, Arc::clone(&listeners)),
         acts_by,
         claimed,
         Arc::clone(&consoles),
@@ -122,6 +134,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         store,
         host: Host::open()?,
         flows: Flows::open()?,
+        listeners,
         taps: Taps::default(),
         limits,
         sources,

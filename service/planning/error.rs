@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::address_pool;
-use crate::domain::{HostPort, LeaseTag, NetworkName, ServiceName, StackName, UnikernelId};
+use crate::domain::{HostPort, LeaseTag, Listener, NetworkName, ServiceName, StackName, UnikernelId};
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
@@ -23,6 +23,19 @@ pub enum Error {
     NoChainBefore(StackName),
     #[error("{} {} choose another host port", port_text(.port), taken_text(.other, .stack.as_ref()))]
     PortConflict { port: HostPort, other: ServiceName, stack: Option<StackName> },
+    #[error(
+        "{} is that of {}, which listens there: choose another host port, stop it, or name the port in the configuration: \
+         [publish] take-over = [\"{}/{}\"]",
+        port_text(.port), process_text(.process.as_deref(), .listener), .port.port, .port.transport
+    )]
+    PortListened {
+        port: HostPort,
+        listener: Listener,
+        /// Whose it is, where that is known by more than its user's number.
+        process: Option<String>,
+    },
+    #[error("{0}")]
+    NotAuthorized(String),
     #[error("{0}")]
     ImageInvalid(String),
     #[error(transparent)]
@@ -45,6 +58,10 @@ fn taken_text(other: &ServiceName, stack: Option<&StackName>) -> String {
             format!("is one of service {other} in stack {stack} already: change the manifest of that stack, or")
         }
     }
+}
+
+fn process_text(process: Option<&str>, listener: &Listener) -> String {
+    process.map_or_else(|| format!("a process of user {}", listener.uid), ToOwned::to_owned)
 }
 
 pub(super) fn port_text(port: &HostPort) -> String {

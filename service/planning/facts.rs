@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::address_pool::{Exclusions, Reason};
 use super::error::Error;
+use super::host_ports::NamedListener;
 use super::starts::Starts;
 use super::world::World;
 use crate::domain::{
@@ -33,6 +34,8 @@ pub struct Facts {
     pub host_addresses: BTreeSet<IpAddr>,
     /// Addresses whose unikernels have ended: the kernel refuses who is redirected there. See [`super::gone`].
     pub gone: BTreeSet<IpAddr>,
+    /// Processes of the host that listened on a published port when that was looked at last.
+    pub overshadowed: Vec<NamedListener>,
     /// Addresses that answered on a network although nobody leased them, and when they did last.
     pub answering: BTreeMap<IpAddr, Timestamp>,
     pub inventory: Inventory,

@@ -10,6 +10,8 @@ pub mod collecting;
 pub mod error;
 pub mod facts;
 pub mod gone;
+pub mod host_ports;
+pub mod listing;
 pub mod order;
 pub mod ports;
 pub mod publishing;
@@ -22,6 +24,7 @@ pub mod stale_flows;
 pub mod starts;
 pub mod states;
 pub mod template;
+pub mod translations;
 pub mod world;
 
 #[cfg(test)]

@@ -34,6 +34,16 @@ impl<T> Ports<T> {
         }
     }
 
+    /// All that there are of the numbers from `first` to `last`.
+    pub fn between(&self, transport: Transport, first: u16, last: u16) -> impl Iterator<Item = HostPort> {
+        // A range that ends before it begins would panic.
+        let ranges =
+            (first <= last).then(|| self.0.range((transport, first)..=(transport, last))).into_iter().flatten();
+        ranges.flat_map(|(&(transport, port), addresses)| {
+            addresses.keys().map(move |&address| HostPort { address, transport, port })
+        })
+    }
+
     /// Who has a port that clashes with `port`. One on all addresses and one on some do: the narrow one would silently
     /// take the wide one's clients.
     pub fn takers(&self, port: &HostPort) -> impl Iterator<Item = &T> {

@@ -10,8 +10,8 @@ use super::ports::Ports;
 use super::states::{stack_state, state};
 use crate::domain::{
     Build, BuildKey, Chain, Change, ConsoleLine, Event, HostPort, ImageDigest, ImageRecord, Lease, Ordinal, Phase,
-    Publication, Service, ServiceName, ServiceView, Stack, StackName, StackView, StaleFlows, Unikernel, UnikernelId,
-    UnikernelView,
+    Publication, Service, ServiceName, ServiceView, Stack, StackName, StackView, StaleFlows, Transport, Unikernel,
+    UnikernelId, UnikernelView,
 };
 
 /// The ledger's contents with the indices that decisions need.
@@ -181,6 +181,16 @@ impl World {
     /// The other service that already takes `port`.
     pub fn port_taken(&self, port: &HostPort, by_other_than: &ServiceName) -> Option<&ServiceName> {
         self.port_takers(port).find(|service| *service != by_other_than)
+    }
+
+    /// Whether exactly this port is in the kernel, whoever has it.
+    pub fn is_published(&self, port: &HostPort) -> bool {
+        self.ports.get(port).is_some()
+    }
+
+    /// The published ports with a number from `first` to `last`, on whatever addresses.
+    pub fn published_between(&self, transport: Transport, first: u16, last: u16) -> impl Iterator<Item = HostPort> {
+        self.ports.between(transport, first, last)
     }
 
     /// The services whose ports clash with `port`.

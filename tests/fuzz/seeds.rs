@@ -143,7 +143,7 @@ fn words() -> Seeds {
     let full = br#"stack = "s"
 memory = 64
 restart = "on-failure"
-restart-exit-codes = [1, 2]
+restart-exit-codes = [2, 3]
 [service.a]
 image = "docker-archive:/srv/a.tar:a:1"
 image-path = "/x"

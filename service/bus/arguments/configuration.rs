@@ -179,6 +179,10 @@ fn exit_codes(codes: Option<Vec<i32>>) -> Result<Vec<i32>, Refusal> {
     about(OPTION, at_most(OPTION, codes.len(), MAX_ITEMS))?;
     // A set: the order that somebody wrote them in must not make another unikernel of it.
     let codes: BTreeSet<i32> = each(OPTION, codes, |code| match code {
+        1 | 60..=64 => Err(InvalidArgument(format!(
+            "{OPTION}: Albatross never starts again what exits with {code}: the tender's own errors are 1, and 60 to 64 tell \
+             Albatross why a unikernel could not begin"
+        ))),
         0..=255 => Ok(code),
         _ => Err(InvalidArgument(format!("{OPTION}: {code} is no exit code, those are 0 to 255"))),
     })?;

@@ -120,6 +120,8 @@ mod tests {
             (("block-devices", vec![("a", "b", 0u32), ("a", "c", 0)].into()), "twice"),
             (("restart", "always".into()), "restart"),
             (("restart-exit-codes", vec![256i32].into()), "256"),
+            (("restart-exit-codes", vec![2i32, 1].into()), "exits with 1"),
+            (("restart-exit-codes", vec![64i32].into()), "exits with 64"),
             (("restart-exit-codes", Vec::<i32>::new().into()), "empty"),
             (("ready", "tcp:0".into()), "readiness"),
         ] {

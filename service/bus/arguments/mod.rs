@@ -76,7 +76,10 @@ pub fn apply(values: RawOptions) -> Result<bool, InvalidArgument> {
 /// A prefix such as `10.0.0.0/24`. Bits behind its length are taken as zero: `10.0.0.7/24` is the same prefix.
 pub fn prefix(what: &str, text: &str) -> Result<IpNet, InvalidArgument> {
     match text.parse::<IpNet>() {
-        Ok(prefix) => Ok(prefix.trunc()),
+        Ok(prefix) => {
+            not_mapped(what, text, prefix.addr())?;
+            Ok(prefix.trunc())
+        }
         Err(_) => Err(InvalidArgument(format!("{what} {:?} is not a prefix such as 10.0.0.0/24", shortened(text)))),
     }
 }
@@ -87,12 +90,31 @@ pub fn exclusions(what: &str, texts: &[String]) -> Result<Vec<Exclusion>, Invali
 }
 
 fn exclusion(what: &str, text: &str) -> Result<Exclusion, InvalidArgument> {
-    text.parse().map_err(|error| InvalidArgument(format!("{what}: {error}")))
+    let exclusion: Exclusion = text.parse().map_err(|error| InvalidArgument(format!("{what}: {error}")))?;
+    not_mapped(what, text, exclusion.range().first)?;
+    if exclusion.range().first.is_ipv6() {
+        let text = shortened(text);
+        return Err(InvalidArgument(format!("{what}: {text:?} excludes nothing: what is leased are IPv4 addresses")));
+    }
+    Ok(exclusion)
 }
 
 fn address(what: &str, text: &str) -> Result<IpAddr, InvalidArgument> {
-    text.parse()
-        .map_err(|_| InvalidArgument(format!("{what} {:?} is not an IP address such as 10.0.0.7", shortened(text))))
+    let address = text
+        .parse()
+        .map_err(|_| InvalidArgument(format!("{what} {:?} is not an IP address such as 10.0.0.7", shortened(text))))?;
+    not_mapped(what, text, address)?;
+    Ok(address)
+}
+
+/// Refuses `::ffff:10.0.0.7`: programs show IPv4 clients so, but no packet has such an address.
+fn not_mapped(what: &str, text: &str, address: IpAddr) -> Result<(), InvalidArgument> {
+    match address {
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            Err(InvalidArgument(format!("{what} {:?} is IPv4 written as IPv6: write it as IPv4", shortened(text))))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// For types whose parser says itself what was wrong with which text.
@@ -164,6 +186,22 @@ mod tests {
         for bad in ["", "10.0.0.0", "10.0.0.0/33", "x/24"] {
             assert!(prefix("prefix", bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn ipv4_is_not_written_as_ipv6() {
+        for refused in [
+            prefix("prefix", "::ffff:10.0.0.0/120").map(drop),
+            exclusion("exclude", "::ffff:10.0.0.1").map(drop),
+            exclusion("exclude", "::ffff:10.0.0.1-::ffff:10.0.0.9").map(drop),
+            exclusion("exclude", "::ffff:10.0.0.0/120").map(drop),
+            address("address", "::ffff:10.0.0.1").map(drop),
+        ] {
+            let message = refused.unwrap_err().to_string();
+            assert!(message.contains("IPv4 written as IPv6"), "{message}");
+        }
+        let message = exclusion("exclude", "fd00::1").unwrap_err().to_string();
+        assert!(message.contains("IPv4 addresses"), "{message}");
     }
 
     #[test]

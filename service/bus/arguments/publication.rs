@@ -73,6 +73,11 @@ fn host_addresses(texts: Vec<String>) -> Result<BTreeSet<IpAddr>, Refusal> {
                 "addresses: {address} is not an address of a host; leave addresses out to publish on all"
             )));
         }
+        if address.is_ipv6() {
+            return Err(InvalidArgument(format!(
+                "addresses: {address} is an IPv6 address, and ports are published on IPv4 alone"
+            )));
+        }
         Ok(address)
     })
 }
@@ -80,5 +85,13 @@ fn host_addresses(texts: Vec<String>) -> Result<BTreeSet<IpAddr>, Refusal> {
 fn sources(texts: Vec<String>) -> Result<Vec<IpNet>, Refusal> {
     about("sources", not_empty("sources", &texts, "leave it out to let anybody connect"))?;
     about("sources", at_most("sources", texts.len(), MAX_ITEMS))?;
-    each("sources", texts, |text| prefix("sources:", &text))
+    each("sources", texts, |text| {
+        let prefix = prefix("sources:", &text)?;
+        if prefix.addr().is_ipv6() {
+            return Err(InvalidArgument(format!(
+                "sources: {prefix} is an IPv6 prefix, and ports are published on IPv4 alone"
+            )));
+        }
+        Ok(prefix)
+    })
 }

@@ -3,16 +3,17 @@
 use super::options::Known;
 use super::publication::{PublishOptions, Terms, mappings};
 use super::{InvalidArgument, Options, RawOptions, not_empty, service, unikernel};
-use crate::domain::{ServiceName, UnikernelId};
+use crate::domain::{Caller, ServiceName, UnikernelId};
 use crate::orchestrator::PublishRequest;
 
 const KNOWN: &[Known] = &[("unikernel", "s"), ("addresses", "as"), ("sources", "as"), ("drain", "t")];
 
-/// A publication: `ports` are `(protocol, host port, unikernel port)`.
+/// A publication that `caller` asks for: `ports` are `(protocol, host port, unikernel port)`.
 pub fn publish(
     name: &str,
     ports: Vec<(String, u16, u16)>,
     values: RawOptions,
+    caller: Caller,
 ) -> Result<PublishRequest, InvalidArgument> {
     let service = service(name)?;
     not_empty("ports", &ports, "name at least one, or call Unpublish to take a service off")?;
@@ -22,7 +23,7 @@ pub fn publish(
     let (addresses, sources) = (options.take("addresses")?, options.take("sources")?);
     let Terms { addresses, sources, drain } =
         PublishOptions { addresses, sources, drain: options.take("drain")? }.terms()?;
-    Ok(PublishRequest { service, ports, unikernel, addresses, sources, drain })
+    Ok(PublishRequest { caller, service, ports, unikernel, addresses, sources, drain })
 }
 
 fn of_service(text: &str, service: &ServiceName) -> Result<UnikernelId, InvalidArgument> {
@@ -43,20 +44,24 @@ mod tests {
     use super::*;
     use crate::domain::{PortMapping, PortProtocol};
 
+    fn caller() -> Caller {
+        Caller { uid: 7, gid: 8, groups: vec![] }
+    }
+
     fn with<const N: usize>(entries: [(&str, Variant<'static>); N]) -> Result<PublishRequest, InvalidArgument> {
-        publish("website", vec![("tcp".into(), 80, 8080)], sent(entries))
+        publish("website", vec![("tcp".into(), 80, 8080)], sent(entries), caller())
     }
 
     fn ports(ports: &[(&str, u16, u16)]) -> Result<Vec<PortMapping>, InvalidArgument> {
         let ports = ports.iter().map(|(protocol, host, unikernel)| ((*protocol).into(), *host, *unikernel)).collect();
-        publish("website", ports, sent([])).map(|request| request.ports)
+        publish("website", ports, sent([]), caller()).map(|request| request.ports)
     }
 
     #[test]
     fn every_option_arrives() {
         let request = with([
             ("unikernel", "website.0123456789".into()),
-            ("addresses", vec!["192.0.2.1", "::1"].into()),
+            ("addresses", vec!["192.0.2.1", "127.0.0.53"].into()),
             ("sources", vec!["10.0.0.7/8"].into()),
             ("drain", 0u64.into()),
         ])
@@ -78,6 +83,11 @@ mod tests {
             (("addresses", Vec::<&str>::new().into()), "addresses is empty"),
             (("addresses", vec!["0.0.0.0"].into()), "0.0.0.0"),
             (("addresses", vec!["host"].into()), "addresses"),
+            (("addresses", vec!["192.0.2.1", "::1"].into()), "::1 is an IPv6 address"),
+            (("addresses", vec!["::ffff:192.0.2.1"].into()), "write it as IPv4"),
+            (("sources", vec!["2001:db8::/32"].into()), "2001:db8::/32 is an IPv6 prefix"),
+            (("sources", vec!["10.0.0.0/8", "::/0"].into()), "::/0 is an IPv6 prefix"),
+            (("sources", vec!["::ffff:10.0.0.0/104"].into()), "write it as IPv4"),
             (("sources", Vec::<&str>::new().into()), "sources is empty"),
             (("sources", vec!["10.0.0.1"].into()), "sources"),
             (("drain", 86_400_001u64.into()), "drain"),

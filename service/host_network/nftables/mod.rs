@@ -5,6 +5,7 @@ mod elements;
 mod expressions;
 mod json;
 mod observed;
+mod others;
 mod ownership;
 mod sets;
 mod userdata;
@@ -21,6 +22,7 @@ use tokio::time::{Instant, sleep};
 use super::Error;
 use super::netlink::Channel;
 use crate::planning::ruleset::{Elements, ElementsChange, Ruleset, RulesetChange, Skeleton, repair};
+use crate::planning::translations::OtherNat;
 use batch::Batch;
 use ownership::Claim;
 
@@ -141,6 +143,11 @@ impl Table {
     /// outrank them. Each as `inet filter, chain forward`.
     pub async fn interfering_tables(&self) -> Result<Vec<String>, Error> {
         observed::interfering_tables(&mut self.held.lock().await.channel).await
+    }
+
+    /// What other tables do to the destinations of packets to this host.
+    pub async fn other_translations(&self) -> Result<OtherNat, Error> {
+        others::nat_rules(&mut self.held.lock().await.channel).await
     }
 
     async fn send(&self, batch: Batch, channel: &mut Channel) -> Result<(), Error> {

@@ -24,12 +24,12 @@ const TABLE_USERDATA: u16 = 6;
 const TABLE_OWNER: u16 = 7;
 /// Of chains, rules, sets and lists of elements alike.
 pub(super) const OF_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
-const CHAIN_HOOK: u16 = 4;
+pub(super) const CHAIN_NAME: u16 = 3;
+pub(super) const CHAIN_HOOK: u16 = 4;
 const CHAIN_POLICY: u16 = 5;
 const CHAIN_USERDATA: u16 = 12;
-const HOOK_NUMBER: u16 = 1;
-const RULE_CHAIN: u16 = 2;
+pub(super) const HOOK_NUMBER: u16 = 1;
+pub(super) const RULE_CHAIN: u16 = 2;
 const RULE_USERDATA: u16 = 7;
 const SET_NAME: u16 = 2;
 const SET_FLAGS: u16 = 3;

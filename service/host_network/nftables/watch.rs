@@ -26,7 +26,7 @@ const BREATH: Duration = Duration::from_millis(100);
 /// Datagrams that are read for one answer, should they never end.
 const MOST_AT_ONCE: usize = 10_000;
 
-/// Changes of our table by others.
+/// Changes of tables by others.
 #[derive(Debug)]
 pub struct ForeignChanges {
     subscription: Subscription,
@@ -59,10 +59,19 @@ impl ForeignChanges {
     /// The first change is told at once; those within the tenth of a second after it are told together, as one.
     /// May be dropped while it waits: nothing gets lost.
     pub async fn next(&mut self) -> Result<ForeignChange, Error> {
+        loop {
+            if let Some(change) = self.next_of_any_table().await? {
+                return Ok(change);
+            }
+        }
+    }
+
+    /// The same, and `None` where all that has changed is of other tables.
+    pub async fn next_of_any_table(&mut self) -> Result<Option<ForeignChange>, Error> {
         if let Some(last) = self.last {
             sleep_until(last + BREATH).await;
         }
-        while self.seen.finished.is_none() {
+        while self.seen.finished.is_none() && !self.seen.others {
             self.hear().await?;
         }
         // What else has come in the meantime is part of the same news.
@@ -73,7 +82,8 @@ impl ForeignChanges {
             }
         }
         self.last = Some(Instant::now());
-        Ok(ForeignChange { process: self.seen.finished.take().unwrap_or_default() })
+        self.seen.others = false;
+        Ok(self.seen.finished.take().map(|process| ForeignChange { process }))
     }
 
     async fn hear(&mut self) -> Result<(), Error> {
@@ -91,6 +101,8 @@ impl ForeignChanges {
 struct Seen {
     touched: bool,
     finished: Option<String>,
+    /// A transaction has changed tables of others alone.
+    others: bool,
 }
 
 impl Seen {
@@ -102,6 +114,8 @@ impl Seen {
         if frame.kind & 0xff == NEW_GENERATION {
             if std::mem::take(&mut self.touched) {
                 self.finished = Some(attributes.text(PROCESS_NAME).unwrap_or_default().to_owned());
+            } else {
+                self.others = true;
             }
         } else if frame.payload.first() == Some(&INET) && attributes.text(OF_TABLE) == Some(TABLE) {
             self.touched = true;

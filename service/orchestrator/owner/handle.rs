@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::error::Error;
+use super::super::host_ports;
 use super::State;
 use crate::domain::{Change, ConsoleLine, Inventory, Policy, StackName, Timestamp, Unikernel, UnikernelId};
 use crate::planning::facts::Facts;
@@ -17,6 +18,9 @@ pub enum Trouble {
     Kernel,
     Forwarding,
     OtherTables,
+    OtherTranslations,
+    Listeners,
+    WithoutEffect,
     Ledger,
     HostNetwork,
     Loopback,
@@ -41,9 +45,18 @@ pub(super) type Decide = Box<dyn FnOnce(&State) -> Result<Vec<Change>, Error> + 
 pub(super) type Look = Box<dyn FnOnce(&State) + Send>;
 pub(super) type Observe = Box<dyn FnOnce(&mut Facts) + Send>;
 
+/// Whether ports that are put into the kernel must be those of no process of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ListenerCheck {
+    Required,
+    /// They were published until a moment ago, and are again.
+    Skipped,
+}
+
 pub(super) enum Message {
     Decide {
         decide: Decide,
+        listeners: ListenerCheck,
         done: oneshot::Sender<Result<(), Error>>,
     },
     Look(Look),
@@ -86,6 +99,22 @@ impl OwnerHandle {
         &self,
         decide: impl FnOnce(&State) -> Result<(Vec<Change>, T), Error> + Send + 'static,
     ) -> Result<T, Error> {
+        self.decide_with(ListenerCheck::Required, decide).await
+    }
+
+    /// [`Self::decide`], to take back what was decided before: it does not fail for a process that listens meanwhile.
+    pub async fn take_back<T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&State) -> Result<(Vec<Change>, T), Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.decide_with(ListenerCheck::Skipped, decide).await
+    }
+
+    async fn decide_with<T: Send + 'static>(
+        &self,
+        listeners: ListenerCheck,
+        decide: impl FnOnce(&State) -> Result<(Vec<Change>, T), Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let (value_sender, value) = oneshot::channel();
         let decide = Box::new(move |state: &State| {
             let (changes, value) = decide(state)?;
@@ -93,8 +122,11 @@ impl OwnerHandle {
             Ok(changes)
         });
         let (done, outcome) = oneshot::channel();
-        self.send(Message::Decide { decide, done }).await?;
-        outcome.await.map_err(|_| Error::Stopping)??;
+        self.send(Message::Decide { decide, listeners, done }).await?;
+        if let Err(error) = outcome.await.map_err(|_| Error::Stopping)? {
+            // Not the owner's work: it takes a while.
+            return Err(host_ports::named(error).await);
+        }
         value.await.map_err(|_| Error::Stopping)
     }
 

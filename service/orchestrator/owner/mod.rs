@@ -13,7 +13,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use self::handle::{Decide, MAILBOX, Message, Observe};
+use self::handle::{Decide, ListenerCheck, MAILBOX, Message, Observe};
 use super::claims::Claims;
 use super::degraded;
 use super::error::Error;
@@ -21,11 +21,13 @@ use super::fault;
 use super::stale_flows::FollowUp;
 use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, Phase, Service, ServiceName, Timestamp};
+use crate::host_network::Listeners;
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
 use crate::planning::admission;
 use crate::planning::facts::Facts;
 use crate::planning::gone;
+use crate::planning::host_ports::{self, PortPolicy};
 use crate::planning::publishing;
 use crate::planning::reconcile;
 use crate::planning::ruleset::{self, Elements, Ruleset};
@@ -54,12 +56,13 @@ impl State {
 }
 
 /// What of the configuration the owner acts by.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     pub ruleset: ruleset::Settings,
     /// Go back to the unikernel before when the live one ends.
     pub fall_back: bool,
     pub defaults: Defaults,
+    pub ports: PortPolicy,
 }
 
 /// The owner, before it runs.
@@ -67,6 +70,7 @@ pub struct Owner {
     state: State,
     ledger: Ledger,
     table: Table,
+    listeners: Arc<Listeners>,
     settings: Settings,
     claims: Arc<Claims>,
     consoles: Arc<Consoles>,
@@ -92,7 +96,7 @@ impl Owner {
     pub fn new(
         state: State,
         ledger: Ledger,
-        table: Table,
+        (table, listeners): (Table, Arc<Listeners>),
         settings: Settings,
         claims: Arc<Claims>,
         consoles: Arc<Consoles>,
@@ -108,6 +112,7 @@ impl Owner {
             state,
             ledger,
             table,
+            listeners,
             settings,
             claims,
             consoles,
@@ -136,8 +141,8 @@ impl Owner {
 
     async fn handle(&mut self, message: Message) {
         match message {
-            Message::Decide { decide, done } => {
-                let outcome = self.decide(decide).await;
+            Message::Decide { decide, listeners, done } => {
+                let outcome = self.decide(decide, listeners).await;
                 let _ = done.send(outcome);
             }
             Message::Look(look) => {
@@ -161,10 +166,24 @@ impl Owner {
         }
     }
 
-    async fn decide(&mut self, decide: Decide) -> Result<(), Error> {
+    async fn decide(&mut self, decide: Decide, listeners: ListenerCheck) -> Result<(), Error> {
         self.refresh_claims();
         let changes = decide(&self.state)?;
+        if listeners == ListenerCheck::Required {
+            self.check_listeners(&changes).await?;
+        }
         self.write(changes).await
+    }
+
+    /// Refuses changes that put a port into the kernel on which a process of the host listens. Nobody is asked where no
+    /// port is new.
+    async fn check_listeners(&self, changes: &[Change]) -> Result<(), Error> {
+        let added = host_ports::added(&self.state.world, changes);
+        if added.is_empty() {
+            return Ok(());
+        }
+        let listeners = self.listeners.on(&added).await?;
+        Ok(self.settings.ports.check_listeners(&added, &listeners)?)
     }
 
     /// Intent before act: the ledger first, then the kernel, then the view and those who watch it.
@@ -189,11 +208,15 @@ impl Owner {
             return Err(error);
         }
         self.state.facts.gone.retain(|address| !returning.contains(address));
+        let services = changes.iter().any(|change| matches!(change, Change::PutService(_) | Change::RemoveService(_)));
         self.apply(changes).await;
         if self.troubles.contains_key(&Trouble::FellBack) {
             self.note(Trouble::FellBack, degraded::fell_back(&self.state));
         }
         self.note_stacks();
+        if services {
+            self.note_ports();
+        }
         Ok(())
     }
 
@@ -287,6 +310,7 @@ impl Owner {
         if networks != self.state.facts.networks {
             self.install_table().await;
         }
+        self.note_ports();
     }
 
     async fn take_in(&mut self, seen: Seen) {
@@ -323,7 +347,11 @@ impl Owner {
         let defaults = self.settings.defaults;
         for (stack, changes) in moves::fall_back(&self.state.world, &self.state.facts, defaults, Timestamp::now()) {
             warn!(%stack, "a member of what was live has ended: going back to the chain before");
-            if let Err(error) = self.write(changes).await {
+            let moved = match self.check_listeners(&changes).await {
+                Ok(()) => self.write(changes).await,
+                refused => refused,
+            };
+            if let Err(error) = moved {
                 error!(%error, "a member of what was live has ended, and going back to the chain before failed");
             }
         }
@@ -340,6 +368,14 @@ impl Owner {
         if self.state.world.stacks().next().is_some() || self.troubles.contains_key(&Trouble::Stacks) {
             self.note(Trouble::Stacks, degraded::broken_stacks(&self.state));
         }
+    }
+
+    fn note_ports(&mut self) {
+        let (State { world, facts }, ports) = (&self.state, &self.settings.ports);
+        let overshadowed = ports.overshadowed_note(world, &facts.overshadowed);
+        let without_effect = ports.without_effect_note(world, facts);
+        self.note(Trouble::Listeners, overshadowed);
+        self.note(Trouble::WithoutEffect, without_effect);
     }
 
     fn note(&mut self, subject: Trouble, note: Option<String>) {

@@ -21,11 +21,11 @@ use crate::domain::{
     Applied, Attempt, Caller, Chain, ImageDigest, ImageOptions, ImageReference, Manifest, ServiceName, StackName,
     Timestamp,
 };
-use crate::planning;
 use crate::planning::stacks::moves::Goal;
 use crate::planning::stacks::placed::Placed;
 use crate::planning::stacks::staging::{self, Begun, Ended};
 use crate::planning::stacks::watching;
+use crate::planning::{self, host_ports};
 
 /// The way of a chain from its plan to its place, and back.
 pub const APPLY: &[Step<Apply>] = &[
@@ -143,15 +143,26 @@ impl Apply {
 
     fn admit<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
-            if let Cause::Manifest { .. } = &self.cause {
-                let manifest = self.manifest.clone();
-                self.context.owner.look(move |state| staging::admit(&state.world, &manifest)).await??;
-            }
+            self.admit_manifest().await?;
             self.remember_before().await?;
             self.is_admitted = true;
             Ok(Flow::Next)
         }
         .boxed()
+    }
+
+    /// Refuses what can never go live, and ports that `caller` may not have.
+    async fn admit_manifest(&self) -> Result<(), Error> {
+        let Cause::Manifest { caller, .. } = &self.cause else { return Ok(()) };
+        let addresses = self.manifest.members.values().flat_map(|plan| &plan.addresses).copied().collect();
+        super::super::host_ports::learn(&self.context, addresses).await?;
+        let (manifest, caller, policy) = (self.manifest.clone(), caller.clone(), self.context.limits.ports.clone());
+        let added = self.context.owner.look(move |state| {
+            staging::admit(&state.world, &manifest)?;
+            policy.admit_manifest(&state.facts, &caller, &manifest)?;
+            Ok::<_, planning::Error>(host_ports::added_by_manifest(&state.world, &manifest))
+        });
+        super::super::host_ports::check(&self.context, &added.await??).await
     }
 
     /// Of two calls for one stack the second waits, and then finds what the first has made.

@@ -77,7 +77,7 @@ pub async fn give_up_lost(context: &Context, name: &StackName) -> Result<(), Err
 /// All is as it was before a move, where one was made.
 async fn take_back(context: &Context, placed: Option<Placed>) -> Result<(), Error> {
     let Some(placed) = placed else { return Ok(()) };
-    context.owner.decide(move |state| Ok((placed.take_back(&state.world), ()))).await?;
+    context.owner.take_back(move |state| Ok((placed.take_back(&state.world), ()))).await?;
     stale_flows::delete(context).await
 }
 

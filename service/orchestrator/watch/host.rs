@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::super::context::Context;
+use super::super::host_ports;
 use super::super::owner::Trouble;
 use super::SETTLE;
 use crate::domain::{Network, NetworkName};
@@ -60,6 +61,7 @@ pub async fn follow(context: Arc<Context>, mut host: HostWatch) {
     loop {
         let present = look(&context, &host).await;
         host.route_loopback(&context, &present).await;
+        host_ports::observe(&context).await;
         tokio::select! {
             // Devices come with several events.
             () = context.host_changed.notified() => sleep(SETTLE).await,

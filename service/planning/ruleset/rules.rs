@@ -13,7 +13,9 @@ use crate::domain::{Network, Transport};
 
 /// Where nftables names the priorities: raw, dstnat (also in output, for translation of what the host sends), srcnat.
 const RAW: i32 = -300;
-const DSTNAT: i32 = -100;
+/// Just before dstnat, where Docker and iptables translate: of chains with the same priority the one that was registered
+/// last would come first.
+const DSTNAT: i32 = -101;
 const SRCNAT: i32 = 100;
 /// Just before `filter`: a connection that nobody answers is refused before another table drops it in silence.
 const BEFORE_FILTER: i32 = -1;

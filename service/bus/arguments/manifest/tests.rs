@@ -81,7 +81,7 @@ fn every_key_of_a_member_arrives() {
            timeout = 5
            ports = ["80:8080", "53:53/udp"]
            staged = ["8080:8080/any"]
-           addresses = ["192.0.2.1", "::1"]
+           addresses = ["192.0.2.1", "127.0.0.53"]
            sources = ["10.0.0.7/8"]
            drain = 0
            watch = "10m""#,
@@ -106,11 +106,11 @@ fn every_key_of_a_member_arrives() {
 
 #[test]
 fn what_the_head_says_is_for_all_and_a_members_own_wins() {
-    let head = "memory = 64\ntimeout = 7\nargs = [\"x\"]\nrestart-exit-codes = [1]\n";
+    let head = "memory = 64\ntimeout = 7\nargs = [\"x\"]\nrestart-exit-codes = [2]\n";
     let plan = only(head, "memory = 128\nargs = []").unwrap().configuration;
     assert_eq!((plan.memory, plan.timeout.as_millis()), (128, 7));
     assert!(plan.arguments.0.is_empty());
-    assert_eq!(plan.restart, RestartPolicy::OnFailure(vec![1]));
+    assert_eq!(plan.restart, RestartPolicy::OnFailure(vec![2]));
     assert_eq!(only(head, "restart = \"never\"").unwrap().configuration.restart, RestartPolicy::Never);
     // In dotted and inline tables as well.
     let plan = manifest("stack = \"s\"\nservice = { a = { image = \"/a\" } }\nmemory = 64").unwrap();
@@ -137,7 +137,7 @@ fn mistakes_of_the_head_have_their_place() {
         ("stack = \"s\"\nstack = \"t\"", "line 2, column 1: duplicate key"),
         ("stack = \"s\"\nprefix = \"10.0.0.0/24\"", "line 6, column 11: address 10.0.1.1 is not in prefix 10.0.0.0/24"),
         (
-            "stack = \"s\"\nrestart = \"never\"\nrestart-exit-codes = [1]",
+            "stack = \"s\"\nrestart = \"never\"\nrestart-exit-codes = [2]",
             "line 3, column 22: restart-exit-codes goes with",
         ),
         ("stack = \"s\"\nnetwork = \"br/0\"", "line 2, column 11: network \"br/0\" is not valid"),
@@ -194,8 +194,8 @@ fn values_that_are_not_valid_have_their_place() {
         ("block-devices = [\"a\"]", "18: block-devices has a text, an entry must be a list of two"),
         ("restart = \"always\"", "11: restart \"always\" is neither"),
         ("restart-exit-codes = []", "22: restart-exit-codes is empty"),
-        ("restart-exit-codes = [1, 256]", "26: restart-exit-codes: 256 is no exit code"),
-        ("restart-exit-codes = [1]\nrestart = \"never\"", "22: restart-exit-codes goes with restart on-failure only"),
+        ("restart-exit-codes = [2, 256]", "26: restart-exit-codes: 256 is no exit code"),
+        ("restart-exit-codes = [2]\nrestart = \"never\"", "22: restart-exit-codes goes with restart on-failure only"),
         ("ready = \"tcp:0\"", "9: \"tcp:0\" is not a readiness rule"),
         ("timeout = 0", "11: timeout is 0 milliseconds"),
         ("ports = [\"25:25\", \"0:25\"]", "19: ports: (tcp, 0, 25) has port 0"),
@@ -203,6 +203,10 @@ fn values_that_are_not_valid_have_their_place() {
         ("staged = [\"25:25/sctp\"]", "11: staged: protocol \"sctp\" is none of tcp, udp and any"),
         ("staged = [\"25:25\", \"25:26/any\"]", "20: staged: host port 25/tcp is there twice"),
         ("addresses = [\"0.0.0.0\"]", "14: addresses: 0.0.0.0 is not an address of a host"),
+        ("addresses = [\"192.0.2.1\", \"::1\"]", "27: addresses: ::1 is an IPv6 address"),
+        ("addresses = [\"::ffff:192.0.2.1\"]", "14: addresses: \"::ffff:192.0.2.1\" is IPv4 written as IPv6"),
+        ("sources = [\"10.0.0.0/8\", \"2001:db8::/32\"]", "26: sources: 2001:db8::/32 is an IPv6 prefix"),
+        ("restart-exit-codes = [2, 62]", "26: restart-exit-codes: Albatross never starts again what exits with 62"),
         ("sources = []", "11: sources is empty"),
         ("sources = [\"10.0.0.1\"]", "12: sources: \"10.0.0.1\" is not a prefix"),
         ("drain = 86400001", "9: drain is 86400001 milliseconds"),
@@ -246,7 +250,7 @@ fn types_are_said_in_words() {
 
 #[test]
 fn what_goes_with_something_else_is_refused_without_it() {
-    for option in ["addresses = [\"::1\"]", "sources = [\"::/0\"]", "drain = 5"] {
+    for option in ["addresses = [\"192.0.2.1\"]", "sources = [\"0.0.0.0/0\"]", "drain = 5"] {
         assert!(refused_line(option).contains("goes with ports or staged"));
         assert!(only("", &format!("{option}\nstaged = [\"1:1\"]")).is_ok());
     }
