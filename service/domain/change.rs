@@ -1,8 +1,8 @@
 //! What the ledger is told. The same list is applied to the view in memory, so that the two cannot drift apart.
 
 use super::{
-    Build, BuildKey, ConsoleLine, ImageDigest, ImageRecord, Lease, LeaseTag, Service, ServiceName, Stack, StackName,
-    StaleFlows, Timestamp, Unikernel, UnikernelId,
+    Build, BuildKey, ConsoleLine, ImageDigest, ImageRecord, Lease, LeaseTag, LoopbackRoute, NetworkName, Service,
+    ServiceName, Stack, StackName, StaleFlows, Timestamp, Unikernel, UnikernelId,
 };
 
 /// One fact to write down. A transaction is a list of them: all or none.
@@ -32,4 +32,7 @@ pub enum Change {
     RemoveBuild(BuildKey),
     PutStack(Box<Stack>),
     RemoveStack(StackName),
+    /// `route_localnet` of a bridge is about to be switched on.
+    PutLoopbackRoute(LoopbackRoute),
+    RemoveLoopbackRoute(NetworkName),
 }

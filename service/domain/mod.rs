@@ -7,6 +7,7 @@ mod change;
 mod console;
 mod container;
 mod event;
+mod host;
 mod image;
 mod inventory;
 mod job;
@@ -29,6 +30,7 @@ pub use container::{
     ContentDigest, EngineImage, ImageName, ImagePath, ImageRepository, LayoutName, Registry, SavedImage, Tag,
 };
 pub use event::{ChainView, Event, ManagerView, ServiceView, StackView, UnikernelView};
+pub use host::{AddressedLink, Bridge, ConntrackFill, LoopbackRoute};
 pub use image::{
     Caller, ImageDigest, ImageOptions, ImageRecord, ImageReference, InvalidImageReference, NetworkDevice, Origin,
 };

@@ -17,7 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::error::Error;
 use self::writer::{Request, Storage};
 use crate::domain::{
-    Build, Change, ConsoleLine, ImageRecord, Lease, Service, Stack, StaleFlows, Timestamp, Unikernel, UnikernelId,
+    Build, Change, ConsoleLine, ImageRecord, Lease, LoopbackRoute, Service, Stack, StaleFlows, Timestamp, Unikernel,
+    UnikernelId,
 };
 
 /// Callers that may wait for the disk at a time; further ones wait before they are queued.
@@ -37,6 +38,8 @@ pub struct Contents {
     pub last_words: Vec<(UnikernelId, Vec<ConsoleLine>)>,
     pub stacks: Vec<Stack>,
     pub builds: Vec<Build>,
+    /// Bridges whose `route_localnet` was switched on.
+    pub loopback_routes: Vec<LoopbackRoute>,
 }
 
 /// A handle to the thread that writes; it ends, and the file is closed, after the last handle is gone.

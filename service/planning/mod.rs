@@ -5,10 +5,13 @@
 
 pub mod address_pool;
 pub mod admission;
+pub mod bridge_settings;
 pub mod builds;
 pub mod collecting;
 pub mod error;
 pub mod facts;
+pub mod host_health;
+pub mod networks;
 pub mod ports;
 pub mod publishing;
 pub mod reconcile;

@@ -40,6 +40,7 @@ impl Deploy {
                 // For the error that says why it could not be opened.
                 None => self.context.store.open_stored(record.digest).await?,
             };
+            self.context.bridges.prepare(&self.context, &unikernel.spec.network).await;
             self.ports_before = self.ports().await?;
             self.maybe_created = true;
             self.context.consoles.begin(&unikernel.id);

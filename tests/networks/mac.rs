@@ -1,0 +1,110 @@
+//! A bridge whose MAC address nobody has set takes the lowest one of its ports, and the answers of unikernels that know the
+//! one before are lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::host::{HOST, Options, TestHost, eventually, options};
+use crate::netns::{isolated, sh};
+use crate::open_loop::{Asked, Load};
+use crate::{destroy, mac};
+
+/// Attaches a port with the lowest address there is: `br0` takes it unless it has one of its own.
+fn add_lowest_port(name: &str, last: u8) {
+    sh(&format!("ip link add {name} address 00:00:00:00:00:{last:02x} type dummy && ip link set {name} master br0"));
+}
+
+#[test]
+fn a_bridge_with_unikernels_keeps_its_mac_address() {
+    isolated("a_bridge_with_unikernels_keeps_its_mac_address", |_| async {
+        let Some(mut host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        // As long as nobody is on it, it is left alone.
+        add_lowest_port("before", 9);
+        let before = mac("br0");
+        assert_eq!(before, "00:00:00:00:00:09");
+        let (id, _) = manager.deploy("website", &host.image("1", &[]), options("tcp:80")).await.unwrap();
+        sh("ip link del before");
+        assert_eq!(mac("br0"), before);
+        // Over a restart of the service, and while it is away.
+        host.stop_service();
+        add_lowest_port("meanwhile", 8);
+        host.start_service().await;
+        let manager = host.manager().await;
+        manager.deploy("website", &host.image("2", &[]), options("tcp:80")).await.unwrap();
+        add_lowest_port("after", 7);
+        assert_eq!(mac("br0"), before);
+        destroy(&manager, &id).await;
+        assert_eq!(mac("br0"), before);
+
+        // A bridge that is made anew is another one, with unikernels already.
+        sh("ip link del br0; ip link add br0 type bridge; ip address add 10.0.0.1/24 dev br0; ip link set br0 up");
+        let mut last = 7;
+        eventually("the new bridge keeps its address", async || {
+            last -= 1;
+            let (before, name) = (mac("br0"), format!("new{last}"));
+            add_lowest_port(&name, last);
+            let same = mac("br0") == before;
+            sh(&format!("ip link del {name}"));
+            last = if last == 1 { 7 } else { last };
+            same
+        })
+        .await;
+    });
+}
+
+const UPDATES: usize = 15;
+
+#[test]
+fn updates_with_collect_lose_no_connection() {
+    isolated("updates_with_collect_lose_no_connection", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        let deploy = async |version: usize| {
+            let image = host.image(&version.to_string(), &[]);
+            manager.deploy("website", &image, options("http:80/")).await.unwrap();
+            manager.publish("website", &[("tcp", 8080, 80)], Options::from([("drain", 300_u64.into())])).await.unwrap();
+        };
+        deploy(0).await;
+        let clients = Clients::start(&host);
+        for version in 1..=UPDATES {
+            deploy(version).await;
+            let collected = manager.collect(Options::from([("keep-previous", 0_u32.into())])).await.unwrap();
+            assert!(!collected.is_empty());
+        }
+        let asked = clients.stop();
+        let lost = asked.iter().filter(|asked| asked.answer.is_err()).collect::<Vec<_>>();
+        println!("{} connections over {UPDATES} updates, {} lost", asked.len(), lost.len());
+        assert!(lost.is_empty(), "{lost:?}");
+        assert!(asked.len() > 10 * UPDATES);
+    });
+}
+
+struct Clients {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Asked>>,
+}
+
+impl Clients {
+    fn start(host: &TestHost) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = host.client.spawn(move || {
+            let target = format!("{HOST}:8080").parse().unwrap();
+            // A first segment that is lost comes again after a second: who waits less sees it.
+            let load = Load { target, path: "/", rate: 200.0, patience: Duration::from_secs(3) };
+            let mut seen = Vec::new();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(load.run(|| told.load(Ordering::Relaxed), |asked| seen.push(asked)));
+            seen
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) -> Vec<Asked> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
