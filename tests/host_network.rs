@@ -889,7 +889,9 @@ fn settings_of_a_bridge_are_read_and_written() {
         }
         // Until it has one of its own, a bridge takes the lowest of its ports.
         let port = |name: &str, mac: &str| {
-            sh(&format!("ip link add {name} address {mac} type dummy; ip link set {name} master br0"))
+            sh(&format!(
+                "ip link add {name} address {mac} type veth peer name peer-{name}; ip link set {name} master br0"
+            ))
         };
         port("one", "02:00:00:00:00:09");
         assert_eq!(br0().await.mac.unwrap().to_string(), "02:00:00:00:00:09");
@@ -905,7 +907,7 @@ fn forwarding_is_news() {
     isolated("forwarding_is_news", |_host| async {
         sh("echo 1 > /proc/sys/net/ipv4/ip_forward; ip link add br0 type bridge");
         let mut events = LinkEvents::open().unwrap();
-        sh("ip link add gone type dummy; ip link del gone; echo 0 > /proc/sys/net/ipv4/conf/br0/forwarding");
+        sh("ip link add gone type bridge; ip link del gone; echo 0 > /proc/sys/net/ipv4/conf/br0/forwarding");
         until(&mut events, &|event| *event == LinkEvent::SettingsChanged).await;
     });
 }

@@ -42,7 +42,7 @@ fn table() -> String {
 }
 
 async fn destroy(manager: &Manager, id: &str) {
-    manager.call("Destroy", &(id, true)).await.unwrap();
+    manager.call("Destroy", &(id, Options::from([("force", true.into())]))).await.unwrap();
 }
 
 fn on<'a>(mut options: Options<'a>, network: &'a str) -> Options<'a> {

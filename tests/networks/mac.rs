@@ -1,6 +1,7 @@
 //! A bridge whose MAC address nobody has set takes the lowest one of its ports, and the answers of unikernels that know the
 //! one before are lost.
 
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -13,7 +14,8 @@ use crate::{destroy, mac};
 
 /// Attaches a port with the lowest address there is: `br0` takes it unless it has one of its own.
 fn add_lowest_port(name: &str, last: u8) {
-    sh(&format!("ip link add {name} address 00:00:00:00:00:{last:02x} type dummy && ip link set {name} master br0"));
+    let mac = format!("00:00:00:00:00:{last:02x}");
+    sh(&format!("ip link add {name} address {mac} type veth peer name peer-{name} && ip link set {name} master br0"));
 }
 
 #[test]
@@ -55,6 +57,55 @@ fn a_bridge_with_unikernels_keeps_its_mac_address() {
     });
 }
 
+/// Times that a port with a lower address than all others comes and goes.
+const CHANGES: usize = 40;
+const DATAGRAMS: Duration = Duration::from_millis(2);
+
+#[test]
+fn answers_on_their_way_are_not_lost_when_ports_come_and_go() {
+    isolated("answers_on_their_way_are_not_lost_when_ports_come_and_go", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        // Several are on their way at any time.
+        let image = host.image("1", &["--echo-after=20"]);
+        manager.deploy("website", &image, options("tcp:80")).await.unwrap();
+        manager.publish("website", &[("udp", 8080, 80)], Options::new()).await.unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let client = host.client.spawn(move || ask_until(&told));
+        for change in 0..CHANGES {
+            add_lowest_port(&format!("port{change}"), 1);
+            tokio::time::sleep(Duration::from_millis(15)).await;
+            sh(&format!("ip link del port{change}"));
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
+        stop.store(true, Ordering::Relaxed);
+        let (sent, answered) = client.join().unwrap();
+        println!("{sent} datagrams, {} without an answer", sent - answered);
+        assert_eq!(sent, answered);
+    });
+}
+
+/// Datagrams that were sent, and that were answered.
+fn ask_until(stop: &AtomicBool) -> (usize, usize) {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect(format!("{HOST}:8080")).unwrap();
+    let (mut sent, mut answered) = (0, 0);
+    let receive = |wait: Duration| {
+        socket.set_read_timeout(Some(wait)).unwrap();
+        usize::from(socket.recv(&mut [0; 256]).is_ok())
+    };
+    while !stop.load(Ordering::Relaxed) {
+        socket.send(b"?").unwrap();
+        sent += 1;
+        answered += receive(DATAGRAMS);
+    }
+    while answered < sent && receive(Duration::from_secs(3)) == 1 {
+        answered += 1;
+    }
+    (sent, answered)
+}
+
 const UPDATES: usize = 15;
 
 #[test]
@@ -68,6 +119,7 @@ fn updates_with_collect_lose_no_connection() {
             manager.publish("website", &[("tcp", 8080, 80)], Options::from([("drain", 300_u64.into())])).await.unwrap();
         };
         deploy(0).await;
+        let before = mac("br0");
         let clients = Clients::start(&host);
         for version in 1..=UPDATES {
             deploy(version).await;
@@ -75,6 +127,7 @@ fn updates_with_collect_lose_no_connection() {
             assert!(!collected.is_empty());
         }
         let asked = clients.stop();
+        assert_eq!(mac("br0"), before);
         let lost = asked.iter().filter(|asked| asked.answer.is_err()).collect::<Vec<_>>();
         println!("{} connections over {UPDATES} updates, {} lost", asked.len(), lost.len());
         assert!(lost.is_empty(), "{lost:?}");

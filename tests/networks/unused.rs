@@ -53,12 +53,12 @@ fn rules_and_settings_come_with_the_first_lease_and_go_with_the_last() {
         eventually("all is as it was", async || with_rules().is_empty() && that_route() == ["virbr0"]).await;
 
         // A lease by hand is one as well.
-        call(&manager, "AllocateAddress", &("by-hand", "172.17.0.0/16", Options::new())).await;
+        call(&manager, "AllocateAddress", &("by-hand", "172.17.0.0/16", Vec::<String>::new())).await;
         eventually("docker0 is a network", async || {
             with_rules() == ["docker0"] && that_route() == ["docker0", "virbr0"]
         })
         .await;
-        call(&manager, "AllocateAddress", &("other", "192.168.122.0/24", Options::new())).await;
+        call(&manager, "AllocateAddress", &("other", "192.168.122.0/24", Vec::<String>::new())).await;
         eventually("virbr0 too", async || with_rules() == ["docker0", "virbr0"]).await;
         for tag in ["by-hand", "other"] {
             call(&manager, "ReleaseAddress", &(tag,)).await;
