@@ -11,7 +11,8 @@ use crate::domain::{Change, Network, NetworkName};
 pub fn populated(world: &World, facts: &Facts) -> BTreeSet<NetworkName> {
     let leased = facts.networks.iter().filter(|network| world.pool().has_lease_in(network.prefix));
     let of_unikernels = world.unikernels().map(|unikernel| &unikernel.spec.network);
-    leased.map(|network| &network.name).chain(of_unikernels).cloned().collect()
+    // Names once each before they are copied: there may be thousands of unikernels.
+    leased.map(|network| &network.name).chain(of_unikernels).collect::<BTreeSet<_>>().into_iter().cloned().collect()
 }
 
 /// Networks that have rules, and whose bridges let loopback connections through.

@@ -221,7 +221,8 @@ impl Owner {
             self.owed = back;
         }
         // Where the batch itself was refused this finds nothing to do, or fails the same way.
-        if self.kernel_follows(after, before).await.is_err() || self.networks_changed() {
+        let networks_changed = self.networks_changed();
+        if self.kernel_follows(after, before).await.is_err() || networks_changed {
             self.install_table().await;
         }
     }
