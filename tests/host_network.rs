@@ -17,7 +17,7 @@ use albatross_deployer::domain::{
 };
 use albatross_deployer::host_network::nftables::{Ownership, Table, export};
 use albatross_deployer::host_network::{
-    Deletion, Error, FlowChange, FlowEvents, FlowNews, Flows, Host, LinkEvent, LinkEvents, forwarding,
+    Deletion, Error, FlowChange, FlowEvents, FlowNews, Flows, Host, LinkEvent, LinkEvents, drops_forwarded, forwarding,
 };
 use albatross_deployer::planning::ruleset::{
     Element, Elements, ElementsChange, Family, PortKey, Ruleset, Settings, difference, elements, ruleset,
@@ -390,6 +390,11 @@ fn br0() -> NetworkName {
     "br0".parse().unwrap()
 }
 
+async fn route_loopback(on: bool) {
+    let host = Host::open().unwrap();
+    host.route_loopback(host.index_of(&br0()).await.unwrap(), on).await.unwrap();
+}
+
 const ANY: PortProtocol = PortProtocol::Any;
 
 #[test]
@@ -400,7 +405,7 @@ fn packets_find_the_live_unikernel_from_everywhere() {
         let live = [publication("10.0.0.2", &[(ANY, 8080, 80)], &[], &[])];
         assert_eq!(ask_tcp(&client, "192.0.2.1:8080"), None, "not yet");
         table.install(&in_field(&live, LOOPBACK)).await.unwrap();
-        Host::open().unwrap().allow_loopback_routing(&br0()).await.unwrap();
+        route_loopback(true).await;
         // Both ways that a bridged packet can take: through the hooks of IP (the default) and not.
         let bridge_hooks = "/proc/sys/net/bridge/bridge-nf-call-iptables";
         let settings = if try_sh(&format!("cat {bridge_hooks}")).0 { vec!["1", "0"] } else { vec![""] };
@@ -496,7 +501,7 @@ fn localhost_is_left_out_when_so_configured() {
         let (table, _changes) = Table::open().unwrap();
         let live = [publication("10.0.0.2", &[(ANY, 8080, 80)], &[], &[])];
         table.install(&in_field(&live, Settings { loopback: false })).await.unwrap();
-        Host::open().unwrap().allow_loopback_routing(&br0()).await.unwrap();
+        route_loopback(true).await;
         assert_eq!(ask_tcp(&host, "127.0.0.1:8080"), None);
         assert_eq!(ask_tcp(&host, "192.0.2.1:8080").as_deref(), Some("one 192.0.2.1"));
         assert_eq!(ask_tcp(&client, "192.0.2.1:8080").as_deref(), Some("one 192.0.2.2"));
@@ -530,7 +535,7 @@ fn nobody_reaches_localhost_from_the_bridge() {
         let Field { host, one, client: _client, two: _two } = field(host);
         let (table, _changes) = Table::open().unwrap();
         serve(&host, "host", 9999);
-        Host::open().unwrap().allow_loopback_routing(&br0()).await.unwrap();
+        route_loopback(true).await;
         assert_eq!(sh("cat /proc/sys/net/ipv4/conf/br0/route_localnet").trim(), "1");
         assert_eq!(sh("cat /proc/sys/net/ipv4/conf/wan/route_localnet").trim(), "0");
         one.sh("ip link set lo down; echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet; ip route add 127.0.0.5 via 10.0.0.1");
@@ -916,13 +921,87 @@ fn bridges_and_addresses_of_the_host() {
         let bridges = host.bridges().await.unwrap();
         let seen: Vec<_> = bridges.iter().map(|bridge| (bridge.name.as_str(), bridge.carrier)).collect();
         assert_eq!(seen, [("br-lonely", bridges[0].carrier), ("br0", true)]);
+        let mac = sh("ip -o link show br0").split("link/ether ").nth(1).unwrap()[..17].to_owned();
+        assert_eq!(bridges[1].mac.map(|mac| mac.to_string()), Some(mac));
         assert!(bridges[1].addresses.contains(&"10.0.0.1/24".parse().unwrap()));
         let addresses = host.addresses().await.unwrap();
         for address in ["10.0.0.1", "192.0.2.1", "192.0.2.9", "127.0.0.1", "fd00::1"] {
             assert!(addresses.contains(&address.parse().unwrap()), "{address}");
         }
         assert!(!addresses.contains(&"10.0.0.2".parse().unwrap()));
+        let links = host.addressed_links().await.unwrap();
+        let names = links.iter().map(|link| (link.name.as_str(), link.addresses.len(), link.forwarding));
+        assert_eq!(names.collect::<Vec<_>>(), [("br0", 1, true), ("wan", 2, true)]);
     });
+}
+
+#[test]
+fn settings_of_a_bridge_are_read_and_written() {
+    isolated("settings_of_a_bridge_are_read_and_written", |_host| async {
+        sh("echo 1 > /proc/sys/net/ipv4/ip_forward; ip link add br0 type bridge");
+        let host = Host::open().unwrap();
+        let br0 = async || host.bridges().await.unwrap().remove(0);
+        let before = br0().await;
+        assert!((before.up, before.forwarding, before.routes_loopback) == (false, true, false), "{before:?}");
+        sh("ip link set br0 up; echo 0 > /proc/sys/net/ipv4/conf/br0/forwarding");
+        for on in [true, false] {
+            route_loopback(on).await;
+            let after = br0().await;
+            assert!((after.up, after.forwarding, after.routes_loopback) == (true, false, on), "{after:?}");
+        }
+        // Until it has one of its own, a bridge takes the lowest of its ports.
+        let port = |name: &str, mac: &str| {
+            sh(&format!(
+                "ip link add {name} address {mac} type veth peer name peer-{name}; ip link set {name} master br0"
+            ))
+        };
+        port("one", "02:00:00:00:00:09");
+        assert_eq!(br0().await.mac.unwrap().to_string(), "02:00:00:00:00:09");
+        host.set_mac(before.index, br0().await.mac.unwrap()).await.unwrap();
+        port("two", "02:00:00:00:00:01");
+        sh("ip link del one");
+        assert_eq!(br0().await.mac.unwrap().to_string(), "02:00:00:00:00:09");
+    });
+}
+
+#[test]
+fn forwarding_is_news() {
+    isolated("forwarding_is_news", |_host| async {
+        sh("echo 1 > /proc/sys/net/ipv4/ip_forward; ip link add br0 type bridge");
+        let mut events = LinkEvents::open().unwrap();
+        sh("ip link add gone type bridge; ip link del gone; echo 0 > /proc/sys/net/ipv4/conf/br0/forwarding");
+        until(&mut events, &|event| *event == LinkEvent::SettingsChanged).await;
+    });
+}
+
+#[test]
+fn the_policy_of_iptables_legacy() {
+    isolated("the_policy_of_iptables_legacy", |_host| async {
+        assert_eq!(drops_forwarded(), Some(false), "nobody uses it");
+        if !try_sh("iptables-legacy -P FORWARD DROP").0 {
+            return println!("SKIPPED: the_policy_of_iptables_legacy: iptables-legacy does not work here");
+        }
+        assert_eq!(drops_forwarded(), Some(true));
+        sh(
+            "iptables-legacy -I FORWARD -i br0 -j DROP; iptables-legacy -P INPUT DROP; iptables-legacy -P FORWARD ACCEPT",
+        );
+        assert_eq!(drops_forwarded(), Some(false));
+        sh("iptables-legacy -P FORWARD DROP");
+        assert_eq!(drops_forwarded(), Some(true));
+    });
+}
+
+/// Waits for this news.
+async fn until(events: &mut LinkEvents, wanted: &dyn Fn(&LinkEvent) -> bool) -> LinkEvent {
+    let wait = async {
+        loop {
+            let event = events.next().await.unwrap();
+            if wanted(&event) {
+                return event;
+            }
+        }
+    };
+    timeout(Duration::from_secs(20), wait).await.expect("the event comes")
 }
 
 #[test]
@@ -930,17 +1009,6 @@ fn a_dead_unikernel_is_news() {
     isolated("a_dead_unikernel_is_news", |host| async {
         let Field { host: _host, client: _client, one, two } = field(host);
         let mut events = LinkEvents::open().unwrap();
-        let until = async |events: &mut LinkEvents, wanted: &dyn Fn(&LinkEvent) -> bool| {
-            let wait = async {
-                loop {
-                    let event = events.next().await.unwrap();
-                    if wanted(&event) {
-                        return event;
-                    }
-                }
-            };
-            timeout(Duration::from_secs(2), wait).await.expect("the event comes")
-        };
         one.sh("ip link set eth0 down");
         let event = until(
             &mut events,

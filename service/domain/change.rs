@@ -1,8 +1,8 @@
 //! What the ledger is told. The same list is applied to the view in memory, so that the two cannot drift apart.
 
 use super::{
-    Build, BuildKey, ConsoleLine, ImageDigest, ImageRecord, Lease, LeaseTag, Ordinal, Service, ServiceName, Stack,
-    StackName, StaleFlows, Unikernel, UnikernelId,
+    Build, BuildKey, ConsoleLine, ImageDigest, ImageRecord, Lease, LeaseTag, LoopbackRoute, NetworkName, Ordinal,
+    Service, ServiceName, Stack, StackName, StaleFlows, Unikernel, UnikernelId,
 };
 
 /// One fact to write down. A transaction is a list of them: all or none.
@@ -34,6 +34,9 @@ pub enum Change {
     RemoveStack(StackName),
     /// A number that is given to what is under way: it is not given again, whatever becomes of that.
     Count(Ordinal),
+    /// `route_localnet` of a bridge is about to be switched on.
+    PutLoopbackRoute(LoopbackRoute),
+    RemoveLoopbackRoute(NetworkName),
 }
 
 impl Change {

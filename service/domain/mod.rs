@@ -8,6 +8,7 @@ mod console;
 mod container;
 mod event;
 mod flow;
+mod host;
 mod image;
 mod inventory;
 mod job;
@@ -34,6 +35,7 @@ pub use container::{
 };
 pub use event::{ChainView, Event, ManagerView, ServiceView, StackView, UnikernelView};
 pub use flow::FlowSelector;
+pub use host::{AddressedLink, Bridge, ConntrackFill, LoopbackRoute};
 pub use image::{
     Caller, ImageDigest, ImageOptions, ImageRecord, ImageReference, InvalidImageReference, NetworkDevice, Origin,
 };

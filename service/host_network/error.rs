@@ -38,6 +38,10 @@ impl Error {
         Self::Unreadable { object: object.into(), reason: reason.to_string() }
     }
 
+    pub(super) fn is_missing_device(&self) -> bool {
+        matches!(self, Self::Refused { errno, .. } if errno.name() == Some("ENODEV"))
+    }
+
     pub(super) fn is_forbidden(&self) -> bool {
         matches!(self, Self::Refused { errno, .. } if errno.name() == Some("EPERM"))
     }

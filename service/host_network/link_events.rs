@@ -11,8 +11,17 @@ use super::Error;
 use super::links::Link;
 use super::netlink::{Frame, Heard, Subscription, frames};
 
-const GROUPS: [u32; 3] =
-    [MulticastGroup::Link as u32, MulticastGroup::Ipv4Ifaddr as u32, MulticastGroup::Ipv6Ifaddr as u32];
+const GROUPS: [u32; 4] = [
+    MulticastGroup::Link as u32,
+    MulticastGroup::Ipv4Ifaddr as u32,
+    MulticastGroup::Ipv6Ifaddr as u32,
+    MulticastGroup::Ipv4Netconf as u32,
+];
+
+/// RTM_NEWNETCONF and RTM_DELNETCONF (linux/rtnetlink.h), which netlink-packet-route does not read. The latter comes with
+/// every link that goes.
+const NEW_SETTINGS: u16 = 80;
+const DEL_SETTINGS: u16 = 81;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkEvent {
@@ -30,6 +39,8 @@ pub enum LinkEvent {
     },
     /// Of some link.
     AddressesChanged,
+    /// Some link forwards IPv4 packets now, or no longer; or all do.
+    SettingsChanged,
     /// More happened than could be kept, or something that cannot be read: look at everything afresh.
     Lost,
 }
@@ -62,6 +73,11 @@ impl LinkEvents {
 }
 
 fn event(frame: &Frame<'_>) -> Option<LinkEvent> {
+    match frame.kind {
+        NEW_SETTINGS => return Some(LinkEvent::SettingsChanged),
+        DEL_SETTINGS => return None,
+        _ => {}
+    }
     match frame.route() {
         Ok(RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_)) => {
             Some(LinkEvent::AddressesChanged)

@@ -4,9 +4,11 @@
 
 mod attributes;
 mod connection;
+mod conntrack_table;
 mod error;
 mod flows;
 mod kernel;
+mod legacy_tables;
 mod link_events;
 mod links;
 mod listeners;
@@ -14,8 +16,10 @@ mod neighbours;
 mod netlink;
 pub mod nftables;
 
+pub use conntrack_table::conntrack_fill;
 pub use error::{Errno, Error};
 pub use flows::{Deletion, FlowChange, FlowEvents, FlowId, FlowNews, Flows};
+pub use legacy_tables::drops_forwarded;
 pub use link_events::{LinkEvent, LinkEvents};
-pub use links::{Bridge, Host, Port, forwarding};
+pub use links::{Host, Port, boot_id, forwarding};
 pub use listeners::{Listeners, process_of};

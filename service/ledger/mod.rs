@@ -17,7 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::error::Error;
 use self::writer::{Request, Storage};
 use crate::domain::{
-    Build, Change, ConsoleLine, ImageRecord, Lease, Ordinal, Service, Stack, StaleFlows, Unikernel, UnikernelId,
+    Build, Change, ConsoleLine, ImageRecord, Lease, LoopbackRoute, Ordinal, Service, Stack, StaleFlows, Unikernel,
+    UnikernelId,
 };
 
 /// Callers that may wait for the disk at a time; further ones wait before they are queued.
@@ -39,6 +40,8 @@ pub struct Contents {
     pub builds: Vec<Build>,
     /// The last number that was given, also to what is not there any more.
     pub last_ordinal: Ordinal,
+    /// Bridges whose `route_localnet` was switched on.
+    pub loopback_routes: Vec<LoopbackRoute>,
 }
 
 /// A handle to the thread that writes; it ends, and the file is closed, after the last handle is gone.

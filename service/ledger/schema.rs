@@ -50,6 +50,9 @@ const STACK_PARTS: Table = TableDefinition::new("stack_parts");
 /// Builds that were done, by the bytes of their keys. A version that does not know them does not need them.
 const BUILDS: Table = TableDefinition::new("builds");
 
+/// By the network's name. A version that does not know them does not need them.
+const LOOPBACK_ROUTES: Table = TableDefinition::new("loopback_routes");
+
 const SCHEMA: &str = "schema";
 /// Counts transactions, so that it can be told whether one whose commit failed is there after all.
 const SEQUENCE: &str = "sequence";
@@ -63,6 +66,20 @@ pub(super) struct Before {
     value: Option<Vec<u8>>,
 }
 
+const TABLES: [Table; 11] = [
+    UNIKERNELS,
+    SERVICES,
+    LEASES,
+    RELEASED,
+    IMAGES,
+    STALE_FLOWS,
+    LAST_WORDS,
+    STACKS,
+    STACK_PARTS,
+    BUILDS,
+    LOOPBACK_ROUTES,
+];
+
 /// Makes a new file a ledger without contents.
 pub(super) fn initialize(database: &Database) -> Result<(), Error> {
     let transaction = database.begin_write()?;
@@ -70,9 +87,7 @@ pub(super) fn initialize(database: &Database) -> Result<(), Error> {
         let mut meta = transaction.open_table(META)?;
         meta.insert(SCHEMA, VERSION)?;
         meta.insert(SEQUENCE, 0)?;
-        for table in
-            [UNIKERNELS, SERVICES, LEASES, RELEASED, IMAGES, STALE_FLOWS, LAST_WORDS, STACKS, STACK_PARTS, BUILDS]
-        {
+        for table in TABLES {
             transaction.open_table(table)?;
         }
     }
@@ -100,6 +115,7 @@ pub(super) fn read(database: &Database) -> Result<Contents, Error> {
         last_words: later(&transaction, LAST_WORDS, |key, value| Ok((unikernel_id(key)?, decode(LAST_WORDS, value)?)))?,
         stacks: stacks(&transaction)?,
         builds: later(&transaction, BUILDS, |_, value| decode(BUILDS, value))?,
+        loopback_routes: later(&transaction, LOOPBACK_ROUTES, |_, value| decode(LOOPBACK_ROUTES, value))?,
         last_ordinal: transaction
             .open_table(META)?
             .get(LAST_ORDINAL)?
@@ -191,6 +207,8 @@ impl Edit<'_> {
             Change::RemoveLastWords(id) => self.set(LAST_WORDS, id.as_str(), None),
             Change::PutBuild(build) => self.put(BUILDS, build.key.0, build),
             Change::RemoveBuild(key) => self.set(BUILDS, key.0, None),
+            Change::PutLoopbackRoute(route) => self.put(LOOPBACK_ROUTES, route.network.as_str(), route),
+            Change::RemoveLoopbackRoute(name) => self.set(LOOPBACK_ROUTES, name.as_str(), None),
             Change::PutStack(stack) => self.put_stack(stack),
             // Written with the transaction.
             Change::Count(_) => Ok(()),
@@ -433,6 +451,7 @@ pub(super) fn make_first(database: &Database) -> Result<(), Error> {
     transaction.delete_table(STACKS)?;
     transaction.delete_table(STACK_PARTS)?;
     transaction.delete_table(BUILDS)?;
+    transaction.delete_table(LOOPBACK_ROUTES)?;
     transaction.open_table(META)?.insert(SCHEMA, 1)?;
     Ok(transaction.commit()?)
 }

@@ -175,6 +175,10 @@ fn build(number: u8, image: u8) -> Build {
     }
 }
 
+fn loopback_route(network: &str, bridge: u32) -> LoopbackRoute {
+    LoopbackRoute { network: network.parse().unwrap(), bridge, boot: "b".into() }
+}
+
 fn every_kind() -> Vec<Change> {
     vec![
         Change::PutUnikernel(Box::new(unikernel("website", 1, "--password=secret"))),
@@ -189,6 +193,7 @@ fn every_kind() -> Vec<Change> {
         last_words(1, b"caf\xc3\xa9 \xff\xfe\0bin"),
         Change::PutStack(Box::new(stack("mail"))),
         Change::PutBuild(Box::new(build(1, 1))),
+        Change::PutLoopbackRoute(loopback_route("br0", 3)),
     ]
 }
 
@@ -216,6 +221,7 @@ fn what_is_committed_is_there_at_the_next_start() {
         stacks: vec![stack("mail")],
         builds: vec![build(1, 1)],
         last_ordinal: Ordinal(7),
+        loopback_routes: vec![loopback_route("br0", 3)],
     };
     assert_eq!(contents, expected);
 
@@ -231,6 +237,7 @@ fn what_is_committed_is_there_at_the_next_start() {
         Change::RemoveLastWords(unikernel("web", 1, "").id),
         Change::RemoveStack("mail".parse().unwrap()),
         Change::RemoveBuild(BuildKey([1; 32])),
+        Change::RemoveLoopbackRoute("br0".parse().unwrap()),
     ];
     commit(&ledger, emptied).unwrap();
     drop(ledger);
@@ -463,6 +470,7 @@ fn as_sets(contents: &Contents) -> BTreeMap<&'static str, Vec<String>> {
         ("stale_flows", sorted(&contents.stale_flows)),
         ("last_words", sorted(&contents.last_words)),
         ("stacks", sorted(&contents.stacks)),
+        ("loopback_routes", sorted(&contents.loopback_routes)),
     ]
     .into()
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
 
+use super::bridges::Bridges;
 use super::claims::Claims;
 use super::error::Error;
 use super::imports::Sources;
@@ -46,6 +47,7 @@ pub struct Context {
     pub consoles: Arc<Consoles>,
     pub store: images::Store,
     pub host: Host,
+    pub bridges: Bridges,
     pub flows: Flows,
     pub listeners: Arc<Listeners>,
     pub taps: Taps,

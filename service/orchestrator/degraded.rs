@@ -1,9 +1,9 @@
 //! What Degraded says of unikernels: what does not work now, and what to do about it.
 
-use super::owner::State;
+use super::owner::{State, Trouble};
 use crate::domain::UnikernelId;
 use crate::planning::listing::listed;
-use crate::planning::reconcile;
+use crate::planning::{host_health, reconcile};
 
 /// At most so many are named in one note.
 const NAMED: usize = 8;
@@ -11,6 +11,16 @@ const NAMED: usize = 8;
 /// albatrossd has lost its console daemon, and connects to that only when it starts.
 pub const CONSOLE_LOST: &str = "Albatross creates nothing any more, and nobody hears what its unikernels print: albatross-console has ended, and \
      albatrossd does not know the next one. See that it runs, and restart albatrossd, which restarts all unikernels";
+
+/// What of the host keeps unikernels from being reached.
+pub fn host(State { world, facts }: &State) -> [(Trouble, Option<String>); 4] {
+    [
+        (Trouble::Bridges, host_health::bridges(world, facts)),
+        (Trouble::Forwarding, host_health::forwarding(world, facts)),
+        (Trouble::LegacyTables, host_health::legacy_tables(world, facts)),
+        (Trouble::Conntrack, host_health::conntrack(facts)),
+    ]
+}
 
 /// Those that Albatross starts again and again.
 pub fn loops(state: &State) -> Option<String> {

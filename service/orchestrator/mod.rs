@@ -8,6 +8,7 @@
 //! ```
 
 mod automatic;
+mod bridges;
 mod claims;
 mod collect;
 mod console;

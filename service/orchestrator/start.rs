@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tracing::warn;
 
+use super::bridges::Bridges;
 use super::claims::Claims;
 use super::context::{Context, Limits};
 use super::imports::Sources;
@@ -133,6 +134,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         consoles,
         store,
         host: Host::open()?,
+        bridges: Bridges::default(),
         flows: Flows::open()?,
         listeners,
         taps: Taps::default(),
@@ -205,8 +207,9 @@ fn world(contents: Contents) -> World {
     let stacks = contents.stacks.into_iter().map(|stack| Change::PutStack(Box::new(stack)));
     let last_words = contents.last_words.into_iter().map(|(id, lines)| Change::PutLastWords { id, lines });
     world.apply(vec![Change::Count(contents.last_ordinal)]);
+    let loopback_routes = contents.loopback_routes.into_iter().map(Change::PutLoopbackRoute);
     // One at a time: all at once would compare the views of everything with everything.
-    let rest = stale_flows.chain(last_words).chain(builds).chain(stacks);
+    let rest = stale_flows.chain(last_words).chain(builds).chain(stacks).chain(loopback_routes);
     for change in unikernels.chain(services).chain(images).chain(rest) {
         world.apply(vec![change]);
     }
@@ -214,7 +217,12 @@ fn world(contents: Contents) -> World {
 }
 
 fn facts(config: &Config) -> Facts {
-    Facts { networks: config.networks.clone(), default_network: config.default_network.clone(), ..Facts::default() }
+    Facts {
+        networks: config.networks.clone(),
+        networks_are_configured: !config.networks.is_empty(),
+        default_network: config.default_network.clone(),
+        ..Facts::default()
+    }
 }
 
 fn initial_views(state: &State) -> InitialViews {

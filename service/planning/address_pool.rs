@@ -106,6 +106,12 @@ impl AddressPool {
         self.by_tag.values().filter_map(|address| self.by_address.get(address))
     }
 
+    /// Whether any address of `prefix` is leased.
+    pub fn has_lease_in(&self, prefix: IpNet) -> bool {
+        let AddressRange { first, last } = Exclusion::from(prefix).range();
+        self.by_address.range(first..=last).next().is_some()
+    }
+
     pub fn len(&self) -> usize {
         self.by_tag.len()
     }

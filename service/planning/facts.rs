@@ -8,27 +8,23 @@ use ipnet::IpNet;
 
 use super::address_pool::{Exclusions, Reason};
 use super::error::Error;
+use super::host_health;
 use super::host_ports::NamedListener;
 use super::starts::Starts;
 use super::world::World;
 use crate::domain::{
-    Exclusion, ImageDigest, Inventory, Network, NetworkName, Phase, Policy, Running, StackName, Timestamp, UnikernelId,
+    Bridge, Exclusion, ImageDigest, Inventory, Network, NetworkName, Phase, Policy, Running, StackName, Timestamp,
+    UnikernelId,
 };
 
 /// How long an address that answered is passed over.
 const ANSWER_HOLDS: Duration = Duration::from_secs(10 * 60);
 
-/// A bridge of the host and the addresses that the host has on it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostBridge {
-    pub name: NetworkName,
-    pub addresses: Vec<IpNet>,
-}
-
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
     /// Configured, or else the host's bridges.
     pub networks: Vec<Network>,
+    pub networks_are_configured: bool,
     pub default_network: Option<NetworkName>,
     /// The host's own, on all its devices.
     pub host_addresses: BTreeSet<IpAddr>,
@@ -36,6 +32,8 @@ pub struct Facts {
     pub gone: BTreeSet<IpAddr>,
     /// Processes of the host that listened on a published port when that was looked at last.
     pub overshadowed: Vec<NamedListener>,
+    /// `None` before it was looked at.
+    pub host: Option<host_health::Host>,
     /// Addresses that answered on a network although nobody leased them, and when they did last.
     pub answering: BTreeMap<IpAddr, Timestamp>,
     pub inventory: Inventory,
@@ -132,7 +130,7 @@ impl Facts {
 
 /// The networks that hold: the configured ones, their gateway filled in from the host's own address on the bridge;
 /// without any, each bridge of the host that has an address.
-pub fn effective_networks(configured: &[Network], bridges: &[HostBridge]) -> Vec<Network> {
+pub fn effective_networks(configured: &[Network], bridges: &[Bridge]) -> Vec<Network> {
     if configured.is_empty() {
         return bridges.iter().filter_map(discovered_network).collect();
     }
@@ -148,7 +146,7 @@ pub fn effective_networks(configured: &[Network], bridges: &[HostBridge]) -> Vec
         .collect()
 }
 
-fn discovered_network(bridge: &HostBridge) -> Option<Network> {
+fn discovered_network(bridge: &Bridge) -> Option<Network> {
     let address = bridge.addresses.iter().find(|address| address.addr().is_ipv4())?;
     Some(Network {
         name: bridge.name.clone(),

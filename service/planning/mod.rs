@@ -5,13 +5,16 @@
 
 pub mod address_pool;
 pub mod admission;
+pub mod bridge_settings;
 pub mod builds;
 pub mod collecting;
 pub mod error;
 pub mod facts;
 pub mod gone;
+pub mod host_health;
 pub mod host_ports;
 pub mod listing;
+pub mod networks;
 pub mod order;
 pub mod ports;
 pub mod publishing;

@@ -9,9 +9,9 @@ use super::error::Error;
 use super::ports::Ports;
 use super::states::{stack_state, state};
 use crate::domain::{
-    Build, BuildKey, Chain, Change, ConsoleLine, Event, HostPort, ImageDigest, ImageRecord, Lease, Ordinal, Phase,
-    Publication, Service, ServiceName, ServiceView, Stack, StackName, StackView, StaleFlows, Transport, Unikernel,
-    UnikernelId, UnikernelView,
+    Build, BuildKey, Chain, Change, ConsoleLine, Event, HostPort, ImageDigest, ImageRecord, Lease, LoopbackRoute,
+    NetworkName, Ordinal, Phase, Publication, Service, ServiceName, ServiceView, Stack, StackName, StackView,
+    StaleFlows, Transport, Unikernel, UnikernelId, UnikernelView,
 };
 
 /// The ledger's contents with the indices that decisions need.
@@ -27,6 +27,7 @@ pub struct World {
     stale_flows: BTreeSet<StaleFlows>,
     last_words: BTreeMap<UnikernelId, Vec<ConsoleLine>>,
     stacks: BTreeMap<StackName, Stack>,
+    loopback_routes: BTreeMap<NetworkName, LoopbackRoute>,
     /// Services that have a unikernel or a record; counted along, since a switch must not cost more with many.
     service_count: usize,
     /// The last number that was given, also to what is not there any more.
@@ -47,6 +48,7 @@ impl World {
             stale_flows: BTreeSet::new(),
             last_words: BTreeMap::new(),
             stacks: BTreeMap::new(),
+            loopback_routes: BTreeMap::new(),
             service_count: 0,
             last_ordinal: Ordinal::default(),
         }
@@ -165,6 +167,11 @@ impl World {
 
     pub fn stale_flows(&self) -> impl Iterator<Item = &StaleFlows> {
         self.stale_flows.iter()
+    }
+
+    /// Bridges whose `route_localnet` this service has switched on.
+    pub fn loopback_routes(&self) -> impl Iterator<Item = &LoopbackRoute> {
+        self.loopback_routes.values()
     }
 
     /// What a unikernel said before it ended last, where that was written down.
@@ -317,6 +324,11 @@ impl World {
             Change::RemoveStack(name) => Change::PutStack(Box::new(self.stacks.get(name)?.clone())),
             // A number that was given is not given again.
             Change::Count(_) => return None,
+            Change::PutLoopbackRoute(new) => match self.loopback_routes.get(&new.network) {
+                Some(old) => Change::PutLoopbackRoute(old.clone()),
+                None => Change::RemoveLoopbackRoute(new.network.clone()),
+            },
+            Change::RemoveLoopbackRoute(name) => Change::PutLoopbackRoute(self.loopback_routes.get(name)?.clone()),
         })
     }
 
@@ -382,6 +394,12 @@ impl World {
             }
             Change::RemoveStack(name) => {
                 self.stacks.remove(&name);
+            }
+            Change::PutLoopbackRoute(route) => {
+                self.loopback_routes.insert(route.network.clone(), route);
+            }
+            Change::RemoveLoopbackRoute(name) => {
+                self.loopback_routes.remove(&name);
             }
         }
     }

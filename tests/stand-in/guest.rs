@@ -161,7 +161,7 @@ async fn live(options: Rc<GuestOptions>, hvt: bool) -> Result<(), Failure> {
     let (listener, udp) = (TcpListener::bind(address).await?, UdpSocket::bind(address).await?);
     let own = options.ipv4.map_or_else(|| "none".to_owned(), |(address, _)| address.to_string());
     say(&format!("version={} address={own} listening on {}", options.version, options.port));
-    spawn_local(echo(udp, options.version.clone(), own.clone()));
+    spawn_local(echo(Rc::new(udp), Rc::clone(&options), own.clone()));
     if options.mail {
         guest_mail::serve(listener, options, own).await;
     }
@@ -192,10 +192,18 @@ async fn print_on(rate: u64) {
     }
 }
 
-async fn echo(socket: UdpSocket, version: String, own: String) {
+async fn echo(socket: Rc<UdpSocket>, options: Rc<GuestOptions>, own: String) {
     let mut datagram = [0; 2048];
     while let Ok((_, client)) = socket.recv_from(&mut datagram).await {
-        // A client that is gone already is no reason to end.
-        let _ = socket.send_to(format!("version={version} address={own} client={client}\n").as_bytes(), client).await;
+        let answer = format!("version={} address={own} client={client}\n", options.version);
+        let (socket, after) = (Rc::clone(&socket), options.echo_after);
+        let answering = async move {
+            if !after.is_zero() {
+                tokio::time::sleep(after).await;
+            }
+            // A client that is gone already is no reason to end.
+            let _ = socket.send_to(answer.as_bytes(), client).await;
+        };
+        if after.is_zero() { answering.await } else { drop(spawn_local(answering)) }
     }
 }

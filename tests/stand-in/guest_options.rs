@@ -69,6 +69,8 @@ pub struct GuestOptions {
     pub stuck: bool,
     /// `--listen-after=MS`: until then connections are refused
     pub listen_after: Duration,
+    /// `--echo-after=MS`: how long a datagram waits for its answer
+    pub echo_after: Duration,
     /// `--print=TEXT`, any number of times
     pub print: Vec<String>,
     /// `--print-rate=N`: lines a second for ever; 0: as fast as they are taken
@@ -118,6 +120,7 @@ impl GuestOptions {
             }
             "-no-link" => self.no_link = true,
             "-stuck" => self.stuck = true,
+            "-echo-after" => self.echo_after = milliseconds(value)?,
             "-listen-after" => self.listen_after = milliseconds(value)?,
             "-print" => self.print.push(value.to_owned()),
             "-print-rate" => self.print_rate = Some(value.parse().ok()?),

@@ -60,9 +60,7 @@ impl TestHost {
     /// The same on a bus with another policy.
     pub fn without_service_on(policy: &str, include: Option<&Path>) -> Option<Self> {
         let bus = PrivateBus::start(policy, include)?;
-        sh(
-            "ip link add br0 address 02:00:00:00:00:01 type bridge && ip address add 10.0.0.1/24 dev br0 && ip link set br0 up",
-        );
+        sh("ip link add br0 type bridge && ip address add 10.0.0.1/24 dev br0 && ip link set br0 up");
         let client = Namespace::create().unwrap();
         sh(&format!(
             "ip link add outside type veth peer name eth0 netns {} && ip address add {HOST}/24 dev outside && \

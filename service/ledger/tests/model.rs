@@ -35,6 +35,10 @@ pub(super) fn apply(contents: &mut Contents, change: &Change) {
         Change::RemoveLastWords(id) => contents.last_words.retain(|(one, _)| one != id),
         Change::PutBuild(new) => put(&mut contents.builds, (**new).clone(), |one| one.key == new.key),
         Change::RemoveBuild(key) => contents.builds.retain(|one| one.key != *key),
+        Change::PutLoopbackRoute(new) => {
+            put(&mut contents.loopback_routes, new.clone(), |one| one.network == new.network);
+        }
+        Change::RemoveLoopbackRoute(name) => contents.loopback_routes.retain(|one| one.network != *name),
         Change::PutStack(new) => put(&mut contents.stacks, (**new).clone(), |one| one.name == new.name),
         Change::RemoveStack(name) => contents.stacks.retain(|one| one.name != *name),
         Change::Count(_) => {}
@@ -77,6 +81,9 @@ pub(super) fn change() -> impl Strategy<Value = Change> {
         (0..3_u8).prop_map(|n| Change::RemoveImage(ImageDigest([n; 32]))),
         (0..3_u8, 0..3_u8).prop_map(|(n, image)| Change::PutBuild(Box::new(build(n, image)))),
         (0..3_u8).prop_map(|n| Change::RemoveBuild(BuildKey([n; 32]))),
+        (0..2_u32, 0..3_u32)
+            .prop_map(|(n, bridge)| Change::PutLoopbackRoute(loopback_route(&format!("br{n}"), bridge))),
+        (0..2_u32).prop_map(|n| Change::RemoveLoopbackRoute(format!("br{n}").parse().unwrap())),
         (0..3_u16).prop_map(|n| Change::PutStaleFlows(flows("web", n))),
         (0..3_u16).prop_map(|n| Change::RemoveStaleFlows(flows("web", n))),
         (0..3_u8, "[a-z]{0,9}").prop_map(|(n, text)| last_words(n, text.as_bytes())),

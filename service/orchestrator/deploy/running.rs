@@ -40,6 +40,7 @@ impl Deploy {
                 // For the error that says why it could not be opened.
                 None => self.context.store.open_stored(record.digest).await?,
             };
+            self.context.bridges.prepare(&self.context, &unikernel.spec.network).await;
             let (ports, ()) = tokio::join!(self.ports(), stale_flows::clear_address(&self.context, unikernel.address));
             self.ports_before = ports?;
             self.maybe_created = true;

@@ -1,13 +1,15 @@
 //! How others reach the owner, and what it takes from them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::error::Error;
 use super::super::host_ports;
 use super::State;
-use crate::domain::{Change, ConsoleLine, Inventory, Policy, StackName, Timestamp, Unikernel, UnikernelId};
+use crate::domain::{
+    Change, ConsoleLine, Inventory, NetworkName, Policy, StackName, Timestamp, Unikernel, UnikernelId,
+};
 use crate::planning::facts::Facts;
 
 /// Why something does not work now; one note a subject.
@@ -24,6 +26,10 @@ pub enum Trouble {
     Ledger,
     HostNetwork,
     Loopback,
+    BridgeMac,
+    Bridges,
+    LegacyTables,
+    Conntrack,
     Loops,
     Strangers,
     FellBack,
@@ -91,6 +97,7 @@ pub struct OwnerHandle {
     pub(super) mailbox: mpsc::Sender<Message>,
     /// Marked at every change of the world.
     pub(super) changed: watch::Receiver<()>,
+    pub(super) networks: watch::Receiver<BTreeSet<NetworkName>>,
 }
 
 impl OwnerHandle {
@@ -180,6 +187,11 @@ impl OwnerHandle {
     /// Says what does not work and what to do about it, or that it works again.
     pub async fn trouble(&self, subject: Trouble, note: Option<String>) {
         let _ = self.send(Message::Trouble { subject, note }).await;
+    }
+
+    /// The networks that have rules; marked when others have.
+    pub fn networks_in_use(&self) -> watch::Receiver<BTreeSet<NetworkName>> {
+        self.networks.clone()
     }
 
     pub async fn albatross_version(&self, version: String) {

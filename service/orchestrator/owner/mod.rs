@@ -6,7 +6,7 @@
 
 mod handle;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ use super::error::Error;
 use super::fault;
 use super::stale_flows::FollowUp;
 use crate::consoles::Consoles;
-use crate::domain::{Change, Event, ManagerView, Phase, Service, ServiceName, Timestamp};
+use crate::domain::{Change, Event, ManagerView, NetworkName, Phase, Service, ServiceName, Timestamp};
 use crate::host_network::Listeners;
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
@@ -28,6 +28,7 @@ use crate::planning::admission;
 use crate::planning::facts::Facts;
 use crate::planning::gone;
 use crate::planning::host_ports::{self, PortPolicy};
+use crate::planning::networks;
 use crate::planning::publishing;
 use crate::planning::reconcile;
 use crate::planning::ruleset::{self, Elements, Ruleset};
@@ -48,8 +49,14 @@ pub struct State {
 impl State {
     /// All that the kernel is to hold.
     pub fn ruleset(&self, settings: ruleset::Settings) -> Ruleset {
+        self.ruleset_of(&networks::in_use(&self.world, &self.facts), settings)
+    }
+
+    /// The same with rules for these networks.
+    fn ruleset_of(&self, in_use: &BTreeSet<NetworkName>, settings: ruleset::Settings) -> Ruleset {
         let publications = self.world.publications().map(|(_, publication)| publication.as_ref());
-        let mut ruleset = ruleset::ruleset(publications, &self.facts.networks, settings);
+        let used = self.facts.networks.iter().filter(|network| in_use.contains(&network.name)).cloned();
+        let mut ruleset = ruleset::ruleset(publications, &used.collect::<Vec<_>>(), settings);
         ruleset.elements.merge(Elements::of_gone(self.facts.gone.iter().copied()));
         ruleset
     }
@@ -84,6 +91,8 @@ pub struct Owner {
     owed: Vec<Change>,
     mailbox: mpsc::Receiver<Message>,
     changed: watch::Sender<()>,
+    /// Those that the table has rules for.
+    networks: watch::Sender<BTreeSet<NetworkName>>,
 }
 
 impl std::fmt::Debug for Owner {
@@ -105,6 +114,7 @@ impl Owner {
     ) -> (Self, OwnerHandle) {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let (change, changed) = watch::channel(());
+        let (networks, in_use) = watch::channel(networks::in_use(&state.world, &state.facts));
         let manager = ManagerView::default();
         let troubles = BTreeMap::new();
         let albatross_version = String::new();
@@ -124,8 +134,9 @@ impl Owner {
             owed: Vec::new(),
             mailbox,
             changed: change,
+            networks,
         };
-        (owner, OwnerHandle { mailbox: sender, changed })
+        (owner, OwnerHandle { mailbox: sender, changed, networks: in_use })
     }
 
     /// Serves until every handle is gone. The kernel keeps what it has until the host's networks are known, or somebody
@@ -199,8 +210,9 @@ impl Owner {
         self.note(Trouble::Ledger, written.as_ref().err().map(|error| error.to_string()));
         written?;
         self.owed.clear();
+        let gained = networks::gained(&self.state.facts, &self.networks.borrow(), &changes);
         let followed = match fault::at(fault::WRITTEN) {
-            Ok(()) => self.kernel_follows(&before, &after).await,
+            Ok(()) => self.kernel_gains(gained, &before, &after).await,
             Err(error) => Err(error),
         };
         if let Err(error) = followed.and_then(|()| fault::at(fault::IN_KERNEL)) {
@@ -209,7 +221,11 @@ impl Owner {
         }
         self.state.facts.gone.retain(|address| !returning.contains(address));
         let services = changes.iter().any(|change| matches!(change, Change::PutService(_) | Change::RemoveService(_)));
+        let may_change = networks::may_change(&changes);
         self.apply(changes).await;
+        if may_change && self.networks_changed() {
+            self.install_table().await;
+        }
         if self.troubles.contains_key(&Trouble::FellBack) {
             self.note(Trouble::FellBack, degraded::fell_back(&self.state));
         }
@@ -241,9 +257,34 @@ impl Owner {
             self.owed = back;
         }
         // Where the batch itself was refused this finds nothing to do, or fails the same way.
-        if self.kernel_follows(after, before).await.is_err() {
+        let networks_changed = self.networks_changed();
+        if self.kernel_follows(after, before).await.is_err() || networks_changed {
             self.install_table().await;
         }
+    }
+
+    /// Rules for networks that come into use go before everything else.
+    async fn kernel_gains(
+        &mut self,
+        gained: BTreeSet<NetworkName>,
+        before: &Elements,
+        after: &Elements,
+    ) -> Result<(), Error> {
+        if !gained.is_empty() {
+            self.networks.send_modify(|networks| networks.extend(gained));
+            self.table.install(&self.ruleset()).await?;
+        }
+        self.kernel_follows(before, after).await
+    }
+
+    /// Whether other networks are in use than the table has rules for; it is to be installed then.
+    fn networks_changed(&self) -> bool {
+        let in_use = networks::in_use(&self.state.world, &self.state.facts);
+        self.networks.send_if_modified(|networks| std::mem::replace(networks, in_use) != *networks)
+    }
+
+    fn ruleset(&self) -> Ruleset {
+        self.state.ruleset_of(&self.networks.borrow(), self.settings.ruleset)
     }
 
     async fn kernel_follows(&mut self, before: &Elements, after: &Elements) -> Result<(), Error> {
@@ -255,7 +296,7 @@ impl Owner {
             Ok(()) => Ok(()),
             // Somebody flushed the table at this moment. Put all of it back, and then the change on top.
             Err(error) if error.needs_install() => {
-                self.table.install(&self.state.ruleset(self.settings.ruleset)).await?;
+                self.table.install(&self.ruleset()).await?;
                 Ok(self.table.apply(&change).await?)
             }
             Err(error) => Err(error.into()),
@@ -289,7 +330,7 @@ impl Owner {
 
     /// Whether the table is in the kernel as it should be.
     async fn install_table(&mut self) -> bool {
-        let outcome = self.table.install(&self.state.ruleset(self.settings.ruleset)).await;
+        let outcome = self.table.install(&self.ruleset()).await;
         match &outcome {
             Ok(true) => {
                 info!("the table was put into the kernel");
@@ -307,10 +348,13 @@ impl Owner {
     async fn observe(&mut self, observe: Observe) {
         let networks = self.state.facts.networks.clone();
         observe(&mut self.state.facts);
-        if networks != self.state.facts.networks {
+        if self.networks_changed() || networks != self.state.facts.networks {
             self.install_table().await;
         }
         self.note_ports();
+        for (subject, note) in degraded::host(&self.state) {
+            self.note(subject, note);
+        }
     }
 
     async fn take_in(&mut self, seen: Seen) {

@@ -33,7 +33,12 @@ pub async fn follow(context: Arc<Context>, mut events: LinkEvents) {
                 if lost { context.look.notify_one() } else { context.look_soon.notify_one() }
             }
             // A bridge that comes or goes takes its addresses along.
-            Ok(LinkEvent::AddressesChanged | LinkEvent::Changed { .. } | LinkEvent::Vanished { .. }) => {
+            Ok(
+                LinkEvent::AddressesChanged
+                | LinkEvent::SettingsChanged
+                | LinkEvent::Changed { .. }
+                | LinkEvent::Vanished { .. },
+            ) => {
                 context.host_changed.notify_one();
             }
             // Events were dropped: look at everything afresh.
