@@ -7,10 +7,12 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tracing::warn;
 
 use super::claims::Claims;
-use super::context::{Context, Limits};
+use super::context::Context;
 use super::imports::Sources;
 use super::jobs::Jobs;
-use super::owner::{self, Owner, State};
+use super::owner::{Owner, State};
+use super::settings::CurrentConfig;
+use super::slots::Slots;
 use super::watch::{HostWatch, Taps};
 use super::{Orchestrator, automatic, drains, imports, recover, returns, stacks, watch as watching};
 use crate::config::Config;
@@ -20,7 +22,6 @@ use crate::host_network::nftables::{ForeignChanges, Ownership, Table};
 use crate::host_network::{self, Flows, Host, LinkEvents};
 use crate::ledger::{Contents, Ledger};
 use crate::planning::facts::Facts;
-use crate::planning::ruleset;
 use crate::planning::world::World;
 use crate::{albatross, images};
 
@@ -74,33 +75,29 @@ pub struct Runner {
     reader: Table,
     foreign_changes: ForeignChanges,
     link_events: LinkEvents,
-    /// What collects without being asked, where the configuration wants that.
-    automatic: Option<Orchestrator>,
     events: mpsc::Sender<Event>,
 }
 
 /// Opens what the kernel gives and puts the parts together.
 pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let Parts { config, state_directory, ledger, contents, store, albatross } = parts;
-    let sources = Sources::new(&config, &state_directory);
+    let sources = Sources::new(&state_directory);
     if let Err(error) = imports::clear_workshop(&sources.workshop) {
         warn!(%error, folder = %sources.workshop.display(), "what earlier builds have left cannot be removed");
     }
     let (events_sender, events) = mpsc::channel(EVENTS);
     let claims = Arc::new(Claims::default());
-    let settings = ruleset::Settings { loopback: config.publish.loopback };
     let (table, foreign_changes) = Table::open()?;
     let (reader, _) = Table::open_as(Ownership::Shared)?;
     let state = State { world: world(contents), facts: facts(&config) };
     let initial = initial_views(&state);
     let jobs = Jobs::new(events_sender.clone(), config.limits.job_history);
-    let limits = Limits { drain: config.publish.drain, keep_previous: config.collect.keep_previous, ruleset: settings };
-    let acts_by =
-        owner::Settings { ruleset: settings, fall_back: config.publish.fall_back, defaults: limits.defaults() };
+    let deploy_slots = Slots::new(u32::try_from(config.limits.concurrent_deploys).unwrap_or(u32::MAX));
+    let config = Arc::new(CurrentConfig::new(config));
     let consoles = Arc::new(Consoles::new(albatross.clone()));
     let claimed = Arc::clone(&claims);
     let (owner, owner_handle) =
-        Owner::new(state, ledger, table, acts_by, claimed, Arc::clone(&consoles), events_sender.clone());
+        Owner::new(state, ledger, table, Arc::clone(&config), claimed, Arc::clone(&consoles), events_sender.clone());
     let context = Arc::new(Context {
         owner: owner_handle,
         jobs,
@@ -111,9 +108,9 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         host: Host::open()?,
         flows: Flows::open()?,
         taps: Taps::default(),
-        limits,
+        config,
         sources,
-        deploy_slots: Arc::new(Semaphore::new(config.limits.concurrent_deploys)),
+        deploy_slots,
         return_slots: Semaphore::new(RETURNS),
         drains: Notify::new(),
         collects: Notify::new(),
@@ -127,11 +124,9 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         store_gate: tokio::sync::Mutex::new(()),
     });
     let orchestrator = Orchestrator { context: Arc::clone(&context) };
-    let host = HostWatch::new(config.networks);
+    let host = HostWatch::default();
     let link_events = LinkEvents::open()?;
-    let automatic = config.collect.automatic.then(|| orchestrator.clone());
-    let runner =
-        Runner { owner, context, host, reader, foreign_changes, link_events, events: events_sender, automatic };
+    let runner = Runner { owner, context, host, reader, foreign_changes, link_events, events: events_sender };
     Ok(Assembled { orchestrator, initial, events, runner })
 }
 
@@ -139,12 +134,12 @@ impl Runner {
     /// Looks at the host for the first time. What it finds is the first that the owner hears of, so that no call is
     /// decided without knowing the networks.
     pub async fn look(&self) {
-        watching::look_at_host(&self.context, &self.host).await;
+        watching::look_at_host(&self.context).await;
     }
 
     /// Never ends. Neither Albatross nor the kernel's table need answer.
     pub async fn run(self) {
-        let Self { owner, context, host, reader, foreign_changes, link_events, events, automatic } = self;
+        let Self { owner, context, host, reader, foreign_changes, link_events, events } = self;
         tokio::spawn(owner.run());
         if let Err(error) = recover::match_images(&context).await {
             warn!(%error, "the image store could not be looked through");
@@ -160,9 +155,7 @@ impl Runner {
         tokio::spawn(returns::run(Arc::clone(&context)));
         tokio::spawn(imports::tidy(Arc::clone(&context)));
         tokio::spawn(stacks::watching::run(Orchestrator { context: Arc::clone(&context) }));
-        if let Some(orchestrator) = automatic {
-            tokio::spawn(automatic::run(orchestrator));
-        }
+        tokio::spawn(automatic::run(Orchestrator { context: Arc::clone(&context) }));
         watching::follow_albatross(context).await;
     }
 }

@@ -29,6 +29,8 @@ pub struct Facts {
     /// Configured, or else the host's bridges.
     pub networks: Vec<Network>,
     pub default_network: Option<NetworkName>,
+    /// As they were seen last.
+    pub bridges: Vec<HostBridge>,
     /// The host's own, on all its devices.
     pub host_addresses: BTreeSet<IpAddr>,
     /// Addresses that answered on a network although nobody leased them, and when they did last.

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use albatross_deployer::bus::{self, AccessSettings, Bus, BusAddress};
+use albatross_deployer::bus::{self, Bus, BusAddress};
 use albatross_deployer::domain::Event;
 use albatross_deployer::ledger::Ledger;
 use albatross_deployer::orchestrator::{self, InitialViews, Orchestrator, Parts};
@@ -80,8 +80,7 @@ impl PrivateBus {
     /// The service on this bus. What the test sends is what the owner of state would tell.
     pub async fn serve(&self, initial: InitialViews) -> (Bus, mpsc::Sender<Event>) {
         let (events, told) = mpsc::channel(1024);
-        let access = AccessSettings { group: "albatross".into() };
-        let bus = bus::serve(&self.bus_address(), access, unattended(), initial, told).await.unwrap();
+        let bus = bus::serve(&self.bus_address(), unattended(), initial, told).await.unwrap();
         (bus, events)
     }
 

@@ -1,11 +1,14 @@
 //! How others reach the owner, and what it takes from them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::error::Error;
+use super::super::reload;
 use super::State;
+use crate::config::Config;
 use crate::domain::{Change, ConsoleLine, Inventory, Policy, StackName, Timestamp, Unikernel, UnikernelId};
 use crate::planning::facts::Facts;
 
@@ -24,6 +27,7 @@ pub enum Trouble {
     Strangers,
     FellBack,
     Stacks,
+    Configuration,
 }
 
 /// What a look at Albatross brought.
@@ -63,6 +67,11 @@ pub(super) enum Message {
         note: Option<String>,
     },
     AlbatrossVersion(String),
+    /// Another configuration is to hold.
+    Reconfigure {
+        config: Arc<Config>,
+        done: oneshot::Sender<Result<(), reload::Error>>,
+    },
     /// The table may not be what it should be. Answers whether it is now.
     RepairTable(oneshot::Sender<bool>),
 }
@@ -157,6 +166,16 @@ impl OwnerHandle {
         let (sender, repaired) = oneshot::channel();
         self.send(Message::RepairTable(sender)).await?;
         repaired.await.map_err(|_| Error::Stopping)
+    }
+
+    /// Makes `config` hold from the next decision on.
+    ///
+    /// # Errors
+    /// It was refused, by what there is or by the kernel, and the one before holds.
+    pub async fn reconfigure(&self, config: Arc<Config>) -> Result<(), reload::Error> {
+        let (done, outcome) = oneshot::channel();
+        self.send(Message::Reconfigure { config, done }).await.map_err(|_| reload::Error::Stopping)?;
+        outcome.await.map_err(|_| reload::Error::Stopping)?
     }
 
     async fn send(&self, message: Message) -> Result<(), Error> {

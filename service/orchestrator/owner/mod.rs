@@ -5,6 +5,7 @@
 //! decision sees all that was decided before it.
 
 mod handle;
+mod reconfigure;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use super::claims::Claims;
 use super::degraded;
 use super::error::Error;
 use super::fault;
+use super::settings::{CurrentConfig, Limits};
+use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, Phase, Service, ServiceName, Timestamp, Unikernel};
 use crate::host_network::nftables::Table;
@@ -56,12 +59,20 @@ pub struct Settings {
     pub defaults: Defaults,
 }
 
+impl Settings {
+    fn of(config: &Config) -> Self {
+        let limits = Limits::of(config);
+        Self { ruleset: limits.ruleset, fall_back: config.publish.fall_back, defaults: limits.defaults() }
+    }
+}
+
 /// The owner, before it runs.
 pub struct Owner {
     state: State,
     ledger: Ledger,
     table: Table,
     settings: Settings,
+    config: Arc<CurrentConfig>,
     claims: Arc<Claims>,
     consoles: Arc<Consoles>,
     events: mpsc::Sender<Event>,
@@ -86,7 +97,7 @@ impl Owner {
         state: State,
         ledger: Ledger,
         table: Table,
-        settings: Settings,
+        config: Arc<CurrentConfig>,
         claims: Arc<Claims>,
         consoles: Arc<Consoles>,
         events: mpsc::Sender<Event>,
@@ -100,7 +111,8 @@ impl Owner {
             state,
             ledger,
             table,
-            settings,
+            settings: Settings::of(&config.get()),
+            config,
             claims,
             consoles,
             events,
@@ -146,6 +158,9 @@ impl Owner {
             Message::Seen(seen) => self.take_in(seen).await,
             Message::Trouble { subject, note } => self.note(subject, note),
             Message::AlbatrossVersion(version) => self.albatross_version = version,
+            Message::Reconfigure { config, done } => {
+                let _ = done.send(self.reconfigure(config).await);
+            }
             Message::RepairTable(done) => {
                 let _ = done.send(self.install_table().await);
             }

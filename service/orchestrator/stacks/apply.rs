@@ -280,7 +280,7 @@ impl Apply {
     fn begin<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             let (name, applied, goal) = (self.manifest.stack.clone(), self.applied.clone(), self.goal());
-            let defaults = self.context.limits.defaults();
+            let defaults = self.context.limits().defaults();
             let begun = self.context.owner.decide(move |state| match applied {
                 Some(applied) => {
                     let now = Timestamp::now();
@@ -346,7 +346,7 @@ impl Apply {
     async fn try_to_place(&mut self) -> Result<(), Error> {
         let (name, goal, applied) = (self.manifest.stack.clone(), self.goal(), self.applied.clone());
         let chain = self.making.as_ref().ok_or(Error::Defect)?.chain();
-        let (defaults, because) = (self.context.limits.defaults(), self.because.clone());
+        let (defaults, because) = (self.context.limits().defaults(), self.because.clone());
         let placing = self.context.owner.decide(move |state| {
             let (world, now) = (&state.world, Timestamp::now());
             let done = staging::Done { chain, goal, applied: applied.as_ref(), because };

@@ -11,7 +11,7 @@ use tracing::debug;
 use super::super::context::Context;
 use super::super::owner::Trouble;
 use super::SETTLE;
-use crate::domain::{Network, NetworkName};
+use crate::domain::NetworkName;
 use crate::host_network::{self, Bridge};
 use crate::planning::facts::{HostBridge, effective_networks};
 /// How often, and how far apart, the kernel is asked for what it cannot tell at the moment.
@@ -19,24 +19,18 @@ const ATTEMPTS: usize = 10;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What a look at the host needs, and what it remembers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct HostWatch {
-    configured: Vec<Network>,
     /// Bridges, by their kernel's numbers, that loopback connections may leave by. To say so again is an event of the
     /// link: without this each look would cause the next.
     routed: BTreeMap<NetworkName, u32>,
 }
 
 impl HostWatch {
-    /// `configured`: networks as the configuration has them.
-    pub fn new(configured: Vec<Network>) -> Self {
-        Self { configured, routed: BTreeMap::new() }
-    }
-
     /// Lets connections from localhost reach the bridges that are new: with the guard chain in the kernel, and not before.
     async fn route_loopback(&mut self, context: &Context, present: &[(NetworkName, u32)]) {
         self.routed.retain(|name, index| present.iter().any(|(there, now)| there == name && now == index));
-        if !context.limits.ruleset.loopback {
+        if !context.limits().ruleset.loopback {
             return;
         }
         let new = present.iter().filter(|(name, _)| !self.routed.contains_key(name)).cloned().collect::<Vec<_>>();
@@ -58,7 +52,7 @@ impl HostWatch {
 pub async fn follow(context: Arc<Context>, mut host: HostWatch) {
     let mut beat = context.beat.subscribe();
     loop {
-        let present = look(&context, &host).await;
+        let present = look(&context).await;
         host.route_loopback(&context, &present).await;
         tokio::select! {
             // Devices come with several events.
@@ -70,7 +64,7 @@ pub async fn follow(context: Arc<Context>, mut host: HostWatch) {
 }
 
 /// Takes in the host's addresses and bridges. Returns the bridges that are networks, with their numbers.
-pub async fn look(context: &Context, watch: &HostWatch) -> Vec<(NetworkName, u32)> {
+pub async fn look(context: &Context) -> Vec<(NetworkName, u32)> {
     let (bridges, addresses) = match observe(context).await {
         Ok(observed) => observed,
         Err(error) => {
@@ -80,7 +74,8 @@ pub async fn look(context: &Context, watch: &HostWatch) -> Vec<(NetworkName, u32
         }
     };
     let host_bridge = |bridge: &Bridge| HostBridge { name: bridge.name.clone(), addresses: bridge.addresses.clone() };
-    let networks = effective_networks(&watch.configured, &bridges.iter().map(host_bridge).collect::<Vec<_>>());
+    let host_bridges = bridges.iter().map(host_bridge).collect::<Vec<_>>();
+    let networks = effective_networks(&context.config.get().networks, &host_bridges);
     let is_network = |bridge: &&Bridge| networks.iter().any(|network| network.name == bridge.name);
     let present = bridges.iter().filter(is_network).map(|bridge| (bridge.name.clone(), bridge.index)).collect();
     context.owner.trouble(Trouble::HostNetwork, None).await;
@@ -90,8 +85,11 @@ pub async fn look(context: &Context, watch: &HostWatch) -> Vec<(NetworkName, u32
             .to_string()
     });
     context.owner.trouble(Trouble::Forwarding, note).await;
+    let config = Arc::clone(&context.config);
     let observed = context.owner.observe(move |facts| {
-        facts.networks = networks;
+        // Once more, by the configuration that holds at this moment: the owner may just have taken over another one.
+        facts.networks = effective_networks(&config.get().networks, &host_bridges);
+        facts.bridges = host_bridges;
         facts.host_addresses = addresses;
     });
     if let Err(error) = observed.await {
