@@ -177,17 +177,20 @@ fn a_signal_at_any_moment_of_the_start_ends_it_in_order() {
         for round in 0..60u32 {
             host.spawn_service();
             let pid = host.service_pid();
-            // From none to more than a start takes on a machine that is not busy.
+            // From its first instant, and from that of its handlers, to more than a start takes on a machine that is not busy.
+            let later = round % 2 == 1;
+            if later {
+                eventually("it has its handlers", async || handles_signals(pid)).await;
+            }
             tokio::time::sleep(Duration::from_micros(u64::from(round) * 2500)).await;
-            let signal = if round % 2 == 0 { Signal::TERM } else { Signal::INT };
-            let can = handles_signals(pid);
+            let signal = if round % 3 == 0 { Signal::TERM } else { Signal::INT };
+            let can = later || handles_signals(pid);
             handled += u32::from(can);
             host.signal_service(signal);
             let status = host.wait_for_end();
             assert!(status.success() || !can, "round {round}: {status}\n{}", host.log());
         }
         println!("{handled} of 60 had their handlers");
-        assert!(handled > 30, "the window without a handler is the time of an exec: {handled}");
         assert!(host.get(8080).unwrap().starts_with("version=1"));
         host.start_service().await;
         another_version(&host).await;
