@@ -165,10 +165,10 @@ fn deployments_at_a_time_and_the_patience_with_albatross() {
         let Some(mut host) = start("[limits]\nconcurrent-deploys = 1\n").await else { return };
         let manager = host.manager().await;
         // It waits for what never comes, and holds the only place.
-        let never = host.image("never", &[]);
+        let never = host.image("held", &[]);
         let waiting = Manager(host.bus.patient_client(600).await);
         let waits = tokio::spawn(async move {
-            let mut rule = options("console:never");
+            let mut rule = options("console:^never said$");
             rule.insert("timeout", 3_600_000u64.into());
             waiting.deploy("held", &never, rule).await
         });

@@ -28,7 +28,7 @@ pub enum Error {
     Refused(#[from] Refusal),
     #[error("{} was not read within {} s: its file system does not answer", .0.display(), READING.as_secs())]
     Late(PathBuf),
-    #[error("the kernel does not take the table as the configuration has it: Degraded says why")]
+    #[error("the kernel does not take the table as the configuration has it, the line before says why: reload again")]
     Kernel,
     #[error("the service is stopping")]
     Stopping,
