@@ -33,6 +33,9 @@
 //! | [`ledger`] | changes to disk, all or none | interpret them |
 //! | [`config`], [`privilege`] | the configuration file; the capabilities that are kept | |
 //!
+//! The configuration that holds is in one place, [`orchestrator`]'s `CurrentConfig`: a reload replaces it between two decisions
+//! of the owner, once [`planning::reload`] has found nothing in the way, and readers take it anew for each thing they do.
+//!
 //! # A Deploy, from door to door
 //!
 //! `bus::manager` parses and admits the caller → `orchestrator::deploy` goes through its table: *queued, importing,

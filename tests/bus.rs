@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use albatross_deployer::bus::{self, AccessSettings};
+use albatross_deployer::bus;
 use albatross_deployer::domain::{
     Event, JobNumber, JobResult, StackState, StackView, Timestamp, UnikernelState, UnikernelView,
 };
@@ -311,10 +311,8 @@ fn options_of_none() -> HashMap<String, zbus::Variant<'static>> {
 async fn a_second_instance_is_told_of_the_first() {
     let Some(bus) = PrivateBus::start(OPEN, None) else { return };
     let (_service, _events) = bus.serve(InitialViews::default()).await;
-    let access = AccessSettings { group: "albatross".into() };
     let (_told, events) = tokio::sync::mpsc::channel(1);
-    let second =
-        bus::serve(&bus.bus_address(), access, private_bus::unattended(), InitialViews::default(), events).await;
+    let second = bus::serve(&bus.bus_address(), private_bus::unattended(), InitialViews::default(), events).await;
     assert!(matches!(second.unwrap_err(), bus::Error::NameTaken { .. }));
 }
 

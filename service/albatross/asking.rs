@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info};
 
 use super::Error;
+use super::deadline::Deadline;
 use super::endpoint::{Endpoint, Silence};
 use super::wire::{Command, Dialect, Info, Message, Name, Payload, Success, UnikernelCommand};
 
@@ -45,11 +46,11 @@ pub(super) struct Daemon {
     sequence: AtomicU64,
     /// `None`: not found out, or the daemon was away since and may be another when it comes back.
     dialect: Mutex<Option<Dialect>>,
-    deadline: Duration,
+    deadline: Deadline,
 }
 
 impl Daemon {
-    pub(super) fn new(endpoint: Endpoint, deadline: Duration) -> Self {
+    pub(super) fn new(endpoint: Endpoint, deadline: Deadline) -> Self {
         Self {
             endpoint,
             changes: Semaphore::new(CHANGES),
@@ -81,7 +82,7 @@ impl Daemon {
 
     /// Sends a command that only asks.
     pub(super) async fn question(&self, name: &Name, command: Command) -> Result<Reply, Error> {
-        self.ask(&self.questions, Request { name, command, image: None, deadline: self.deadline }).await
+        self.ask(&self.questions, Request { name, command, image: None, deadline: self.deadline.get() }).await
     }
 
     async fn ask(&self, lane: &Semaphore, request: Request<'_>) -> Result<Reply, Error> {

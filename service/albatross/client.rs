@@ -14,6 +14,7 @@ use crate::domain::{Timestamp, UnikernelId};
 use super::Error;
 use super::asking::{Daemon, Reply, Request};
 use super::console::{ConsoleHistory, ConsoleStream};
+use super::deadline::Deadline;
 use super::endpoint::{Endpoint, Silence};
 use super::values::{Creation, Policy, Running};
 use super::wire::{Command, Dialect, InvalidAlbatrossName, Name, Path, PolicyCommand, Success, UnikernelCommand};
@@ -43,7 +44,7 @@ struct Inner {
     daemon: Daemon,
     consoles: Arc<Endpoint>,
     path: Path,
-    deadline: Duration,
+    deadline: Deadline,
 }
 
 /// What is known of a unikernel that was created. It may have ended since.
@@ -60,11 +61,17 @@ impl Client {
     /// When the path is not one of Albatross's.
     pub fn new(settings: Settings) -> Result<Self, InvalidAlbatrossName> {
         let path = settings.path.parse()?;
+        let deadline = Deadline::new(settings.deadline);
         let socket = |name: &str| Endpoint::new(settings.directory.join("util").join(name));
-        let daemon = Daemon::new(socket("vmmd.sock"), settings.deadline);
+        let daemon = Daemon::new(socket("vmmd.sock"), deadline.clone());
         let consoles = Arc::new(socket("console.sock"));
-        let inner = Inner { daemon, consoles, path, deadline: settings.deadline };
+        let inner = Inner { daemon, consoles, path, deadline };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// How long Albatross may take to answer one question from now on.
+    pub fn set_deadline(&self, deadline: Duration) {
+        self.inner.deadline.set(deadline);
     }
 
     /// What the daemon was found to understand; `None` until something was asked of it, and while it is away.
@@ -133,7 +140,7 @@ impl Client {
         let config = Box::new(creation.config(image_length));
         let command = UnikernelCommand::Create { dialect, force: false, config };
         let more = Duration::from_secs(image_length / IMAGE_BYTES_A_SECOND);
-        self.change(id, command, Some(image), self.inner.deadline + more).await
+        self.change(id, command, Some(image), self.inner.deadline.get() + more).await
     }
 
     /// Ends a unikernel and has Albatross forget it. One that is not there is destroyed already.
@@ -141,10 +148,10 @@ impl Client {
     /// # Errors
     /// `WillNotExit` when it still runs after it was told to exit.
     pub async fn destroy(&self, id: &UnikernelId) -> Result<(), Error> {
-        let until = Instant::now() + self.inner.deadline;
+        let until = Instant::now() + self.inner.deadline.get();
         loop {
             let began = Timestamp::now();
-            let reply = self.change(id, UnikernelCommand::Destroy, None, self.inner.deadline).await?;
+            let reply = self.change(id, UnikernelCommand::Destroy, None, self.inner.deadline.get()).await?;
             // Even a success is not believed: "destroyed: removed from restarting" has been said of what ran again.
             let Some(running) = self.unikernel(id).await? else { return Ok(()) };
             // What ends by itself all the time can be started again between the two.
@@ -165,7 +172,7 @@ impl Client {
     pub async fn restart(&self, id: &UnikernelId) -> Result<Option<Running>, Error> {
         // Of one that is gone a restart starts nothing, and takes it off the list of those that are started again.
         let Some(before) = self.unikernel(id).await? else { return Ok(None) };
-        let reply = self.change(id, UnikernelCommand::Restart(None), None, self.inner.deadline).await?;
+        let reply = self.change(id, UnikernelCommand::Restart(None), None, self.inner.deadline.get()).await?;
         let after = self.unikernel(id).await?;
         let started_again = after.as_ref().is_none_or(|after| after.started != before.started);
         match reply {
@@ -227,6 +234,6 @@ impl Client {
     }
 
     fn will_not_exit(&self, id: &UnikernelId) -> Error {
-        Error::WillNotExit { name: id.to_string(), waited: self.inner.deadline }
+        Error::WillNotExit { name: id.to_string(), waited: self.inner.deadline.get() }
     }
 }

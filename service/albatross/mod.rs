@@ -6,6 +6,7 @@
 mod asking;
 mod client;
 mod console;
+mod deadline;
 mod endpoint;
 mod error;
 mod framing;

@@ -14,7 +14,6 @@ use zbus::Connection;
 use zbus::fdo::ConnectionCredentials;
 use zbus::message::Header;
 
-use super::AccessSettings;
 use super::error::Failure;
 use crate::domain::Caller;
 use crate::orchestrator::ErrorKind;
@@ -25,9 +24,8 @@ const REMEMBERED: usize = 256;
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Knows who is calling, and lets in who may change something.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Gate {
-    group: String,
     known: Mutex<VecDeque<(String, Identity)>>,
 }
 
@@ -37,36 +35,36 @@ struct Identity {
     caller: Caller,
     /// The user's name where it has one.
     user: Option<String>,
-    /// The id of the configured group where it exists.
+    /// The group whose members may change something.
+    group_name: String,
+    /// Its id where it exists.
     group: Option<u32>,
 }
 
 impl Gate {
-    pub fn new(access: AccessSettings) -> Self {
-        Self { group: access.group, known: Mutex::default() }
-    }
-
-    /// The caller of a method that changes something.
+    /// The caller of a method that changes something. `group`: whose members may, of the configuration that holds now.
     ///
     /// # Errors
     /// NotAuthorized, in words that say who may and how to become one of them.
-    pub async fn admit(&self, connection: &Connection, header: &Header<'_>) -> Result<Caller, Failure> {
+    pub async fn admit(&self, connection: &Connection, header: &Header<'_>, group: String) -> Result<Caller, Failure> {
         let sender = header.sender().ok_or_else(|| unknown_caller("the call names no sender"))?.as_str();
-        let identity = match self.recall(sender) {
+        let identity = match self.recall(sender, &group) {
             Some(identity) => identity,
-            None => self.identify(connection, sender).await?,
+            None => self.identify(connection, sender, group).await?,
         };
         if may_change(&identity, uzers::get_effective_uid()) {
             return Ok(identity.caller);
         }
         let method = header.member().map_or("this", |member| member.as_str());
         tracing::warn!(uid = identity.caller.uid, method, "a caller without the right to change something was refused");
-        Err(Failure::new(ErrorKind::NotAuthorized, refusal(&identity, &self.group, method)))
+        Err(Failure::new(ErrorKind::NotAuthorized, refusal(&identity, method)))
     }
 
-    fn recall(&self, sender: &str) -> Option<Identity> {
+    /// What was found out before, also about this group: the configuration may have had another one then.
+    fn recall(&self, sender: &str, group: &str) -> Option<Identity> {
         let known = self.known.lock().ok()?;
-        known.iter().find(|(name, _)| name == sender).map(|(_, identity)| identity.clone())
+        let same = |(name, identity): &&(String, Identity)| name == sender && identity.group_name == group;
+        known.iter().find(same).map(|(_, identity)| identity.clone())
     }
 
     fn remember(&self, sender: &str, identity: &Identity) {
@@ -78,11 +76,11 @@ impl Gate {
         }
     }
 
-    async fn identify(&self, connection: &Connection, sender: &str) -> Result<Identity, Failure> {
+    async fn identify(&self, connection: &Connection, sender: &str, group: String) -> Result<Identity, Failure> {
         let credentials = credentials(connection, sender).await.map_err(|error| unknown_caller(&error.to_string()))?;
         let uid = credentials.unix_user_id().ok_or_else(|| unknown_caller("the bus does not know its user"))?;
-        let (group, groups) = (self.group.clone(), credentials.into_unix_group_ids());
-        let lookup = tokio::task::spawn_blocking(move || look_up(uid, groups, &group));
+        let groups = credentials.into_unix_group_ids();
+        let lookup = tokio::task::spawn_blocking(move || look_up(uid, groups, group));
         let identity = tokio::time::timeout(LOOKUP_DEADLINE, lookup)
             .await
             .map_err(|_| unknown_caller("the account database does not answer"))?
@@ -106,7 +104,7 @@ fn unknown_caller(reason: &str) -> Failure {
 ///
 /// The groups are those of the calling process as the bus saw it connect. Only a bus that does not tell them (before
 /// dbus 1.13) leaves it to the database, which can know more groups than the process has.
-fn look_up(uid: u32, groups: Option<Vec<u32>>, group: &str) -> Identity {
+fn look_up(uid: u32, groups: Option<Vec<u32>>, group_name: String) -> Identity {
     let user = uzers::get_user_by_uid(uid);
     let primary = user.as_ref().map(uzers::User::primary_group_id);
     let groups = groups.unwrap_or_else(|| {
@@ -116,7 +114,8 @@ fn look_up(uid: u32, groups: Option<Vec<u32>>, group: &str) -> Identity {
     Identity {
         caller: Caller { uid, gid: primary_of(primary, &groups), groups },
         user: user.map(|user| user.name().to_string_lossy().into_owned()),
-        group: uzers::get_group_by_name(group).map(|group| group.gid()),
+        group: uzers::get_group_by_name(&group_name).map(|group| group.gid()),
+        group_name,
     }
 }
 
@@ -132,7 +131,8 @@ fn may_change(identity: &Identity, own: u32) -> bool {
     *uid == 0 || *uid == own || identity.group.is_some_and(|group| *gid == group || groups.contains(&group))
 }
 
-fn refusal(identity: &Identity, group: &str, method: &str) -> String {
+fn refusal(identity: &Identity, method: &str) -> String {
+    let group = &identity.group_name;
     let uid = identity.caller.uid;
     let who = identity.user.as_ref().map_or(format!("user {uid}"), |user| format!("user {user} ({uid})"));
     let user = identity.user.as_deref().unwrap_or("USER");
@@ -151,7 +151,7 @@ mod tests {
 
     fn identity(uid: u32, groups: &[u32], group: Option<u32>) -> Identity {
         let caller = Caller { uid, gid: primary_of(None, groups), groups: groups.to_vec() };
-        Identity { caller, user: Some("alice".into()), group }
+        Identity { caller, user: Some("alice".into()), group_name: "albatross".into(), group }
     }
 
     #[test]
@@ -165,9 +165,9 @@ mod tests {
 
     #[test]
     fn a_refusal_says_how_to_get_in() {
-        let message = refusal(&identity(1000, &[], Some(7)), "albatross", "Deploy");
+        let message = refusal(&identity(1000, &[], Some(7)), "Deploy");
         assert!(message.contains("alice (1000)") && message.contains("usermod -aG albatross alice"), "{message}");
-        assert!(refusal(&identity(1000, &[], None), "albatross", "Deploy").contains("groupadd"));
+        assert!(refusal(&identity(1000, &[], None), "Deploy").contains("groupadd"));
     }
 
     #[test]
@@ -179,12 +179,13 @@ mod tests {
 
     #[test]
     fn what_is_remembered_has_a_bound() {
-        let gate = Gate::new(AccessSettings { group: "albatross".into() });
+        let gate = Gate::default();
         for number in 0..1000 {
             gate.remember(&format!(":1.{number}"), &identity(number, &[], None));
         }
         assert_eq!(gate.known.lock().unwrap().len(), REMEMBERED);
-        assert!(gate.recall(":1.0").is_none());
-        assert_eq!(gate.recall(":1.999").unwrap().caller.uid, 999);
+        assert!(gate.recall(":1.0", "albatross").is_none());
+        assert_eq!(gate.recall(":1.999", "albatross").unwrap().caller.uid, 999);
+        assert!(gate.recall(":1.999", "another").is_none(), "a reload may have changed the group");
     }
 }

@@ -6,7 +6,6 @@ use tokio::sync::{mpsc, oneshot};
 use zbus::Connection;
 use zbus::message::Header;
 
-use super::AccessSettings;
 use super::authorization::Gate;
 use super::error::Failure;
 use crate::domain::Caller;
@@ -27,13 +26,13 @@ pub struct Entrance {
 
 impl Entrance {
     /// The other end of the barriers is the publisher's.
-    pub fn new(orchestrator: Orchestrator, access: AccessSettings) -> (Self, mpsc::Receiver<Barrier>) {
+    pub fn new(orchestrator: Orchestrator) -> (Self, mpsc::Receiver<Barrier>) {
         let (barriers, asked) = mpsc::channel(WAITING);
-        (Self { orchestrator, gate: Arc::new(Gate::new(access)), barriers }, asked)
+        (Self { orchestrator, gate: Arc::default(), barriers }, asked)
     }
 
     pub async fn admit(&self, connection: &Connection, header: &Header<'_>) -> Result<Caller, Failure> {
-        self.gate.admit(connection, header).await
+        self.gate.admit(connection, header, self.orchestrator.access_group()).await
     }
 
     /// What a call that changed something answers, once the objects are as the change made them. The signals follow.

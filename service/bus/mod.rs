@@ -76,13 +76,6 @@ impl fmt::Display for BusAddress {
     }
 }
 
-/// Who besides root, and the user that the service runs as, may call what changes something.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AccessSettings {
-    /// A group of the host. It need not exist.
-    pub group: String,
-}
-
 /// Why the service could not come to the bus.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -139,13 +132,12 @@ impl Bus {
 /// When the bus cannot be reached, does not give the name, or somebody else has it.
 pub async fn serve(
     address: &BusAddress,
-    access: AccessSettings,
     orchestrator: Orchestrator,
     initial: InitialViews,
     events: mpsc::Receiver<Event>,
 ) -> Result<Bus, Error> {
     let connection = connect(address).await.map_err(|source| Error::Connect { address: address.clone(), source })?;
-    let (entrance, barriers) = Entrance::new(orchestrator, access);
+    let (entrance, barriers) = Entrance::new(orchestrator);
     let publisher = objects(&connection, &entrance, initial)
         .await
         .map_err(|source| Error::Objects { address: address.clone(), source })?;

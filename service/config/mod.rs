@@ -2,9 +2,11 @@
 //!
 //! `config.toml` comes first, then `config.toml.d/*.toml` sorted by name; a key of a later file replaces the same key
 //! of an earlier one (a list as a whole, a network key by key). What is left out has its default. Anything that is not
-//! understood stops the start: a setting that is ignored in silence is worse than a service that says why it is down.
+//! understood stops the start, and a reload is refused for it: a setting that is ignored in silence is worse than a service
+//! that says why it is down.
 
 mod networks;
+mod places;
 mod reading;
 mod sections;
 
@@ -17,6 +19,8 @@ use self::networks::NetworkDrafts;
 use crate::domain::{Network, NetworkName, PortRange, PortRanges};
 use crate::images::recipe::BaseImages;
 use crate::images::signature::Key;
+
+pub use self::places::Places;
 
 /// More than any configuration that a person writes.
 const MOST_BYTES: u64 = 1024 * 1024;
@@ -38,6 +42,15 @@ pub struct Config {
     pub build: Build,
     pub albatross: Albatross,
     pub access: Access,
+}
+
+impl Config {
+    /// Says in the log what has no effect yet.
+    pub fn warn_of_ignored(&self) {
+        if !self.managed.is_empty() {
+            tracing::warn!("manage of a network is not acted on by this version: make the bridge");
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,13 +200,21 @@ pub enum Error {
         key: Option<String>,
         message: String,
     },
+    /// A key that no file has, and whose default cannot be.
+    #[error("{}: {key}: {message}", file.display())]
+    Absent { file: PathBuf, key: String, message: String },
 }
 
 /// Reads `file` and the fragments of the folder that has its name with `.d` appended. Neither has to exist.
 ///
-/// Blocks on the file system: for the start, before there is anything to wait.
+/// Blocks on the file system.
 pub fn load(file: &Path) -> Result<Config, Error> {
-    let mut draft = Draft::default();
+    load_with_places(file).map(|(config, _)| config)
+}
+
+/// As [`load`], with the line of each key.
+pub fn load_with_places(file: &Path) -> Result<(Config, Places), Error> {
+    let mut draft = Draft { places: Places::new(file), ..Draft::default() };
     for file in std::iter::once(file.to_owned()).chain(fragments(file)?) {
         if let Some(text) = read(&file)? {
             sections::read(&mut draft, &file, &text)?;
@@ -208,11 +229,12 @@ struct Draft {
     config: Config,
     default_network: Option<(NetworkName, reading::Place)>,
     networks: NetworkDrafts,
+    places: Places,
 }
 
 impl Draft {
-    fn finish(self) -> Result<Config, Error> {
-        let Self { mut config, default_network, networks } = self;
+    fn finish(self) -> Result<(Config, Places), Error> {
+        let Self { mut config, default_network, networks, places } = self;
         (config.networks, config.managed) = networks.finish()?;
         if let Some((name, place)) = default_network {
             let known = config.networks.is_empty() || config.networks.iter().any(|network| network.name == name);
@@ -225,7 +247,7 @@ impl Draft {
         } else if let [only] = &config.networks[..] {
             config.default_network = Some(only.name.clone());
         }
-        Ok(config)
+        Ok((config, places))
     }
 }
 

@@ -77,6 +77,10 @@ impl<'a> Setting<'a> {
         self.place_at(self.key_offset)
     }
 
+    pub(super) fn value(&self) -> &DeValue<'a> {
+        self.value.get_ref()
+    }
+
     /// The refusal of a key that does not exist.
     pub(super) fn unknown(&self, known: &[&str]) -> Error {
         self.place().invalid(format!("unknown key, expected one of {}", known.join(", ")))

@@ -18,6 +18,7 @@ pub(super) fn read(draft: &mut Draft, file: &Path, text: &str) -> Result<(), Err
     let source = Source { file, text };
     let document = source.parse()?;
     for setting in reading::settings(source, "", document.get_ref()) {
+        draft.places.add(&setting);
         match setting.name {
             "default-network" => {
                 draft.default_network = Some((setting.parsed("a bridge's name")?, setting.place()));

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -29,13 +29,20 @@ const TICK: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone)]
 pub struct Store {
     directory: Arc<Path>,
-    limit: u64,
-    /// Bytes of all images.
-    room: u64,
+    bounds: Arc<Bounds>,
     inspection: Arc<Inspection>,
     silence: Duration,
     longest: Duration,
     slots: Arc<Semaphore>,
+}
+
+/// Bytes. They can change while others read them.
+#[derive(Debug)]
+struct Bounds {
+    /// Of one image.
+    limit: AtomicU64,
+    /// Of all images.
+    room: AtomicU64,
 }
 
 impl Store {
@@ -59,8 +66,7 @@ impl Store {
         }
         Ok(Self {
             directory: directory.into(),
-            limit,
-            room: u64::MAX,
+            bounds: Arc::new(Bounds { limit: limit.into(), room: u64::MAX.into() }),
             inspection: Arc::new(Inspection::new(Inspector::Worker)),
             silence: Duration::from_secs(30),
             longest: Duration::from_secs(15 * 60),
@@ -70,13 +76,24 @@ impl Store {
 
     /// What an image may have at most, in bytes.
     pub fn limit(&self) -> u64 {
-        self.limit
+        self.bounds.limit.load(Ordering::Relaxed)
+    }
+
+    fn room(&self) -> u64 {
+        self.bounds.room.load(Ordering::Relaxed)
+    }
+
+    /// Changes what an image, and all images together, may have, in bytes, for imports from now on. What is stored stays.
+    pub fn set_limits(&self, limit: u64, room: u64) {
+        self.bounds.limit.store(limit, Ordering::Relaxed);
+        self.bounds.room.store(room, Ordering::Relaxed);
     }
 
     /// What all images may have together, in bytes; without end where it is not said.
     #[must_use]
     pub fn with_room(self, room: u64) -> Self {
-        Self { room, ..self }
+        self.set_limits(self.limit(), room);
+        self
     }
 
     /// Looks at images in this process instead of a worker's: for who is not the executable that has workers.
@@ -90,13 +107,14 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub async fn is_nearly_full(&self) -> Result<bool, Error> {
-        if self.room == u64::MAX {
+        let room = self.room();
+        if room == u64::MAX {
             return Ok(false);
         }
         // Those that come at this moment may grow as well.
         let coming = IMPORTS.saturating_sub(self.slots.available_permits()) as u64 + 1;
-        let wanted = self.limit.saturating_mul(coming);
-        let (directory, room) = (self.directory.clone(), self.room.saturating_sub(wanted));
+        let wanted = self.limit().saturating_mul(coming);
+        let (directory, room) = (self.directory.clone(), room.saturating_sub(wanted));
         blocking(move || Ok(used(&directory)? > room)).await
     }
 
@@ -137,7 +155,7 @@ impl Store {
     async fn keep(&self, received: Received, running: &Running) -> Result<ImageRecord, Error> {
         let (digest, size) = (received.digest, received.size);
         let devices = self.inspection.devices(digest, || received.open()).await?;
-        let (directory, room, exchange) = (self.directory.clone(), self.room, running.exchange.clone());
+        let (directory, room, exchange) = (self.directory.clone(), self.room(), running.exchange.clone());
         blocking(move || received.keep(&directory, room, &exchange)).await?;
         self.inspection.remember(digest, &devices);
         Ok(record_of(digest, size, devices))
@@ -150,7 +168,7 @@ impl Store {
         let slot = slot.map_err(|_| busy())?;
         let exchange = Arc::new(Exchange::default());
         let (sender, outcome) = oneshot::channel();
-        let (directory, limit) = (self.directory.clone(), self.limit);
+        let (directory, limit) = (self.directory.clone(), self.limit());
         let theirs = exchange.clone();
         let work = move || {
             let received = receive(&directory, limit, source, &theirs);

@@ -13,10 +13,13 @@ use crate::planning::collecting::Keep;
 /// Between two attempts at what could not be collected.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// Collects whenever something may have become free. Never ends.
+/// Collects whenever something may have become free, where the configuration wants that. Never ends.
 pub async fn run(orchestrator: Orchestrator) {
     loop {
         orchestrator.context.collects.notified().await;
+        if !orchestrator.context.config.get().collect.automatic {
+            continue;
+        }
         match collect(&orchestrator).await {
             Ok(0) => {}
             Ok(removed) => info!(removed, "collected"),
@@ -31,7 +34,7 @@ pub async fn run(orchestrator: Orchestrator) {
 
 /// How many things were removed. No job is begun where there is nothing to do.
 async fn collect(orchestrator: &Orchestrator) -> Result<usize, Error> {
-    let keep = Keep { services: None, previous: orchestrator.context.limits.keep_previous };
+    let keep = Keep { services: None, previous: orchestrator.context.limits().keep_previous };
     let collect = Collect { keep, drains: Drains::Stay };
     if collect.removals(&orchestrator.context).await?.is_empty() {
         return Ok(0);

@@ -52,7 +52,7 @@ impl Bridges {
         let is_there = |index: &u32| bridges.iter().any(|bridge| bridge.index == *index);
         done.own_mac.retain(is_there);
         done.ready.clear();
-        let (seen, own_mac, loopback) = (bridges.clone(), done.own_mac.clone(), context.limits.ruleset.loopback);
+        let (seen, own_mac, loopback) = (bridges.clone(), done.own_mac.clone(), context.limits().ruleset.loopback);
         let decided = context.owner.look(move |state| decide(state, &seen, loopback, &own_mac)).await;
         let Ok((steps, populated)) = decided else { return };
         if done.perform(context, steps).await {

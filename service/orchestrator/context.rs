@@ -12,31 +12,15 @@ use super::error::Error;
 use super::imports::Sources;
 use super::jobs::Jobs;
 use super::owner::OwnerHandle;
+use super::settings::{CurrentConfig, Limits};
+use super::slots::Slots;
 use super::stale_flows::FollowUp;
 use super::watch::Taps;
 use crate::consoles::Consoles;
 use crate::domain::{ConsoleLine, Unikernel, UnikernelId};
 use crate::host_network::{Flows, Host, Listeners};
-use crate::planning::host_ports::PortPolicy;
-use crate::planning::stacks::placing::Defaults;
-use crate::planning::{reconcile, redaction, ruleset};
+use crate::planning::{reconcile, redaction};
 use crate::{albatross, images};
-
-/// Numbers of the configuration that workflows use.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    pub drain: Duration,
-    pub keep_previous: u32,
-    pub ruleset: ruleset::Settings,
-    pub ports: PortPolicy,
-}
-
-impl Limits {
-    /// What the publications of a stack are made with where its manifest is silent.
-    pub fn defaults(&self) -> Defaults {
-        Defaults { drain: self.drain }
-    }
-}
 
 #[derive(Debug)]
 pub struct Context {
@@ -51,11 +35,11 @@ pub struct Context {
     pub flows: Flows,
     pub listeners: Arc<Listeners>,
     pub taps: Taps,
-    pub limits: Limits,
-    /// Where images come from.
+    pub config: Arc<CurrentConfig>,
+    /// What imports of images share.
     pub sources: Sources,
     /// Deployments that work at the same time.
-    pub deploy_slots: Arc<Semaphore>,
+    pub deploy_slots: Slots,
     /// Those that run again and are asked for their readiness at the same time: after a restart of Albatross all do.
     pub return_slots: Semaphore,
     /// Told when something may have begun to drain.
@@ -86,6 +70,11 @@ pub struct Context {
 const SILENCE: Duration = Duration::from_millis(25);
 
 impl Context {
+    /// As the configuration that holds now has them.
+    pub fn limits(&self) -> Limits {
+        Limits::of(&self.config.get())
+    }
+
     /// The error of a unikernel that is not ready, with what it said last.
     pub async fn not_ready(&self, unikernel: &Unikernel, reason: String) -> Error {
         let lines = self.last_lines(&unikernel.id, SILENCE).await;

@@ -33,7 +33,7 @@ pub async fn check(context: &Context, ports: &BTreeSet<HostPort>) -> Result<(), 
         return Ok(());
     }
     let listeners = context.listeners.on(ports).await?;
-    match context.limits.ports.check_listeners(ports, &listeners) {
+    match context.limits().ports.check_listeners(ports, &listeners) {
         Ok(()) => Ok(()),
         Err(error) => Err(named(error.into()).await),
     }
@@ -70,7 +70,7 @@ async fn try_to_observe(context: &Context) -> Result<(), Error> {
         true => Vec::new(),
         false => context.listeners.all().await?,
     };
-    let ports = context.limits.ports.clone();
+    let ports = context.limits().ports.clone();
     let overshadowed = context.owner.look(move |state| {
         let overshadowed = ports.overshadowed(&state.world, &listeners).into_iter().take(MAX_NAMED);
         (overshadowed.cloned().collect::<Vec<_>>(), state.facts.overshadowed.clone())

@@ -26,10 +26,13 @@ mod owner;
 mod publish;
 mod readiness;
 mod recover;
+mod reload;
 mod remove;
 mod request;
 mod restart;
 mod returns;
+mod settings;
+mod slots;
 mod stacks;
 mod stale_flows;
 mod start;
@@ -66,6 +69,7 @@ use crate::planning::publishing::Wanted;
 use crate::planning::stacks::dot;
 
 pub use error::{Error, ErrorKind};
+pub use reload::Error as ReloadError;
 pub use request::{ApplyRequest, CollectRequest, DeployRequest, ImageSource, PublishRequest};
 pub use start::{Assembled, InitialViews, Parts, Runner, StartError, assemble};
 
@@ -99,7 +103,7 @@ impl Orchestrator {
             unikernel: request.unikernel,
             addresses: request.addresses,
             sources: request.sources,
-            drain: request.drain.unwrap_or(self.context.limits.drain),
+            drain: request.drain.unwrap_or(self.context.limits().drain),
         };
         self.switch(JobKind::Publish, request.service, To::Publication(wanted, request.caller)).await.map(drop)
     }
@@ -124,7 +128,7 @@ impl Orchestrator {
 
     /// Returns what was removed or, in a dry run, what would be.
     pub async fn collect(&self, request: CollectRequest) -> Result<Vec<Removal>, Error> {
-        let previous = request.keep_previous.unwrap_or(self.context.limits.keep_previous);
+        let previous = request.keep_previous.unwrap_or(self.context.limits().keep_previous);
         let keep = Keep { services: request.keep, previous };
         let drains = if request.force { Drains::Go } else { Drains::Wait };
         let collect = Collect { keep, drains };
@@ -226,7 +230,7 @@ impl Orchestrator {
 
     /// The table as nftables' own JSON.
     pub async fn export_ruleset(&self) -> Result<String, Error> {
-        let settings = self.context.limits.ruleset;
+        let settings = self.context.limits().ruleset;
         let ruleset = self.context.owner.look(move |state| state.ruleset(settings)).await?;
         Ok(nftables::export(&ruleset))
     }
@@ -264,6 +268,11 @@ impl Orchestrator {
             UnikernelState::Live | UnikernelState::Draining => Ok(self.context.flows.count(view.address).await?),
             _ => Ok(0),
         }
+    }
+
+    /// The group of the host whose members may call what changes something.
+    pub fn access_group(&self) -> String {
+        self.context.config.get().access.group.clone()
     }
 
     /// Cancels what works and waits until it is undone, for at most `limit`. What is left is undone at the next start.

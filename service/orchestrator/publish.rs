@@ -99,7 +99,7 @@ impl Switch {
     async fn admit(&self) -> Result<(), Error> {
         let To::Publication(wanted, caller) = self.to.clone() else { return Ok(()) };
         super::host_ports::learn(&self.context, wanted.addresses.clone()).await?;
-        let policy = self.context.limits.ports.clone();
+        let policy = self.context.limits().ports.clone();
         let added = self.context.owner.look(move |state| {
             policy.admit(&state.facts, &caller, &wanted.ports, &wanted.addresses)?;
             Ok::<_, Error>(host_ports::added_by(&state.world, &wanted.ports, &wanted.addresses))

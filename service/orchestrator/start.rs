@@ -8,12 +8,14 @@ use tracing::warn;
 
 use super::bridges::Bridges;
 use super::claims::Claims;
-use super::context::{Context, Limits};
+use super::context::Context;
 use super::imports::Sources;
 use super::jobs::Jobs;
-use super::owner::{self, Owner, State};
+use super::owner::{Owner, State};
+use super::settings::CurrentConfig;
+use super::slots::Slots;
 use super::stale_flows::FollowUp;
-use super::watch::{HostWatch, Taps};
+use super::watch::Taps;
 use super::{
     Orchestrator, automatic, drains, imports, recover, returns, stacks, stale_flows, tolerance, watch as watching,
 };
@@ -24,8 +26,6 @@ use crate::host_network::nftables::{ForeignChanges, Ownership, Table};
 use crate::host_network::{self, Flows, Host, LinkEvents, Listeners};
 use crate::ledger::{Contents, Ledger};
 use crate::planning::facts::Facts;
-use crate::planning::host_ports::PortPolicy;
-use crate::planning::ruleset;
 use crate::planning::world::World;
 use crate::{albatross, images};
 
@@ -75,44 +75,29 @@ pub struct Assembled {
 pub struct Runner {
     owner: Owner,
     context: Arc<Context>,
-    host: HostWatch,
     reader: Table,
     foreign_changes: ForeignChanges,
     link_events: LinkEvents,
-    /// What collects without being asked, where the configuration wants that.
-    automatic: Option<Orchestrator>,
     events: mpsc::Sender<Event>,
 }
 
 /// Opens what the kernel gives and puts the parts together.
 pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let Parts { config, state_directory, ledger, contents, store, albatross } = parts;
-    let sources = Sources::new(&config, &state_directory);
+    let sources = Sources::new(&state_directory);
     if let Err(error) = imports::clear_workshop(&sources.workshop) {
         warn!(%error, folder = %sources.workshop.display(), "what earlier builds have left cannot be removed");
     }
     let (events_sender, events) = mpsc::channel(EVENTS);
     let claims = Arc::new(Claims::default());
-    let settings = ruleset::Settings { loopback: config.publish.loopback };
     let (table, foreign_changes) = Table::open()?;
     let (reader, _) = Table::open_as(Ownership::Shared)?;
     let state = State { world: world(contents), facts: facts(&config) };
     let initial = initial_views(&state);
     let jobs = Jobs::new(events_sender.clone(), config.limits.job_history);
-    let ports = PortPolicy {
-        allowed: config.publish.ports.clone(),
-        take_over: config.publish.take_over.clone(),
-        loopback: config.publish.loopback,
-    };
-    let limits = Limits {
-        drain: config.publish.drain,
-        keep_previous: config.collect.keep_previous,
-        ruleset: settings,
-        ports: ports.clone(),
-    };
-    let acts_by =
-        owner::Settings { ruleset: settings, fall_back: config.publish.fall_back, defaults: limits.defaults(), ports };
     let listeners = Arc::new(Listeners::open()?);
+    let deploy_slots = Slots::new(u32::try_from(config.limits.concurrent_deploys).unwrap_or(u32::MAX));
+    let config = Arc::new(CurrentConfig::new(config));
     let consoles = Arc::new(Consoles::new(albatross.clone()));
     let follow_up = Arc::<FollowUp>::default();
     let claimed = Arc::clone(&claims);
@@ -120,7 +105,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         state,
         ledger,
         (table, Arc::clone(&listeners)),
-        acts_by,
+        Arc::clone(&config),
         claimed,
         Arc::clone(&consoles),
         Arc::clone(&follow_up),
@@ -138,9 +123,9 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         flows: Flows::open()?,
         listeners,
         taps: Taps::default(),
-        limits,
+        config,
         sources,
-        deploy_slots: Arc::new(Semaphore::new(config.limits.concurrent_deploys)),
+        deploy_slots,
         return_slots: Semaphore::new(RETURNS),
         drains: Notify::new(),
         follow_up,
@@ -155,11 +140,8 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         store_gate: tokio::sync::Mutex::new(()),
     });
     let orchestrator = Orchestrator { context: Arc::clone(&context) };
-    let host = HostWatch::new(config.networks);
     let link_events = LinkEvents::open()?;
-    let automatic = config.collect.automatic.then(|| orchestrator.clone());
-    let runner =
-        Runner { owner, context, host, reader, foreign_changes, link_events, events: events_sender, automatic };
+    let runner = Runner { owner, context, reader, foreign_changes, link_events, events: events_sender };
     Ok(Assembled { orchestrator, initial, events, runner })
 }
 
@@ -167,12 +149,12 @@ impl Runner {
     /// Looks at the host for the first time. What it finds is the first that the owner hears of, so that no call is
     /// decided without knowing the networks.
     pub async fn look(&self) {
-        watching::look_at_host(&self.context, &self.host).await;
+        watching::look_at_host(&self.context).await;
     }
 
     /// Never ends. Neither Albatross nor the kernel's table need answer.
     pub async fn run(self) {
-        let Self { owner, context, host, reader, foreign_changes, link_events, events, automatic } = self;
+        let Self { owner, context, reader, foreign_changes, link_events, events } = self;
         tokio::spawn(owner.run());
         if let Err(error) = recover::match_images(&context).await {
             warn!(%error, "the image store could not be looked through");
@@ -182,7 +164,7 @@ impl Runner {
         }
         tokio::spawn(watching::follow_table(Arc::clone(&context), reader, foreign_changes));
         tokio::spawn(watching::follow_links(Arc::clone(&context), link_events));
-        tokio::spawn(watching::follow_host(Arc::clone(&context), host));
+        tokio::spawn(watching::follow_host(Arc::clone(&context)));
         tokio::spawn(recover::follow(Arc::clone(&context)));
         tokio::spawn(drains::run(Arc::clone(&context), events));
         tokio::spawn(stale_flows::run(Arc::clone(&context)));
@@ -190,9 +172,7 @@ impl Runner {
         tokio::spawn(returns::run(Arc::clone(&context)));
         tokio::spawn(imports::tidy(Arc::clone(&context)));
         tokio::spawn(stacks::watching::run(Orchestrator { context: Arc::clone(&context) }));
-        if let Some(orchestrator) = automatic {
-            tokio::spawn(automatic::run(orchestrator));
-        }
+        tokio::spawn(automatic::run(Orchestrator { context: Arc::clone(&context) }));
         watching::follow_albatross(context).await;
     }
 }

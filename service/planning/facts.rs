@@ -51,6 +51,17 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// The host's bridges as they were seen last.
+    pub fn bridges(&self) -> &[Bridge] {
+        self.host.as_ref().map(|host| host.bridges.as_slice()).unwrap_or_default()
+    }
+
+    /// Takes the networks over that `configured` comes down to on this host.
+    pub fn configure(&mut self, configured: &[Network]) {
+        self.networks = effective_networks(configured, self.bridges());
+        self.networks_are_configured = !configured.is_empty();
+    }
+
     pub fn network(&self, name: &NetworkName) -> Result<&Network, Error> {
         self.networks.iter().find(|network| network.name == *name).ok_or_else(|| {
             Error::InvalidArgument(format!("network {name} is not known: there is {}", self.known_networks()))

@@ -20,6 +20,7 @@ pub mod ports;
 pub mod publishing;
 pub mod reconcile;
 pub mod redaction;
+pub mod reload;
 pub mod removal;
 pub mod ruleset;
 pub mod stacks;

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use albatross_deployer::bus::{self, AccessSettings, Bus, BusAddress};
+use albatross_deployer::bus::{self, Bus, BusAddress};
 use albatross_deployer::domain::Event;
 use albatross_deployer::ledger::Ledger;
 use albatross_deployer::orchestrator::{self, InitialViews, Orchestrator, Parts};
@@ -33,7 +33,7 @@ pub const OPEN: &str = r#"
 pub struct PrivateBus {
     daemon: Child,
     pub address: String,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Drop for PrivateBus {
@@ -57,20 +57,24 @@ impl PrivateBus {
                        \"http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd\">";
         let listen = format!("<listen>unix:path={}</listen><auth>EXTERNAL</auth>", socket.display());
         std::fs::write(&config, format!("{doctype}<busconfig>{listen}{policy}{include}</busconfig>")).unwrap();
-        let daemon = Command::new("dbus-daemon")
-            .arg(format!("--config-file={}", config.display()))
-            .args(["--nofork", "--print-address"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn();
-        let Ok(mut daemon) = daemon else {
+        let Some((daemon, address)) = start_daemon(directory.path()) else {
             println!("SKIPPED: there is no dbus-daemon to run a private bus with");
             return None;
         };
-        let mut address = String::new();
-        BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
-        assert!(address.starts_with("unix:"), "dbus-daemon did not start: is its configuration valid?");
-        Some(Self { daemon, address: address.trim().to_owned(), _directory: directory })
+        Some(Self { daemon, address, directory })
+    }
+
+    /// SIGKILL: all connections end.
+    pub fn kill(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+    }
+
+    /// Another daemon in place of one that was killed, at the same address.
+    pub fn start_again(&mut self) {
+        let (daemon, address) = start_daemon(self.directory.path()).unwrap();
+        assert_eq!(address, self.address);
+        self.daemon = daemon;
     }
 
     pub fn bus_address(&self) -> BusAddress {
@@ -80,8 +84,7 @@ impl PrivateBus {
     /// The service on this bus. What the test sends is what the owner of state would tell.
     pub async fn serve(&self, initial: InitialViews) -> (Bus, mpsc::Sender<Event>) {
         let (events, told) = mpsc::channel(1024);
-        let access = AccessSettings { group: "albatross".into() };
-        let bus = bus::serve(&self.bus_address(), access, unattended(), initial, told).await.unwrap();
+        let bus = bus::serve(&self.bus_address(), unattended(), initial, told).await.unwrap();
         (bus, events)
     }
 
@@ -97,6 +100,23 @@ impl PrivateBus {
             .await
             .unwrap()
     }
+}
+
+/// With the configuration of this directory. `None` where there is no such program.
+fn start_daemon(directory: &Path) -> Option<(Child, String)> {
+    let daemon = Command::new("dbus-daemon")
+        .arg(format!("--config-file={}", directory.join("bus.conf").display()))
+        .args(["--nofork", "--print-address"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut daemon = daemon.ok()?;
+    let mut address = String::new();
+    BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
+    assert!(address.starts_with("unix:"), "dbus-daemon did not start: is its configuration valid?");
+    // Without the daemon's own number: one that is started again has another.
+    let address = address.trim().split(",guid=").next().unwrap().to_owned();
+    Some((daemon, address))
 }
 
 /// An orchestrator without an owner: every call fails.

@@ -120,10 +120,13 @@ impl TestHost {
 
     /// SIGTERM; the service must end by itself.
     pub fn stop_service(&mut self) {
-        let service = self.service.as_ref().unwrap();
-        let pid = rustix::process::Pid::from_child(service);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal_service(rustix::process::Signal::TERM);
         assert!(self.wait_for_end().success(), "{}", self.log());
+    }
+
+    pub fn signal_service(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(self.service.as_ref().unwrap());
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// Waits until the service has ended by itself.

@@ -116,7 +116,7 @@ impl Deploy {
     }
 
     pub(super) async fn free_slot(&self) -> Result<OwnedSemaphorePermit, Error> {
-        Arc::clone(&self.context.deploy_slots).acquire_owned().await.map_err(|_| Error::Stopping)
+        self.context.deploy_slots.acquire().await
     }
 
     fn deployment(&self) -> Result<&Deployment, Error> {

@@ -42,7 +42,7 @@ pub(super) async fn build(
 ) -> Result<Imported, Error> {
     let work = Work::Build { dockerfile, paths: wanted.paths.clone(), signature: wanted.signature };
     let use_ = Use::begin(context)?;
-    let whole = context.sources.build_deadline;
+    let whole = context.config.get().build.deadline;
     let building = Link::from(use_.task(work, Patience { silence: whole, whole, ..Patience::default() }));
     let made = [building, Link::unseen(Task::Taken(wanted))].map(|link| link.with_deadline(whole + LAST_WORD));
     let links = context_links.into_iter().chain(made).collect();
@@ -62,8 +62,8 @@ impl Use {
         let unknown = |error| images::Error::Io { what: "read a random number".into(), error };
         let random = secret::random().map_err(unknown)?;
         let label = format!("{}.{random}", context.sources.instance);
-        let (socket, tidier) = (context.sources.engine.clone(), context.sources.tidier.clone());
-        tidier.engine_is_used();
+        let (socket, tidier) = (context.config.get().images.docker_socket.clone(), context.sources.tidier.clone());
+        tidier.engine_is_used(&socket);
         Ok(Self { socket, label, tidier, is_over: false })
     }
 
@@ -82,7 +82,7 @@ impl Use {
 impl Drop for Use {
     fn drop(&mut self) {
         if !self.is_over {
-            self.tidier.after_call(std::mem::take(&mut self.label));
+            self.tidier.after_call(std::mem::take(&mut self.socket), std::mem::take(&mut self.label));
         }
     }
 }

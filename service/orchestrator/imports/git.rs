@@ -20,13 +20,14 @@ use super::super::owner::State;
 use super::chain::{Link, ask};
 use super::workshop::Folder;
 use super::{Imported, engine, hold, wanted};
+use crate::config::Git;
 use crate::domain::{
     Build, BuildKey, BuildOptions, Caller, CommitId, GitSource, ImageOptions, ImagePath, ImageRecord, ImageReference,
     Origin, Recipe,
 };
 use crate::images;
 use crate::images::engine::Dockerfile;
-use crate::images::git::{Remote, Request};
+use crate::images::git::{Access, Remote, Request};
 use crate::images::recipe::{self, Caches};
 use crate::images::worker::{Assignment, Task};
 use crate::planning::builds;
@@ -51,7 +52,7 @@ pub(super) async fn import(
     let repository = Repository { context, source, caller: caller.clone(), job };
     repository.look().await?;
     let commit = repository.resolve().await?;
-    let key = recipe::key(&repository.source.url, build, &commit, &context.sources.bases);
+    let key = recipe::key(&repository.source.url, build, &commit, &context.config.get().build.bases);
     // Whoever comes while it is built waits, and finds it done.
     let _claim = tokio::select! {
         biased;
@@ -100,6 +101,11 @@ pub(super) async fn import(
             Err(error)
         }
     }
+}
+
+fn access(git: &Git) -> Access {
+    let Git { ssh_key, known_hosts, certificates } = git.clone();
+    Access { ssh_key, known_hosts, certificates }
 }
 
 /// What came of the same build before, where it is still whole, and was looked through for a signature if one is sought.
@@ -166,7 +172,7 @@ impl Repository<'_> {
             url: self.source.url.clone(),
             reference: self.source.reference.clone(),
             directory: directory.to_owned(),
-            access: self.context.sources.access.clone(),
+            access: access(&self.context.config.get().git),
         }
     }
 
@@ -182,7 +188,8 @@ impl Repository<'_> {
     }
 
     fn dockerfile(&self, build: &BuildOptions) -> Dockerfile {
-        let bases = &self.context.sources.bases;
+        let config = self.context.config.get();
+        let bases = &config.build.bases;
         match (&build.recipe, build.image_paths().first()) {
             (Recipe::Dockerfile(path), _) => Dockerfile::OfContext(path.to_string()),
             (Recipe::Mirage(mirage), path) => {

@@ -159,7 +159,8 @@ async fn bring(context: &Context, source: ImageSource, job: &Job) -> Result<Impo
 
 /// Removes what a run of the service that was killed has left elsewhere.
 pub async fn tidy(context: Arc<Context>) {
-    context.sources.tidier.after_others(context.sources.instance.clone()).await;
+    let socket = context.config.get().images.docker_socket.clone();
+    context.sources.tidier.after_others(socket, context.sources.instance.clone()).await;
 }
 
 /// With where it came from in its record.
@@ -226,7 +227,7 @@ async fn fetch_once(
 
 /// What a worker takes out of an image for this call.
 fn wanted(context: &Context, options: &ImageOptions) -> Wanted {
-    let signature = !context.sources.keys.is_empty() && options.signature.is_none();
+    let signature = !context.config.get().images.keys.is_empty() && options.signature.is_none();
     let (paths, named) = (options.image_paths(), options.image_path.is_some());
     Wanted { paths, named, limit: context.store.limit(), signature }
 }

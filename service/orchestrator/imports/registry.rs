@@ -26,17 +26,17 @@ pub(super) async fn import(
     options: &ImageOptions,
     job: &Job,
 ) -> Result<Imported, Error> {
-    let sources = &context.sources;
+    let (sources, config) = (&context.sources, context.config.get());
     let registry = image.registry.as_ref().map(ToString::to_string).unwrap_or_default();
-    let (cache, auth_file) = (sources.cache.clone(), sources.auth_file.clone());
+    let (cache, auth_file) = (sources.cache.clone(), config.images.auth_file.clone());
     let repository = image.repository.to_string();
     let prepared = spawn_blocking(move || prepare(&cache, auth_file.as_deref(), &registry, &repository)).await;
     let request = Request {
-        insecure: Insecure(sources.insecure_registries.clone()),
+        insecure: Insecure(config.images.insecure_registries.clone()),
         access: prepared.map_err(|_| Error::Defect)??,
         image,
         cache: sources.cache.clone(),
-        cache_limit: sources.cache_limit,
+        cache_limit: config.images.cache_size,
         wanted: wanted(context, options),
         patience: patience(),
     };

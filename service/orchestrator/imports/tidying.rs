@@ -2,7 +2,7 @@
 //! next.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,22 +24,27 @@ const LATER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
 /// Labels that are kept for an engine that does not answer. What is more is removed at the service's next start.
 const MOST: usize = 1000;
 
-/// Tidies up in one engine. Clones are the same.
-#[derive(Debug, Clone)]
+/// Tidies up in engines. Clones are the same.
+#[derive(Debug, Clone, Default)]
 pub struct Tidier(Arc<Inner>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
-    socket: PathBuf,
     /// How many work for the first time, which the end of the service waits for.
     working: AtomicUsize,
     /// That the engine could not be asked for.
     untidied: Mutex<BTreeSet<Left>>,
 }
 
-/// By whom.
+/// What is to be removed from the engine behind this socket.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Left {
+struct Left {
+    socket: PathBuf,
+    by: By,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum By {
     /// The call with this label.
     Call(String),
     /// Runs of the service before the one whose labels begin so.
@@ -47,27 +52,27 @@ enum Left {
 }
 
 impl Tidier {
-    pub fn new(socket: PathBuf) -> Self {
-        Self(Arc::new(Inner { socket, working: AtomicUsize::new(0), untidied: Mutex::default() }))
-    }
-
     /// Nobody is kept waiting for it.
-    pub(super) fn after_call(&self, label: String) {
-        self.spawn(Left::Call(label));
+    pub(super) fn after_call(&self, socket: PathBuf, label: String) {
+        self.spawn(Left { socket, by: By::Call(label) });
     }
 
     /// Removes what runs of the service before this one have left, where there is an engine.
-    pub(super) async fn after_others(&self, instance: String) {
-        let left = Left::Others(instance);
-        if tokio::fs::metadata(&self.0.socket).await.is_err() || !self.tidy(&left).await {
+    pub(super) async fn after_others(&self, socket: PathBuf, instance: String) {
+        let left = Left { socket, by: By::Others(instance) };
+        if tokio::fs::metadata(&left.socket).await.is_err() || !self.tidy(&left).await {
             self.remember(left);
         }
     }
 
     /// What it could not be asked for before, it is asked for now that somebody needs it.
-    pub(super) fn engine_is_used(&self) {
-        let untidied = std::mem::take(&mut *self.0.untidied.lock().unwrap_or_else(PoisonError::into_inner));
-        untidied.into_iter().for_each(|left| self.spawn(left));
+    pub(super) fn engine_is_used(&self, socket: &Path) {
+        let mut untidied = self.0.untidied.lock().unwrap_or_else(PoisonError::into_inner);
+        let (here, elsewhere) = std::mem::take(&mut *untidied).into_iter().partition(|left| left.socket == socket);
+        *untidied = elsewhere;
+        drop(untidied);
+        let here: BTreeSet<Left> = here;
+        here.into_iter().for_each(|left| self.spawn(left));
     }
 
     pub fn is_done(&self) -> bool {
@@ -99,12 +104,12 @@ impl Tidier {
 
     /// Whether the engine has removed all that there was.
     async fn tidy(&self, left: &Left) -> bool {
-        let (work, label) = match left {
-            Left::Call(label) => (Work::Tidy, label.clone()),
-            Left::Others(instance) => (Work::TidyOthers, instance.clone()),
+        let (work, label) = match &left.by {
+            By::Call(label) => (Work::Tidy, label.clone()),
+            By::Others(instance) => (Work::TidyOthers, instance.clone()),
         };
         let patience = Patience { whole: TIDYING, ..Patience::default() };
-        let task = Task::Engine(Request { socket: self.0.socket.clone(), work, label, patience });
+        let task = Task::Engine(Request { socket: left.socket.clone(), work, label, patience });
         let working = async {
             let (_, mut worker) = worker::start(&task.into(), None).await?;
             while let Next::Heard(_) = worker.next(0).await? {}

@@ -4,7 +4,6 @@
 //! or did, is not: a Restart, a Rollback, the chain before, and the members that an Apply makes of what it has imported.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
@@ -35,7 +34,7 @@ impl Claim {
     /// beside a unikernel in a container image a worker tells ([`super::Told`]).
     pub(super) async fn of(context: &Context, image: &ImageReference, options: &ImageOptions, caller: &Caller) -> Self {
         let mut claim = Self { signature: options.signature.clone(), place: place(image, options) };
-        if context.sources.keys.is_empty() || claim.signature.is_some() {
+        if context.config.get().images.keys.is_empty() || claim.signature.is_some() {
             return claim;
         }
         if let ImageReference::Path(path) = image {
@@ -70,7 +69,7 @@ pub(super) async fn verified(
     claim: Claim,
     job: &Job,
 ) -> Result<Imported, Error> {
-    if context.sources.keys.is_empty() {
+    if context.config.get().images.keys.is_empty() {
         return Ok(imported);
     }
     job.detail("verifying").await;
@@ -111,8 +110,10 @@ async fn judge(context: &Context, imported: &Imported, claim: Claim) -> Result<S
 async fn by(context: &Context, digest: ImageDigest, signature: String) -> Result<Signed, Error> {
     // The copy in the store: whatever becomes of the source, it is what runs.
     let (file, _) = context.store.open_stored(digest).await?;
-    let (text, keys) = (signature.clone(), Arc::clone(&context.sources.keys));
-    let verified = spawn_blocking(move || signature::verify(file, &text, &keys)).await.map_err(|_| Error::Stopping)?;
+    let (text, config) = (signature.clone(), context.config.get());
+    let verified = spawn_blocking(move || signature::verify(file, &text, &config.images.keys))
+        .await
+        .map_err(|_| Error::Stopping)?;
     let comment = verified.map_err(|why| unsigned(digest, &why))?;
     Ok(Signed { signature, comment })
 }

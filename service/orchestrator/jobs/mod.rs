@@ -27,7 +27,6 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Jobs {
     events: mpsc::Sender<Event>,
-    history: usize,
     /// Places for readers of logs.
     places: Arc<Semaphore>,
     inner: Mutex<Inner>,
@@ -35,6 +34,8 @@ pub struct Jobs {
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// How many that have ended are still listed.
+    history: usize,
     last: u64,
     /// The service is stopping: a call that comes now is cancelled at once.
     closing: bool,
@@ -97,7 +98,14 @@ impl Jobs {
     /// `history`: how many that have ended are still listed.
     pub fn new(events: mpsc::Sender<Event>, history: usize) -> Arc<Self> {
         let places = Arc::new(Semaphore::new(READERS));
-        Arc::new(Self { events, history, places, inner: Mutex::default() })
+        Arc::new(Self { events, places, inner: Mutex::new(Inner { history, ..Inner::default() }) })
+    }
+
+    /// Changes how many that have ended are still listed, from now on.
+    pub fn set_history(&self, history: usize) {
+        let mut inner = self.lock();
+        inner.history = history;
+        inner.ended.truncate(history);
     }
 
     pub async fn begin(self: &Arc<Self>, kind: JobKind, subject: String) -> Job {
@@ -181,7 +189,8 @@ impl Jobs {
             log.step(&format!("{result}{}", why.unwrap_or_default()));
         }
         inner.ended.push_front((running.view, result));
-        inner.ended.truncate(self.history);
+        let history = inner.history;
+        inner.ended.truncate(history);
         Some(Event::JobRemoved { number, result })
     }
 

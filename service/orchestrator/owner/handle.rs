@@ -1,12 +1,14 @@
 //! How others reach the owner, and what it takes from them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::error::Error;
-use super::super::host_ports;
+use super::super::{host_ports, reload};
 use super::State;
+use crate::config::Config;
 use crate::domain::{
     Change, ConsoleLine, Inventory, NetworkName, Policy, StackName, Timestamp, Unikernel, UnikernelId,
 };
@@ -34,6 +36,7 @@ pub enum Trouble {
     Strangers,
     FellBack,
     Stacks,
+    Configuration,
 }
 
 /// What a look at Albatross brought.
@@ -82,6 +85,11 @@ pub(super) enum Message {
         note: Option<String>,
     },
     AlbatrossVersion(String),
+    /// Another configuration is to hold.
+    Reconfigure {
+        config: Arc<Config>,
+        done: oneshot::Sender<Result<(), reload::Error>>,
+    },
     /// The table may not be what it should be. Answers whether it is now.
     RepairTable(oneshot::Sender<bool>),
     /// Albatross has been asked what it runs.
@@ -208,6 +216,16 @@ impl OwnerHandle {
     /// Makes the kernel refuse who is redirected to a unikernel that Albatross does not run.
     pub async fn refuse_gone(&self) -> Result<(), Error> {
         self.send(Message::RefuseGone).await
+    }
+
+    /// Makes `config` hold from the next decision on.
+    ///
+    /// # Errors
+    /// It was refused, by what there is or by the kernel, and the one before holds.
+    pub async fn reconfigure(&self, config: Arc<Config>) -> Result<(), reload::Error> {
+        let (done, outcome) = oneshot::channel();
+        self.send(Message::Reconfigure { config, done }).await.map_err(|_| reload::Error::Stopping)?;
+        outcome.await.map_err(|_| reload::Error::Stopping)?
     }
 
     async fn send(&self, message: Message) -> Result<(), Error> {

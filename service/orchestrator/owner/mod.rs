@@ -5,6 +5,7 @@
 //! decision sees all that was decided before it.
 
 mod handle;
+mod reconfigure;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +19,9 @@ use super::claims::Claims;
 use super::degraded;
 use super::error::Error;
 use super::fault;
+use super::settings::{CurrentConfig, Limits};
 use super::stale_flows::FollowUp;
+use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, NetworkName, Phase, Service, ServiceName, Timestamp};
 use crate::host_network::Listeners;
@@ -72,6 +75,18 @@ pub struct Settings {
     pub ports: PortPolicy,
 }
 
+impl Settings {
+    fn of(config: &Config) -> Self {
+        let limits = Limits::of(config);
+        Self {
+            ruleset: limits.ruleset,
+            fall_back: config.publish.fall_back,
+            defaults: limits.defaults(),
+            ports: limits.ports,
+        }
+    }
+}
+
 /// The owner, before it runs.
 pub struct Owner {
     state: State,
@@ -79,6 +94,7 @@ pub struct Owner {
     table: Table,
     listeners: Arc<Listeners>,
     settings: Settings,
+    config: Arc<CurrentConfig>,
     claims: Arc<Claims>,
     consoles: Arc<Consoles>,
     follow_up: Arc<FollowUp>,
@@ -106,7 +122,7 @@ impl Owner {
         state: State,
         ledger: Ledger,
         (table, listeners): (Table, Arc<Listeners>),
-        settings: Settings,
+        config: Arc<CurrentConfig>,
         claims: Arc<Claims>,
         consoles: Arc<Consoles>,
         follow_up: Arc<FollowUp>,
@@ -123,7 +139,8 @@ impl Owner {
             ledger,
             table,
             listeners,
-            settings,
+            settings: Settings::of(&config.get()),
+            config,
             claims,
             consoles,
             follow_up,
@@ -170,6 +187,9 @@ impl Owner {
             Message::Seen(seen) => self.take_in(seen).await,
             Message::Trouble { subject, note } => self.note(subject, note),
             Message::AlbatrossVersion(version) => self.albatross_version = version,
+            Message::Reconfigure { config, done } => {
+                let _ = done.send(self.reconfigure(config).await);
+            }
             Message::RepairTable(done) => {
                 let _ = done.send(self.install_table().await);
             }

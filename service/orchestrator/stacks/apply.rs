@@ -156,7 +156,7 @@ impl Apply {
         let Cause::Manifest { caller, .. } = &self.cause else { return Ok(()) };
         let addresses = self.manifest.members.values().flat_map(|plan| &plan.addresses).copied().collect();
         super::super::host_ports::learn(&self.context, addresses).await?;
-        let (manifest, caller, policy) = (self.manifest.clone(), caller.clone(), self.context.limits.ports.clone());
+        let (manifest, caller, policy) = (self.manifest.clone(), caller.clone(), self.context.limits().ports.clone());
         let added = self.context.owner.look(move |state| {
             staging::admit(&state.world, &manifest)?;
             policy.admit_manifest(&state.facts, &caller, &manifest)?;
@@ -291,7 +291,7 @@ impl Apply {
     fn begin<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
         async move {
             let (name, applied, goal) = (self.manifest.stack.clone(), self.applied.clone(), self.goal());
-            let defaults = self.context.limits.defaults();
+            let defaults = self.context.limits().defaults();
             let begun = self.context.owner.decide(move |state| match applied {
                 Some(applied) => {
                     let now = Timestamp::now();
@@ -357,7 +357,7 @@ impl Apply {
     async fn try_to_place(&mut self) -> Result<(), Error> {
         let (name, goal, applied) = (self.manifest.stack.clone(), self.goal(), self.applied.clone());
         let chain = self.making.as_ref().ok_or(Error::Defect)?.chain();
-        let (defaults, because) = (self.context.limits.defaults(), self.because.clone());
+        let (defaults, because) = (self.context.limits().defaults(), self.because.clone());
         let placing = self.context.owner.decide(move |state| {
             let (world, now) = (&state.world, Timestamp::now());
             let done = staging::Done { chain, goal, applied: applied.as_ref(), because };

@@ -63,7 +63,7 @@ impl MoveStack {
 
     /// The chain, where some of it has to be made again first.
     async fn try_at_once(&mut self) -> Result<Option<Arc<Chain>>, Error> {
-        let (name, way, defaults) = (self.name.clone(), self.way, self.context.limits.defaults());
+        let (name, way, defaults) = (self.name.clone(), self.way, self.context.limits().defaults());
         let (raise, placed) = self
             .context
             .owner

@@ -45,7 +45,7 @@ impl RemoveStack {
         async move {
             let claim = self.context.claims.claim_stack(&self.name);
             self.claim = Some(claim.ok_or_else(|| super::in_use(&self.name))?);
-            let (name, defaults) = (self.name.clone(), self.context.limits.defaults());
+            let (name, defaults) = (self.name.clone(), self.context.limits().defaults());
             self.placed = self
                 .context
                 .owner

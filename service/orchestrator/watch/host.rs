@@ -12,31 +12,16 @@ use super::super::context::Context;
 use super::super::host_ports;
 use super::super::owner::Trouble;
 use super::SETTLE;
-use crate::domain::Network;
 use crate::host_network::{self, conntrack_fill, drops_forwarded, forwarding};
-use crate::planning::facts::effective_networks;
 use crate::planning::host_health::Host;
-
-/// What a look at the host needs.
-#[derive(Debug)]
-pub struct HostWatch {
-    configured: Vec<Network>,
-}
-
-impl HostWatch {
-    /// `configured`: networks as the configuration has them.
-    pub fn new(configured: Vec<Network>) -> Self {
-        Self { configured }
-    }
-}
 
 /// Looks at the host whenever something about it has changed, and when a network comes into use or is used no longer. Never
 /// ends.
-pub async fn follow(context: Arc<Context>, host: HostWatch) {
+pub async fn follow(context: Arc<Context>) {
     let mut beat = context.beat.subscribe();
     let mut in_use = context.owner.networks_in_use();
     loop {
-        look(&context, &host).await;
+        look(&context).await;
         context.bridges.settle(&context).await;
         host_ports::observe(&context).await;
         tokio::select! {
@@ -50,7 +35,7 @@ pub async fn follow(context: Arc<Context>, host: HostWatch) {
 }
 
 /// Takes in the host's addresses, bridges and settings.
-pub async fn look(context: &Context, watch: &HostWatch) {
+pub async fn look(context: &Context) {
     let (host, addresses) = match patiently(|| observe(context)).await {
         Ok(observed) => observed,
         Err(error) => {
@@ -59,13 +44,12 @@ pub async fn look(context: &Context, watch: &HostWatch) {
         }
     };
     context.owner.trouble(Trouble::HostNetwork, None).await;
-    let networks = effective_networks(&watch.configured, &host.bridges);
-    let are_configured = !watch.configured.is_empty();
+    let config = Arc::clone(&context.config);
     let observed = context.owner.observe(move |facts| {
-        facts.networks = networks;
-        facts.networks_are_configured = are_configured;
-        facts.host_addresses = addresses;
         facts.host = Some(host);
+        // By the configuration that holds at this moment: the owner may just have taken over another one.
+        facts.configure(&config.get().networks);
+        facts.host_addresses = addresses;
     });
     if let Err(error) = observed.await {
         debug!(%error, "not taken in");

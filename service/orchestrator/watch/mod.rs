@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 pub use albatross::follow as follow_albatross;
 pub use deaths::{Taps, learn as learn_taps};
-pub use host::{HostWatch, follow as follow_host, look as look_at_host};
+pub use host::{follow as follow_host, look as look_at_host};
 pub use links::follow as follow_links;
 pub use table::follow as follow_table;
 
