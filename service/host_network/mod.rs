@@ -13,6 +13,8 @@ mod netlink;
 pub mod nftables;
 
 pub use error::{Errno, Error};
-pub use flows::{FlowChange, FlowEvents, FlowId, FlowNews, Flows};
+pub use flows::{
+    Census, EventsWaiter, FlowChange, FlowEvents, FlowId, FlowLists, FlowNews, Flows, Listed, events_enabled,
+};
 pub use link_events::{LinkEvent, LinkEvents};
 pub use links::{Bridge, Host, Port, forwarding};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::claims::Claims;
+use super::connections::Connections;
 use super::error::Error;
 use super::imports::Sources;
 use super::jobs::Jobs;
@@ -44,6 +45,7 @@ pub struct Context {
     pub store: images::Store,
     pub host: Host,
     pub flows: Flows,
+    pub connections: Connections,
     pub taps: Taps,
     pub limits: Limits,
     /// Where images come from.

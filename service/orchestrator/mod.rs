@@ -10,6 +10,7 @@
 mod automatic;
 mod claims;
 mod collect;
+mod connections;
 mod console;
 mod context;
 mod degraded;
@@ -252,12 +253,15 @@ impl Orchestrator {
         Ok(self.context.jobs.list())
     }
 
-    /// Connections through published ports to a unikernel, as conntrack has them now.
+    /// Connections through published ports to a unikernel, as the kernel has notified of them until now.
     pub async fn active_connections(&self, id: UnikernelId) -> Result<u32, Error> {
         let view = self.context.owner.look(move |state| state.world.unikernel_view(&id).ok_or(id)).await?;
         let view = view.map_err(planning::Error::NoSuchUnikernel)?;
         match view.state {
-            UnikernelState::Live | UnikernelState::Draining => Ok(self.context.flows.count(view.address).await?),
+            UnikernelState::Live | UnikernelState::Draining => {
+                let (counts, _) = self.context.connections.counts([view.address]).await;
+                Ok(counts.get(&view.address).and_then(|count| count.open).unwrap_or(0))
+            }
             _ => Ok(0),
         }
     }

@@ -7,6 +7,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tracing::warn;
 
 use super::claims::Claims;
+use super::connections::{self, Connections};
 use super::context::{Context, Limits};
 use super::imports::Sources;
 use super::jobs::Jobs;
@@ -110,6 +111,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         store,
         host: Host::open()?,
         flows: Flows::open()?,
+        connections: Connections::open()?,
         taps: Taps::default(),
         limits,
         sources,
@@ -156,6 +158,8 @@ impl Runner {
         tokio::spawn(watching::follow_links(Arc::clone(&context), link_events));
         tokio::spawn(watching::follow_host(Arc::clone(&context), host));
         tokio::spawn(recover::follow(Arc::clone(&context)));
+        tokio::spawn(connections::read(Arc::clone(&context)));
+        tokio::spawn(connections::follow_setting(Arc::clone(&context)));
         tokio::spawn(drains::run(Arc::clone(&context), events));
         tokio::spawn(returns::run(Arc::clone(&context)));
         tokio::spawn(imports::tidy(Arc::clone(&context)));

@@ -7,6 +7,7 @@ pub mod address_pool;
 pub mod admission;
 pub mod builds;
 pub mod collecting;
+pub mod draining;
 pub mod error;
 pub mod facts;
 pub mod ports;

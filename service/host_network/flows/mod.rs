@@ -1,7 +1,10 @@
 //! Connections that go to a unikernel, as conntrack has them.
 
+mod census;
 mod events;
+mod filter;
 mod flow;
+mod lists;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,9 +15,11 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProto
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use tokio::sync::Mutex;
 
-pub use events::{FlowChange, FlowEvents, FlowNews};
+pub use census::{Census, Listed};
+pub use events::{EventsWaiter, FlowChange, FlowEvents, FlowNews, events_enabled};
 use flow::Flow;
 pub use flow::FlowId;
+pub use lists::FlowLists;
 
 use super::Error;
 use super::netlink::{Channel, Mute, Sending};

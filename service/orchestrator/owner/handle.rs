@@ -20,6 +20,7 @@ pub enum Trouble {
     Ledger,
     HostNetwork,
     Loopback,
+    Connections,
     Loops,
     Strangers,
     FellBack,

@@ -90,6 +90,7 @@ pub async fn look(context: &Context, watch: &HostWatch) -> Vec<(NetworkName, u32
             .to_string()
     });
     context.owner.trouble(Trouble::Forwarding, note).await;
+    context.connections.keep_within(&networks).await;
     let observed = context.owner.observe(move |facts| {
         facts.networks = networks;
         facts.host_addresses = addresses;
