@@ -5,7 +5,7 @@
 #[path = "support/netns.rs"]
 mod netns;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use albatross_deployer::domain::{
 };
 use albatross_deployer::host_network::nftables::{Ownership, Table, export};
 use albatross_deployer::host_network::{
-    Error, FlowChange, FlowEvents, FlowNews, Flows, Host, LinkEvent, LinkEvents, forwarding,
+    Error, FlowChange, FlowEvents, FlowLists, FlowNews, Flows, Host, LinkEvent, LinkEvents, forwarding,
 };
 use albatross_deployer::planning::ruleset::{
     Element, Elements, ElementsChange, Family, PortKey, Ruleset, Settings, difference, elements, ruleset,
@@ -646,6 +646,64 @@ fn the_end_of_a_flow_from_before_is_told() {
         }
         println!("told {:?} after it closed; without a listener never: {silent}", closed.elapsed());
         assert_eq!(flows.count(target).await.unwrap(), 0);
+    });
+}
+
+#[test]
+fn only_begin_and_end_of_redirected_connections_are_told() {
+    let _alone = alone();
+    isolated("only_begin_and_end_of_redirected_connections_are_told", |host| async {
+        let Field { host: _host, client, .. } = field(host);
+        let (table, _changes) = Table::open().unwrap();
+        table.install(&in_field(&[publication("10.0.0.2", &[(ANY, 8080, 80)], &[], &[])], LOOPBACK)).await.unwrap();
+        let target: IpAddr = "10.0.0.2".parse().unwrap();
+        let mut events = FlowEvents::open().unwrap();
+        assert!(ask_tcp(&client, "10.0.0.1:1").is_none());
+        assert!(ask_udp(&client, "192.0.2.1:1").is_none());
+        while let Some(news) = next(&mut events).await {
+            assert!(!matches!(news, FlowNews::Of(change) if change.target != target), "{news:?} was not redirected");
+        }
+        assert!(ask_tcp(&client, "192.0.2.1:8080").is_some());
+        let mut told = Vec::new();
+        while let Some(news) = next(&mut events).await {
+            let FlowNews::Of(change) = news else { panic!("{news:?}") };
+            assert_eq!(change.target, target);
+            told.push(change.ended);
+        }
+        assert_eq!(told, [false, true], "its begin, and that it has closed; it is forgotten in two minutes");
+        // Forgotten: nobody listens at that port of the unikernel.
+        table.install(&in_field(&[publication("10.0.0.2", &[(ANY, 8080, 81)], &[], &[])], LOOPBACK)).await.unwrap();
+        assert!(ask_tcp(&client, "192.0.2.1:8080").is_none());
+        let mut ends = BTreeMap::new();
+        while let Some(news) = next(&mut events).await {
+            let FlowNews::Of(change) = news else { panic!("{news:?}") };
+            ends.insert(change.flow, change.ended);
+        }
+        assert!(!ends.is_empty() && ends.values().all(|ended| *ended), "{ends:?}");
+    });
+}
+
+#[test]
+fn connections_are_listed_and_asked_for() {
+    let _alone = alone();
+    isolated("connections_are_listed_and_asked_for", |host| async {
+        let Field { host: _host, client, .. } = field(host);
+        let (table, _changes) = Table::open().unwrap();
+        table.install(&in_field(&[publication("10.0.0.2", &[(ANY, 8080, 80)], &[], &[])], LOOPBACK)).await.unwrap();
+        let mut open =
+            client.run(|| (0..150).map(|_| TcpStream::connect("192.0.2.1:8080").unwrap()).collect::<Vec<_>>());
+        assert!(ask_udp(&client, "192.0.2.1:8080").is_some());
+        assert!(ask_udp(&client, "192.0.2.1:1").is_none(), "not redirected");
+        let mut lists = FlowLists::open().unwrap();
+        let listed = lists.walk().await.unwrap();
+        assert_eq!(listed.len(), 151);
+        assert_eq!(lists.still_alive(&listed).await.unwrap(), listed.iter().map(|flow| flow.flow).collect());
+        open.truncate(10);
+        let end = Instant::now() + Duration::from_secs(20);
+        while lists.still_alive(&listed).await.unwrap().len() != 11 {
+            assert!(Instant::now() < end, "140 have closed");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     });
 }
 

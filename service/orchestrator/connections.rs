@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -28,9 +29,10 @@ const AT_ONCE: usize = 256;
 /// Notifications that are read at a time, should they never end: four times what the socket holds.
 const MOST: usize = 100_000;
 
-/// After a walk, which takes a core of the host 10 ms and more, none for this long, and for this many times what it took.
-const WALK_PAUSE: Duration = Duration::from_millis(250);
+/// After a walk, which takes a core of the host 10 ms and more, none for this many times what it took, within these
+/// limits: a service that has to wait for the processor takes its time, too.
 const WALK_RELIEF: u32 = 50;
+const WALK_PAUSE: RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::from_secs(2);
 
 /// After connections of whose end nobody tells were asked for, not again for this long, and for this many times what it
 /// took.
@@ -188,7 +190,8 @@ impl Counting {
             }
             Err(error) => debug!(%error, "connections cannot be counted"),
         }
-        self.walk_again = Instant::now() + WALK_PAUSE.max(begin.elapsed() * WALK_RELIEF);
+        self.walk_again =
+            Instant::now() + (begin.elapsed() * WALK_RELIEF).clamp(*WALK_PAUSE.start(), *WALK_PAUSE.end());
         // What was lost meanwhile is noted.
         if let Err(error) = self.read().await {
             debug!(%error, "notifications of connections");
