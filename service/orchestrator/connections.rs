@@ -60,7 +60,7 @@ pub struct Connections {
     waiter: EventsWaiter,
     /// Somebody waits for the end of connections.
     watched: AtomicBool,
-    /// Notified when notifications have been read.
+    /// Notified when counts may be other than they were.
     changed: Notify,
 }
 
@@ -75,6 +75,8 @@ struct Counting {
     loss: bool,
     /// No walk before.
     walk_again: Instant,
+    /// The census may be another than when somebody was notified last.
+    changed: bool,
     /// Until when the unreported connections of a target are not asked for again.
     confirm_again: BTreeMap<IpAddr, Instant>,
 }
@@ -91,6 +93,7 @@ impl Connections {
             walked: None,
             loss: true,
             walk_again: Instant::now(),
+            changed: false,
             confirm_again: BTreeMap::new(),
         };
         Ok(Self { counting: Mutex::new(counting), waiter, watched: AtomicBool::new(false), changed: Notify::new() })
@@ -112,6 +115,10 @@ impl Connections {
             let at = if counting.loss { counting.walked } else { Some(Instant::now()) };
             counts.extend(at.map(|at| (target, Count { open: counting.census.alive(target), at })));
         }
+        // What was read here is no news for whoever reads next.
+        if counting.take_changed() {
+            self.changed.notify_one();
+        }
         (counts, asked)
     }
 
@@ -120,14 +127,15 @@ impl Connections {
         self.watched.store(watched, Ordering::Relaxed);
     }
 
-    /// Waits until notifications have been read.
+    /// Waits until counts may be other than they were; for one who waits.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 
     async fn read(&self) -> Result<usize, host_network::Error> {
-        let read = self.counting.lock().await.read().await;
-        if !matches!(read, Ok((0, _))) {
+        let mut counting = self.counting.lock().await;
+        let read = counting.read().await;
+        if counting.take_changed() {
             self.changed.notify_one();
         }
         read.map(|(read, _)| read)
@@ -142,13 +150,21 @@ impl Connections {
 }
 
 impl Counting {
+    fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
     /// Reads everything that is queued. Returns how many notifications, and whether none is left.
     async fn read(&mut self) -> Result<(usize, bool), host_network::Error> {
         for read in 0..MOST {
             match self.events.read()? {
                 None => return Ok((read, true)),
-                Some(FlowNews::Of(change)) => self.census.apply(change),
+                Some(FlowNews::Of(change)) => {
+                    self.census.apply(change);
+                    self.changed = true;
+                }
                 Some(FlowNews::Lost) => {
+                    self.changed = true;
                     debug!("notifications of connections were lost");
                     self.loss = true;
                 }
@@ -185,6 +201,7 @@ impl Counting {
             Ok(listed) => {
                 debug!(connections = listed.len(), took = ?begin.elapsed(), "counted");
                 self.census.replace(listed);
+                self.changed = true;
                 self.walked = Some(begin);
                 self.loss = !enabled;
             }
@@ -211,7 +228,10 @@ impl Counting {
         }
         let asked = self.census.unreported(target);
         match self.lists.still_alive(&asked).await {
-            Ok(alive) => self.census.confirm(&asked, &alive),
+            Ok(alive) => {
+                self.changed |= alive.len() < asked.len();
+                self.census.confirm(&asked, &alive);
+            }
             Err(error) => debug!(%error, %target, "connections from before cannot be asked for"),
         }
         let pause = CONFIRM_PAUSE.max(begin.elapsed() * CONFIRM_RELIEF);
