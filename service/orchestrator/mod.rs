@@ -56,7 +56,7 @@ use crate::domain::{
     ConsoleLine, Exclusion, JobKind, JobNumber, JobResult, JobView, Lease, LeaseTag, Publication, ServiceName,
     StackName, UnikernelId, UnikernelState,
 };
-use crate::host_network::nftables;
+use crate::host_network::{self, nftables};
 use crate::planning;
 use crate::planning::collecting::{Keep, Removal};
 use crate::planning::publishing::Wanted;
@@ -260,7 +260,8 @@ impl Orchestrator {
         match view.state {
             UnikernelState::Live | UnikernelState::Draining => {
                 let (counts, _) = self.context.connections.counts([view.address]).await;
-                Ok(counts.get(&view.address).and_then(|count| count.open).unwrap_or(0))
+                let open = counts.get(&view.address).and_then(|count| count.open);
+                Ok(open.ok_or(host_network::Error::Uncounted { target: view.address })?)
             }
             _ => Ok(0),
         }
