@@ -5,7 +5,7 @@
 #[path = "support/netns.rs"]
 mod netns;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,8 @@ use albatross_deployer::domain::{
 };
 use albatross_deployer::host_network::nftables::{Ownership, Table, export};
 use albatross_deployer::host_network::{
-    Deletion, Error, FlowChange, FlowEvents, FlowNews, Flows, Host, LinkEvent, LinkEvents, drops_forwarded, forwarding,
+    Deletion, Error, FlowChange, FlowEvents, FlowLists, FlowNews, Flows, Host, LinkEvent, LinkEvents, Listed,
+    drops_forwarded, forwarding,
 };
 use albatross_deployer::planning::ruleset::{
     Element, Elements, ElementsChange, Family, PortKey, Ruleset, Settings, difference, elements, ruleset,
@@ -590,25 +591,25 @@ fn only_the_stale_udp_flows_are_deleted() {
             assert!(ask_udp_with(&b, "192.0.2.1:54").is_some());
             assert!(ask_udp_with(&c, "192.0.2.1:55").is_some());
             assert!(ask_udp_with(&direct, "10.0.0.2:80").is_some());
-            assert_eq!((flows.count(one).await.unwrap(), flows.count(two).await.unwrap()), (2, 1));
+            assert_eq!((count(one).await, count(two).await), (2, 1));
 
             let switch = difference(&elements(&ports("10.0.0.2", &[53])), &elements(&ports("10.0.0.3", &[53])));
             table.apply(&switch).await.unwrap();
             let answer = |socket| ask_udp_with(socket, "192.0.2.1:53");
             assert_eq!(answer(&a).as_deref(), Some("one 192.0.2.2"), "a flow stays where it went");
             flows.delete_all(&[redirected_udp(one, 53), redirected_udp(one, 55)]).await.unwrap();
-            assert_eq!((flows.count(one).await.unwrap(), flows.count(two).await.unwrap()), (1, 1), "{deletion:?}");
+            assert_eq!((count(one).await, count(two).await), (1, 1), "{deletion:?}");
             assert_eq!(answer(&a).as_deref(), Some("two 192.0.2.2"), "the same flow, the new one");
             assert_eq!(ask_udp_with(&b, "192.0.2.1:54").as_deref(), Some("one 192.0.2.2"), "another port stays");
             flows.delete(&redirected_udp(one, 53)).await.unwrap();
-            assert_eq!((flows.count(one).await.unwrap(), flows.count(two).await.unwrap()), (1, 2));
+            assert_eq!((count(one).await, count(two).await), (1, 2));
             flows.delete(&FlowSelector::RedirectedUdp { target: two, host_port: None }).await.unwrap();
-            assert_eq!((flows.count(one).await.unwrap(), flows.count(two).await.unwrap()), (1, 0));
+            assert_eq!((count(one).await, count(two).await), (1, 0));
             // The flow that was not redirected is still the same entry.
             let direct = "grep -c 'dst=10.0.0.2 .*src=10.0.0.2 ' /proc/net/nf_conntrack || true";
             assert_eq!(sh(direct).trim(), "1");
             flows.delete_all(&[FlowSelector::To { address: one }, FlowSelector::From { address: one }]).await.unwrap();
-            assert_eq!((flows.count(one).await.unwrap(), sh(direct).trim()), (0, "0"), "{deletion:?}");
+            assert_eq!((count(one).await, sh(direct).trim()), (0, "0"), "{deletion:?}");
         }
     });
 }
@@ -644,6 +645,16 @@ fn a_client_that_sent_before_the_port_was_published_is_redirected() {
             flows.delete(&FlowSelector::To { address: "10.0.0.2".parse().unwrap() }).await.unwrap();
         }
     });
+}
+
+/// The redirected connections to `target` that are alive.
+async fn alive(target: IpAddr) -> Vec<Listed> {
+    let all = FlowLists::open().unwrap().walk().await.unwrap();
+    all.into_iter().filter(|flow| flow.target == target).collect()
+}
+
+async fn count(target: IpAddr) -> usize {
+    alive(target).await.len()
 }
 
 /// One listener makes the kernel tell all namespaces: those that have one go one after the other.
@@ -700,8 +711,8 @@ fn the_end_of_a_flow_from_before_is_told() {
         let flows = Flows::open().unwrap();
         let connection = connect();
         let mut events = FlowEvents::open().unwrap();
-        assert_eq!(flows.count(target).await.unwrap(), 1);
-        let flow = *flows.alive(target).await.unwrap().first().unwrap();
+        assert_eq!(count(target).await, 1);
+        let flow = alive(target).await[0].flow;
         let closed = Instant::now();
         drop(connection);
         let mut news = next(&mut events).await.expect("its end is told");
@@ -710,7 +721,65 @@ fn the_end_of_a_flow_from_before_is_told() {
             news = next(&mut events).await.expect("its end is told");
         }
         println!("told {:?} after it closed; without a listener never: {silent}", closed.elapsed());
-        assert_eq!(flows.count(target).await.unwrap(), 0);
+        assert_eq!(count(target).await, 0);
+    });
+}
+
+#[test]
+fn only_begin_and_end_of_redirected_connections_are_told() {
+    let _alone = alone();
+    isolated("only_begin_and_end_of_redirected_connections_are_told", |host| async {
+        let Field { host: _host, client, .. } = field(host);
+        let (table, _changes) = Table::open().unwrap();
+        table.install(&in_field(&[publication("10.0.0.2", &[(ANY, 8080, 80)], &[], &[])], LOOPBACK)).await.unwrap();
+        let target: IpAddr = "10.0.0.2".parse().unwrap();
+        let mut events = FlowEvents::open().unwrap();
+        assert!(ask_tcp(&client, "10.0.0.1:1").is_none());
+        assert!(ask_udp(&client, "192.0.2.1:1").is_none());
+        while let Some(news) = next(&mut events).await {
+            assert!(!matches!(news, FlowNews::Of(change) if change.target != target), "{news:?} was not redirected");
+        }
+        assert!(ask_tcp(&client, "192.0.2.1:8080").is_some());
+        let mut told = Vec::new();
+        while let Some(news) = next(&mut events).await {
+            let FlowNews::Of(change) = news else { panic!("{news:?}") };
+            assert_eq!(change.target, target);
+            told.push(change.ended);
+        }
+        assert_eq!(told, [false, true], "its begin, and that it has closed; it is forgotten in two minutes");
+        // Forgotten: nobody listens at that port of the unikernel.
+        table.install(&in_field(&[publication("10.0.0.2", &[(ANY, 8080, 81)], &[], &[])], LOOPBACK)).await.unwrap();
+        assert!(ask_tcp(&client, "192.0.2.1:8080").is_none());
+        let mut ends = BTreeMap::new();
+        while let Some(news) = next(&mut events).await {
+            let FlowNews::Of(change) = news else { panic!("{news:?}") };
+            ends.insert(change.flow, change.ended);
+        }
+        assert!(!ends.is_empty() && ends.values().all(|ended| *ended), "{ends:?}");
+    });
+}
+
+#[test]
+fn connections_are_listed_and_asked_for() {
+    let _alone = alone();
+    isolated("connections_are_listed_and_asked_for", |host| async {
+        let Field { host: _host, client, .. } = field(host);
+        let (table, _changes) = Table::open().unwrap();
+        table.install(&in_field(&[publication("10.0.0.2", &[(ANY, 8080, 80)], &[], &[])], LOOPBACK)).await.unwrap();
+        let mut open =
+            client.run(|| (0..150).map(|_| TcpStream::connect("192.0.2.1:8080").unwrap()).collect::<Vec<_>>());
+        assert!(ask_udp(&client, "192.0.2.1:8080").is_some());
+        assert!(ask_udp(&client, "192.0.2.1:1").is_none(), "not redirected");
+        let mut lists = FlowLists::open().unwrap();
+        let listed = lists.walk().await.unwrap();
+        assert_eq!(listed.len(), 151);
+        assert_eq!(lists.still_alive(&listed).await.unwrap(), listed.iter().map(|flow| flow.flow).collect());
+        open.truncate(10);
+        let end = Instant::now() + Duration::from_secs(20);
+        while lists.still_alive(&listed).await.unwrap().len() != 11 {
+            assert!(Instant::now() < end, "140 have closed");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     });
 }
 
@@ -785,7 +854,7 @@ fn only_what_was_never_answered_begins_anew() {
         let mut answered = client.run(|| TcpStream::connect("192.0.2.1:8080").unwrap());
         assert_eq!(read(&mut answered), "one 192.0.2.2");
         flows.delete(&FlowSelector::Unanswered { target }).await.unwrap();
-        assert_eq!(flows.count(target).await.unwrap(), 1, "what was answered stays");
+        assert_eq!(count(target).await, 1, "what was answered stays");
 
         one.sh("ip link set eth0 down");
         sh("ip neigh flush dev br0");
@@ -794,12 +863,12 @@ fn only_what_was_never_answered_begins_anew() {
             .map(|_| client.spawn(move || (TcpStream::connect("192.0.2.1:8080").unwrap(), begin.elapsed())))
             .collect();
         tokio::time::sleep(Duration::from_millis(300)).await;
-        assert_eq!(flows.count(target).await.unwrap(), 4, "the first packets went to the one that is down");
+        assert_eq!(count(target).await, 4, "the first packets went to the one that is down");
         table.apply(&difference(&elements(&at("10.0.0.2")), &elements(&at("10.0.0.3")))).await.unwrap();
         flows.delete(&FlowSelector::Unanswered { target: other }).await.unwrap();
-        assert_eq!(flows.count(target).await.unwrap(), 4, "those are others'");
+        assert_eq!(count(target).await, 4, "those are others'");
         flows.delete(&FlowSelector::Unanswered { target }).await.unwrap();
-        assert_eq!(flows.count(target).await.unwrap(), 1, "the one that was answered stays");
+        assert_eq!(count(target).await, 1, "the one that was answered stays");
         for waiting in waiting {
             let (mut stream, took) = tokio::task::spawn_blocking(|| waiting.join().unwrap()).await.unwrap();
             println!("connected after {took:?}");

@@ -150,10 +150,11 @@ impl UnikernelObject {
     }
 
     /// How many connections from outside go to it now; 0 for one that is neither live nor draining. While it drains,
-    /// PropertiesChanged tells every change within 100 ms or so. The kernel counts when it is asked: Get and GetAll have
-    /// it also while it is live; GetManagedObjects leaves it out while there can be any.
+    /// PropertiesChanged tells every change within 100 ms or so. Get and GetAll have it also while it is live;
+    /// GetManagedObjects leaves it out while there can be any. The kernel notifies of connections as they begin and end;
+    /// with net.netfilter.nf_conntrack_events=0 they are counted at most every quarter of a second.
     ///
-    /// Fails with KernelRefused or Internal when the kernel does not tell.
+    /// Fails with KernelRefused or Internal when the connections are not known at the moment.
     #[zbus(property)]
     async fn active_connections(&self, #[zbus(header)] header: Option<Header<'_>>) -> Result<u32, Failure> {
         let view = self.view();

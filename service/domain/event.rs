@@ -9,8 +9,8 @@ use super::{
     StackState, Timestamp, UnikernelId, UnikernelState,
 };
 
-/// What a Unikernel object shows. `ActiveConnections` is not here: the kernel is asked for it when somebody looks,
-/// and [`Event::Connections`] tells it while it drains.
+/// What a Unikernel object shows. `ActiveConnections` is not here: it is read from what the kernel has notified of when
+/// somebody asks, and [`Event::Connections`] tells it while it drains.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UnikernelView {
     pub id: UnikernelId,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// What did not work, on which object, and what to do about it.
@@ -14,6 +15,9 @@ pub enum Error {
     Timeout { object: String, after: Duration },
     #[error("the kernel's answer about {object} cannot be read: {reason}")]
     Unreadable { object: String, reason: String },
+    /// Notifications were lost or there are too many connections, and conntrack is not walked again at once.
+    #[error("the connections to {target} are not known at the moment: ask again in some seconds")]
+    Uncounted { target: IpAddr },
     /// The table belongs to nobody, or to a socket that was given up.
     #[error("table inet albatross_deployer has to be taken over first; it is tried again with the next change")]
     NotHeld,
@@ -52,7 +56,7 @@ impl Error {
         match self {
             Self::Refused { errno, .. } => errno.is_of_another_table(),
             Self::Timeout { .. } | Self::Unreadable { .. } | Self::NotHeld => true,
-            Self::HeldByAnother { .. } => false,
+            Self::HeldByAnother { .. } | Self::Uncounted { .. } => false,
         }
     }
 }

@@ -18,7 +18,9 @@ pub mod nftables;
 
 pub use conntrack_table::conntrack_fill;
 pub use error::{Errno, Error};
-pub use flows::{Deletion, FlowChange, FlowEvents, FlowId, FlowNews, Flows};
+pub use flows::{
+    Census, Deletion, EventsWaiter, FlowChange, FlowEvents, FlowId, FlowLists, FlowNews, Flows, Listed, events_enabled,
+};
 pub use legacy_tables::drops_forwarded;
 pub use link_events::{LinkEvent, LinkEvents};
 pub use links::{Host, Port, boot_id, forwarding};

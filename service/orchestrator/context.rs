@@ -8,6 +8,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::bridges::Bridges;
 use super::claims::Claims;
+use super::connections::Connections;
 use super::error::Error;
 use super::imports::Sources;
 use super::jobs::Jobs;
@@ -33,6 +34,7 @@ pub struct Context {
     pub host: Host,
     pub bridges: Bridges,
     pub flows: Flows,
+    pub connections: Connections,
     pub listeners: Arc<Listeners>,
     pub taps: Taps,
     pub config: Arc<CurrentConfig>,

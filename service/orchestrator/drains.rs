@@ -9,29 +9,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
+use super::connections::Count;
 use super::context::Context;
 use super::error::Error;
 use crate::domain::{Change, Deadline, Event, Service, Timestamp, UnikernelId};
-use crate::host_network::{self, FlowChange, FlowEvents, FlowId, FlowNews};
+use crate::planning::draining::{self, Draining, IN_FLIGHT, SIGNAL_PACE, Verdict};
 
-/// To count connections takes the kernel milliseconds: the switch that made it drain is answered first.
-const BREATH: Duration = Duration::from_millis(20);
-
-/// Notifications come in bunches, and of all connections of the host: after the first, what comes within this time is
-/// read together.
-const SETTLE: Duration = Duration::from_millis(20);
-
-/// Notifications that are read together: more than the socket holds.
-const BATCH: usize = 4096;
-
-/// Between two counts, and between two signals of the same one: connections close without end on some hosts.
-const PACE: Duration = Duration::from_millis(100);
-
-/// The pause after counting is this many times what it took: a host with very many connections has other work to do.
-const RELIEF: u32 = 3;
-
-/// The kernel does not tell of flows that began before the service did; they are looked for this often.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Connections that the kernel does not notify of are asked for this often.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Until the end of a drain is written once more.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -46,51 +31,63 @@ struct Drain {
 /// What is known of one that drains.
 #[derive(Debug)]
 struct Progress {
+    began: Instant,
     /// Its time is up.
     until: Instant,
-    count_at: Instant,
-    /// Its connections, as they were counted and without those that have ended since; `None` until it was counted.
-    open: Option<BTreeSet<FlowId>>,
-    /// How many were told, and when.
-    told: Option<(usize, Instant)>,
+    /// When it is judged again, should no connection end until then.
+    judge_at: Instant,
+    /// Its end could not be written, and is not before this.
+    not_before: Instant,
+    /// How many connections it has; `None` where they could not be counted.
+    open: Option<u32>,
+    /// How many were signalled, and when.
+    signalled: Option<(u32, Instant)>,
 }
 
 impl Progress {
+    /// One that has just begun to drain, or that a restart of the service has found draining.
+    fn new(now: Instant, left: Duration) -> Self {
+        Self { began: now, until: now + left, judge_at: now, not_before: now, open: None, signalled: None }
+    }
+
     /// When the next signal is due.
-    fn tell_at(&self, now: Instant) -> Option<Instant> {
-        let open = self.open.as_ref()?.len();
-        match self.told {
+    fn signal_at(&self, now: Instant) -> Option<Instant> {
+        let open = self.open?;
+        match self.signalled {
             None => Some(now),
-            Some((told, at)) => (told != open).then_some(at + PACE),
+            Some((count, at)) => (count != open).then_some(at + SIGNAL_PACE),
         }
     }
 
     fn alarm(&self) -> Instant {
-        let count_at = self.count_at.min(self.until);
-        self.tell_at(Instant::now()).map_or(count_at, |at| at.min(count_at))
+        let judge_at = self.judge_at.max(self.not_before);
+        self.signal_at(Instant::now()).map_or(judge_at, |at| at.min(judge_at))
     }
 
-    /// What is not known is counted, and so is the end.
-    fn take_in(&mut self, change: FlowChange, not_before: Instant) {
-        let Some(open) = &mut self.open else { return };
-        let surprising =
-            if change.ended { open.remove(&change.flow) && open.is_empty() } else { !open.contains(&change.flow) };
-        if surprising {
-            self.count_at = self.count_at.min(not_before);
+    /// Whether it has ended. A count from before the switch says nothing.
+    fn judge(&mut self, count: Option<&Count>, must_ask: bool, now: Instant) -> bool {
+        self.open = count.filter(|count| count.at >= self.began + IN_FLIGHT).and_then(|count| count.open);
+        let (age, left) = (now - self.began, self.until.saturating_duration_since(now));
+        match draining::verdict(Draining { age, left, open: self.open }) {
+            Verdict::Ended => true,
+            Verdict::Continues(wait) => {
+                let asked = age >= IN_FLIGHT && must_ask;
+                self.judge_at = now + if asked { wait.min(ASK_AGAIN) } else { wait };
+                false
+            }
         }
     }
 }
 
-/// Follows all that drain with one subscription. Never ends.
+/// Follows all that drain. Never ends.
 pub async fn run(context: Arc<Context>, events: mpsc::Sender<Event>) {
-    let mut drains = Drains::new(context, events);
+    let mut drains = Drains { context, events, following: BTreeMap::new() };
     drains.refresh().await;
     loop {
         let alarm = drains.alarm();
         tokio::select! {
             () = drains.context.drains.notified() => drains.refresh().await,
-            // Errors are the reader's.
-            _ = news(&drains.news), if drains.read_at.is_none() => drains.read_at = Some(Instant::now() + SETTLE),
+            () = drains.context.connections.changed(), if alarm.is_some() => drains.round().await,
             () = sleep_until_some(alarm) => {
                 drains.round().await;
                 drains.refresh().await;
@@ -106,134 +103,44 @@ async fn sleep_until_some(alarm: Option<Instant>) {
     }
 }
 
-async fn news(news: &Option<FlowEvents>) -> Result<(), host_network::Error> {
-    match news {
-        Some(news) => news.wait().await,
-        None => std::future::pending().await,
-    }
-}
-
 struct Drains {
     context: Arc<Context>,
     events: mpsc::Sender<Event>,
     following: BTreeMap<Drain, Progress>,
-    /// While something drains that has connections.
-    news: Option<FlowEvents>,
-    /// When to read what has been told meanwhile: until then it is left in the socket.
-    read_at: Option<Instant>,
-    /// No count for notifications before.
-    not_before: Instant,
 }
 
 impl Drains {
-    fn new(context: Arc<Context>, events: mpsc::Sender<Event>) -> Self {
-        let following = BTreeMap::new();
-        Self { context, events, following, news: None, read_at: None, not_before: Instant::now() }
-    }
-
-    /// Looks what drains now. Without any, nothing is listened to.
+    /// Reads what drains now.
     async fn refresh(&mut self) {
-        let draining = draining(&self.context).await.unwrap_or_default();
+        let draining = draining_now(&self.context).await.unwrap_or_default();
         // One that is live again may drain anew, with less time.
         self.following.retain(|drain, _| draining.contains(drain));
         for drain in draining {
-            let until = Instant::now() + drain.until.left(Timestamp::now());
-            let count_at = Instant::now() + BREATH;
-            self.following.entry(drain).or_insert(Progress { until, count_at, open: None, told: None });
+            let left = drain.until.left(Timestamp::now());
+            self.following.entry(drain).or_insert_with(|| Progress::new(Instant::now(), left));
         }
-        if self.following.is_empty() {
-            self.stop_listening();
-        }
+        self.context.connections.watch(!self.following.is_empty());
     }
 
-    fn listen(&mut self) {
-        match FlowEvents::open() {
-            Ok(news) => {
-                self.news = Some(news);
-                // What ended between the count and now was told to nobody.
-                self.count_all();
-            }
-            Err(error) => debug!(%error, "the end of connections is not told: they are counted now and then"),
-        }
-    }
-
-    fn stop_listening(&mut self) {
-        self.read_at = None;
-        if let Some(news) = self.news.take() {
-            // The kernel waits there for what nftables has still to destroy.
-            tokio::task::spawn_blocking(|| drop(news));
-        }
-    }
-
-    /// When there is something to do, should nothing happen.
+    /// When there is something to do, should no connection end.
     fn alarm(&self) -> Option<Instant> {
-        self.following.values().map(Progress::alarm).chain(self.read_at).min()
+        self.following.values().map(Progress::alarm).min()
     }
 
-    /// Takes in what was told until now.
-    fn read(&mut self) {
-        for _ in 0..BATCH {
-            let Some(news) = &mut self.news else { return };
-            match news.read() {
-                Ok(None) => return,
-                Ok(Some(FlowNews::Of(change))) => {
-                    let of_it = self.following.iter_mut().filter(|(drain, _)| drain.address == change.target);
-                    of_it.for_each(|(_, progress)| progress.take_in(change, self.not_before));
-                }
-                Ok(Some(FlowNews::Lost)) => self.count_all(),
-                Err(error) => {
-                    debug!(%error, "notifications of connections");
-                    self.stop_listening();
-                    self.count_all();
-                }
-            }
-        }
-    }
-
-    fn count_all(&mut self) {
-        for progress in self.following.values_mut() {
-            progress.count_at = progress.count_at.min(self.not_before);
-        }
-    }
-
-    /// Reads what was told, counts what is due, and tells what has changed.
+    /// Counts, ends what has drained, and signals what has changed.
     async fn round(&mut self) {
-        if self.read_at.is_some_and(|at| at <= Instant::now()) {
-            self.read_at = None;
-            self.read();
-        }
-        let begin = Instant::now();
-        let due = |progress: &Progress| progress.count_at.min(progress.until) <= begin;
-        let due = self.following.iter().filter(|(_, progress)| due(progress)).map(|(drain, _)| drain.clone());
-        let due = due.collect::<Vec<_>>();
-        if !due.is_empty() {
-            self.count(&due).await;
-            debug!(drains = due.len(), took = ?begin.elapsed(), "counted");
-            self.not_before = begin + PACE.max(begin.elapsed() * (1 + RELIEF));
-        }
-        self.tell().await;
-        // Most have none: a socket is opened only for those that have.
-        if self.news.is_none() && due.iter().any(|drain| self.following.contains_key(drain)) {
-            self.listen();
-        }
-    }
-
-    async fn count(&mut self, due: &[Drain]) {
-        let counted = self.context.flows.alive_of(&due.iter().map(|drain| drain.address).collect()).await;
-        if let Err(error) = &counted {
-            debug!(%error, "connections cannot be counted: what drains does so until its time is up");
-        }
-        let (counted, now) = (counted.ok(), Instant::now());
+        let targets = self.following.keys().map(|drain| drain.address).collect::<BTreeSet<_>>();
+        let (counts, asked) = self.context.connections.counts(targets).await;
+        let now = Instant::now();
         let mut ended = Vec::new();
-        for drain in due {
-            let Some(progress) = self.following.get_mut(drain) else { continue };
-            progress.count_at = now + LOOK_AGAIN;
-            progress.open = counted.as_ref().and_then(|all| all.get(&drain.address).cloned());
-            if progress.open.as_ref().is_some_and(BTreeSet::is_empty) || now >= progress.until {
+        for (drain, progress) in &mut self.following {
+            let must_ask = asked.contains(&drain.address);
+            if progress.judge(counts.get(&drain.address), must_ask, now) && progress.not_before <= now {
                 ended.push(drain.clone());
             }
         }
         self.end(ended).await;
+        self.signal().await;
     }
 
     /// All in one decision: the members of a stack end together.
@@ -246,36 +153,35 @@ impl Drains {
             match &written {
                 Ok(()) => {
                     let open = self.following.remove(&drain).and_then(|progress| progress.open);
-                    info!(id = %drain.id, connections = open.as_ref().map(BTreeSet::len), "drained");
+                    info!(id = %drain.id, connections = open, "drained");
                 }
                 Err(error) => {
                     debug!(id = %drain.id, %error, "drained, but that could not be written yet");
                     let Some(progress) = self.following.get_mut(&drain) else { continue };
-                    progress.count_at = Instant::now() + TRY_AGAIN;
-                    progress.until = progress.until.max(progress.count_at);
+                    progress.not_before = Instant::now() + TRY_AGAIN;
                 }
             }
         }
         if written.is_ok() {
+            self.context.connections.watch(!self.following.is_empty());
             self.context.collects.notify_one();
         }
     }
 
-    async fn tell(&mut self) {
+    async fn signal(&mut self) {
         let now = Instant::now();
         for (drain, progress) in &mut self.following {
-            let (Some(open), Some(_)) = (&progress.open, progress.tell_at(now).filter(|at| *at <= now)) else {
+            let (Some(count), Some(_)) = (progress.open, progress.signal_at(now).filter(|at| *at <= now)) else {
                 continue;
             };
-            let count = u32::try_from(open.len()).unwrap_or(u32::MAX);
-            progress.told = Some((open.len(), now));
+            progress.signalled = Some((count, now));
             // The bus may be gone: then nobody listens.
             let _ = self.events.send(Event::Connections { id: drain.id.clone(), count }).await;
         }
     }
 }
 
-async fn draining(context: &Context) -> Result<BTreeSet<Drain>, Error> {
+async fn draining_now(context: &Context) -> Result<BTreeSet<Drain>, Error> {
     context
         .owner
         .look(|state| {
@@ -311,43 +217,33 @@ async fn end(context: &Context, ended: Vec<Drain>) -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    fn change(flow: u32, ended: bool) -> FlowChange {
-        FlowChange { target: IpAddr::from([10, 0, 0, 2]), flow: FlowId(flow), ended }
-    }
-
-    fn progress(open: &[u32]) -> Progress {
-        let later = Instant::now() + LOOK_AGAIN;
-        let open = Some(open.iter().copied().map(FlowId).collect());
-        Progress { until: later + LOOK_AGAIN, count_at: later, open, told: None }
+    fn count(open: u32, at: Instant) -> Count {
+        Count { open: Some(open), at }
     }
 
     #[test]
-    fn only_the_unexpected_and_the_end_are_counted() {
-        let now = Instant::now();
-        let mut progress = progress(&[1, 2]);
-        for expected in [change(1, false), change(1, true), change(1, true), change(9, true)] {
-            progress.take_in(expected, now);
-            assert!(progress.count_at > now, "{expected:?}");
-        }
-        assert_eq!(progress.open.as_ref().unwrap().len(), 1);
-        progress.take_in(change(2, true), now);
-        assert_eq!(progress.count_at, now, "the last one has ended");
-        let mut progress = self::progress(&[1]);
-        progress.take_in(change(3, false), now);
-        assert_eq!(progress.count_at, now, "nobody knew of this one");
-        progress.open = None;
-        progress.take_in(change(3, true), now);
+    fn a_count_from_before_the_switch_ends_nothing() {
+        let begin = Instant::now();
+        let mut progress = Progress::new(begin, Duration::from_secs(30));
+        let later = begin + 2 * IN_FLIGHT;
+        assert!(!progress.judge(Some(&count(0, begin)), true, later));
+        assert_eq!((progress.open, progress.judge_at), (None, later + ASK_AGAIN));
+        assert!(!progress.judge(Some(&count(1, later)), false, later));
+        assert_eq!((progress.open, progress.judge_at), (Some(1), progress.until));
+        assert!(progress.judge(Some(&count(0, later)), false, later));
     }
 
     #[test]
-    fn what_changes_is_told_and_not_too_often() {
+    fn what_changes_is_signalled_and_not_too_often() {
         let now = Instant::now();
-        let mut progress = progress(&[1, 2]);
-        assert_eq!(progress.tell_at(now), Some(now), "the first count at once");
-        progress.told = Some((2, now));
-        assert_eq!(progress.tell_at(now), None);
-        progress.take_in(change(1, true), now);
-        assert_eq!(progress.tell_at(now), Some(now + PACE));
-        assert_eq!(progress.alarm(), now + PACE);
+        let mut progress = Progress::new(now, Duration::from_secs(30));
+        assert_eq!(progress.signal_at(now), None, "not counted yet");
+        progress.open = Some(2);
+        assert_eq!(progress.signal_at(now), Some(now), "the first count at once");
+        progress.signalled = Some((2, now));
+        assert_eq!(progress.signal_at(now), None);
+        (progress.open, progress.judge_at) = (Some(1), progress.until);
+        assert_eq!(progress.signal_at(now), Some(now + SIGNAL_PACE));
+        assert_eq!(progress.alarm(), now + SIGNAL_PACE);
     }
 }

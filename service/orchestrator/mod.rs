@@ -11,6 +11,7 @@ mod automatic;
 mod bridges;
 mod claims;
 mod collect;
+mod connections;
 mod console;
 mod context;
 mod degraded;
@@ -62,7 +63,7 @@ use crate::domain::{
     ConsoleLine, Exclusion, JobKind, JobNumber, JobResult, JobView, Lease, LeaseTag, Publication, ServiceName,
     StackName, UnikernelId, UnikernelState,
 };
-use crate::host_network::nftables;
+use crate::host_network::{self, nftables};
 use crate::planning;
 use crate::planning::collecting::{Keep, Removal};
 use crate::planning::publishing::Wanted;
@@ -260,12 +261,16 @@ impl Orchestrator {
         Ok(self.context.jobs.list())
     }
 
-    /// Connections through published ports to a unikernel, as conntrack has them now.
+    /// Connections through published ports to a unikernel, as the kernel has notified of them until now.
     pub async fn active_connections(&self, id: UnikernelId) -> Result<u32, Error> {
         let view = self.context.owner.look(move |state| state.world.unikernel_view(&id).ok_or(id)).await?;
         let view = view.map_err(planning::Error::NoSuchUnikernel)?;
         match view.state {
-            UnikernelState::Live | UnikernelState::Draining => Ok(self.context.flows.count(view.address).await?),
+            UnikernelState::Live | UnikernelState::Draining => {
+                let (counts, _) = self.context.connections.counts([view.address]).await;
+                let open = counts.get(&view.address).and_then(|count| count.open);
+                Ok(open.ok_or(host_network::Error::Uncounted { target: view.address })?)
+            }
             _ => Ok(0),
         }
     }

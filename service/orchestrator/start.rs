@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::bridges::Bridges;
 use super::claims::Claims;
+use super::connections::{self, Connections};
 use super::context::Context;
 use super::imports::Sources;
 use super::jobs::Jobs;
@@ -121,6 +122,7 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         host: Host::open()?,
         bridges: Bridges::default(),
         flows: Flows::open()?,
+        connections: Connections::open()?,
         listeners,
         taps: Taps::default(),
         config,
@@ -166,6 +168,8 @@ impl Runner {
         tokio::spawn(watching::follow_links(Arc::clone(&context), link_events));
         tokio::spawn(watching::follow_host(Arc::clone(&context)));
         tokio::spawn(recover::follow(Arc::clone(&context)));
+        tokio::spawn(connections::read(Arc::clone(&context)));
+        tokio::spawn(connections::follow_setting(Arc::clone(&context)));
         tokio::spawn(drains::run(Arc::clone(&context), events));
         tokio::spawn(stale_flows::run(Arc::clone(&context)));
         tokio::spawn(tolerance::run(Arc::clone(&context)));

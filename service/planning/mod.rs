@@ -8,6 +8,7 @@ pub mod admission;
 pub mod bridge_settings;
 pub mod builds;
 pub mod collecting;
+pub mod draining;
 pub mod error;
 pub mod facts;
 pub mod gone;

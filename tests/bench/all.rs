@@ -4,6 +4,7 @@
 //! host of a network namespace of its own, with its own bus, disk folder and stand-in for Albatross.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+mod counting;
 mod deaths;
 mod deploy;
 mod figures;
@@ -42,7 +43,7 @@ use std::process::{Command, ExitCode};
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     build_stand_in();
-    let parts: [(&str, fn()); 10] = [
+    let parts: [(&str, fn()); 11] = [
         ("publish", publish::run),
         ("stacks", stacks::run),
         ("deploy", deploy::run),
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         ("memory", memory::run),
         ("leases", leases::run),
         ("switching", switching::run),
+        ("counting", counting::run),
         ("deaths", deaths::run),
         ("idle", idle::run),
         ("images", images::run),

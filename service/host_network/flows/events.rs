@@ -7,28 +7,40 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::super::Error;
 use super::super::attributes::Attributes;
-use super::super::netlink::{Frame, Heard, Mailbox, frames};
+use super::super::netlink::{Frame, Heard, Mailbox, Waiter, frames};
+use super::census::Listed;
+use super::filter;
 use super::flow::{FlowId, ID, has_closed};
 
-/// NFNLGRP_CONNTRACK_UPDATE (a TCP connection that closes changes its state long before it is forgotten) and
-/// NFNLGRP_CONNTRACK_DESTROY.
-const GROUPS: [u32; 2] = [2, 3];
+/// NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE (a TCP connection that closes changes its state long before it is
+/// forgotten) and NFNLGRP_CONNTRACK_DESTROY.
+const GROUPS: [u32; 3] = [1, 2, 3];
 
-/// Some thousand notifications. They are of all connections of the host, and come faster than anybody should read them
-/// on a busy one: beyond this they are lost, and a count is cheaper.
-const ROOM: usize = 1 << 20;
+/// Bytes of notifications that may wait to be read. The kernel charges 1,280 bytes for one, and a translated connection
+/// has three: this holds what 30,000 connections a second cause in the quarter of a second between two reads. The
+/// memory is used while something is queued only.
+const ROOM: usize = 32 << 20;
 
 const OBJECT: &str = "notifications of connections";
 
+/// Whether the kernel notifies of connections at all: `nf_conntrack_events` of this network namespace. Where it cannot
+/// be read, as in a user namespace, it has its default and is on.
+pub fn events_enabled() -> bool {
+    let events = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_events");
+    events.map_or(true, |events| events.trim() != "0")
+}
+
+/// A notification of conntrack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowNews {
     /// Of a connection that was redirected.
     Of(FlowChange),
-    /// More happened than could be kept: count afresh.
+    /// More happened than could be kept: the kernel drops what comes until everything queued has been read. Count afresh
+    /// then.
     Lost,
 }
 
-/// A redirected connection has changed.
+/// A redirected connection has begun or ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowChange {
     /// Where its answers come from.
@@ -38,14 +50,32 @@ pub struct FlowChange {
     pub ended: bool,
 }
 
-/// The events, from the moment of [`Self::open`] on, of flows that began while somebody listened: see
-/// [`super::Flows::open`]. They come by the thousand on a busy host: wait for the first, leave the others time to come,
-/// and read them together.
+/// Begin and end of redirected connections, from the moment of [`Self::open`] on. Of a flow that began while nobody
+/// listened to conntrack the end is never notified.
+///
+/// The kernel builds seven messages for a TCP connection, whoever it is to, and [`filter`](super::filter) lets three of a
+/// redirected one through. Measured on Linux 6.18 with 2 cores, per connection: 8 µs of kernel time to build and
+/// filter them (a connection through the NAT takes 55 µs of both ends and the host together), 3 µs more to queue
+/// those of redirected ones, so 16 to 22 % of one core at 20,000 connections a second. NEW and DESTROY alone cost 6 µs:
+/// too little less to do without UPDATE and keep closed connections in the count for two minutes.
+///
+/// They come by the thousand on a busy host: wait for the first, leave the others time to come, and read them together.
 #[derive(Debug)]
 pub struct FlowEvents {
     mailbox: Mailbox,
-    /// Of a datagram that told of several.
+    /// Further changes of the datagram that was read last.
     pending: VecDeque<FlowChange>,
+}
+
+/// Waits for [`FlowEvents`] while somebody else may read them.
+#[derive(Debug)]
+pub struct EventsWaiter(Waiter);
+
+impl EventsWaiter {
+    /// Waits until there is something to read.
+    pub async fn wait(&self) -> Result<(), Error> {
+        self.0.wait(OBJECT).await
+    }
 }
 
 impl FlowEvents {
@@ -56,12 +86,17 @@ impl FlowEvents {
 
     /// With room for `bytes` of notifications that nobody has read yet.
     pub fn with_room(bytes: usize) -> Result<Self, Error> {
-        Ok(Self { mailbox: Mailbox::open(NETLINK_NETFILTER, &GROUPS, bytes)?, pending: VecDeque::new() })
+        let mailbox = Mailbox::open(NETLINK_NETFILTER, &GROUPS, bytes, &filter::redirected_begin_and_end())?;
+        Ok(Self { mailbox, pending: VecDeque::new() })
     }
 
-    /// Until there is something to read. What is told while nobody waits wakes nobody.
+    /// Waits until there is something to read. What comes while nobody waits wakes nobody.
     pub async fn wait(&self) -> Result<(), Error> {
         if self.pending.is_empty() { self.mailbox.wait(OBJECT).await } else { Ok(()) }
+    }
+
+    pub fn waiter(&self) -> Result<EventsWaiter, Error> {
+        self.mailbox.waiter().map(EventsWaiter)
     }
 
     /// The next, where there is one.
@@ -81,9 +116,22 @@ impl FlowEvents {
     }
 }
 
-/// No more of it is read than that: there are several events of every connection of the host.
+/// A redirected connection of a list, where it is alive.
+pub(super) fn listed(frame: &Frame<'_>) -> Option<Listed> {
+    const TUPLE: u16 = 1; // CTA_TUPLE_ORIG
+    const ZONE: u16 = 18; // CTA_ZONE
+    let FlowChange { target, flow, ended } = change(frame)?;
+    let attributes = Attributes::after(HEADER, frame.payload);
+    let tuple = attributes.bytes(TUPLE)?.into();
+    let zone = attributes.bytes(ZONE).and_then(|zone| zone.try_into().ok()).map(u16::from_be_bytes);
+    (!ended).then_some(Listed { target, flow, tuple, zone })
+}
+
+/// struct nfgenmsg
+const HEADER: usize = 4;
+
+/// No more of it is read than that: they are many.
 fn change(frame: &Frame<'_>) -> Option<FlowChange> {
-    const HEADER: usize = 4; // struct nfgenmsg
     const DELETE: u16 = 2; // IPCTNL_MSG_CT_DELETE
     const STATUS: u16 = 3; // CTA_STATUS
     const DST_NAT: u32 = 1 << 5; // IPS_DST_NAT

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{DefaultNla, Nla, ParseableParametrized};
+use netlink_packet_core::{Nla, ParseableParametrized};
 use netlink_packet_netfilter::conntrack::{
-    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Protocol, Status, Tuple,
+    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Status, Tuple,
 };
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner};
 
@@ -25,7 +25,6 @@ pub struct FlowId(pub u32);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flow {
-    pub id: Option<FlowId>,
     /// Who began it.
     pub source: Option<IpAddr>,
     /// The address that the client sees.
@@ -36,8 +35,6 @@ pub struct Flow {
     /// The destination port that the client sees.
     pub host_port: Option<u16>,
     pub status: Status,
-    /// TCP until it has closed, all else until it is forgotten.
-    pub alive: bool,
     /// What the kernel finds it by: the tuple as the client sees it, zone and id.
     pub identity: Vec<ConntrackAttribute>,
 }
@@ -51,8 +48,8 @@ impl Flow {
         else {
             return None;
         };
-        let (mut source, mut destination, mut target, mut id) = (None, None, None, None);
-        let (mut protocol, mut host_port, mut status, mut state) = (None, None, Status::empty(), None);
+        let (mut source, mut destination, mut target) = (None, None, None);
+        let (mut protocol, mut host_port, mut status) = (None, None, Status::empty());
         for attribute in &attributes {
             match attribute {
                 ConntrackAttribute::CtaTupleOrig(tuple) => {
@@ -61,8 +58,6 @@ impl Flow {
                 }
                 ConntrackAttribute::CtaTupleReply(tuple) => (target, _) = addresses(tuple),
                 ConntrackAttribute::CtaStatus(flags) => status = *flags,
-                ConntrackAttribute::CtaProtoInfo(info) => state = tcp_state(info),
-                ConntrackAttribute::Other(nla) if nla.kind() == ID => id = number(nla).map(FlowId),
                 _ => {}
             }
         }
@@ -71,29 +66,8 @@ impl Flow {
             ConntrackAttribute::Other(nla) => matches!(nla.kind(), ID | ZONE),
             _ => false,
         });
-        Some(Self {
-            id,
-            source,
-            destination,
-            target: target?,
-            protocol,
-            host_port,
-            status,
-            alive: !state.is_some_and(has_closed),
-            identity: identity.collect(),
-        })
+        Some(Self { source, destination, target: target?, protocol, host_port, status, identity: identity.collect() })
     }
-
-    /// Its destination was translated.
-    pub fn is_redirected(&self) -> bool {
-        self.status.contains(Status::DstNat)
-    }
-}
-
-fn number(attribute: &DefaultNla) -> Option<u32> {
-    let mut bytes = [0; 4];
-    (attribute.value_len() == bytes.len()).then(|| attribute.emit_value(&mut bytes))?;
-    Some(u32::from_be_bytes(bytes))
 }
 
 /// Source and destination.
@@ -121,9 +95,4 @@ fn protocol_and_port(tuple: &[Tuple]) -> (Option<Protocol>, Option<u16>) {
         }
     }
     (protocol, port)
-}
-
-fn tcp_state(info: &[ProtoInfo]) -> Option<u8> {
-    let tcp = info.iter().filter_map(|info| if let ProtoInfo::TCP(parts) = info { Some(parts) } else { None });
-    tcp.flatten().find_map(|part| if let ProtoInfoTCP::State(state) = part { Some(*state) } else { None })
 }

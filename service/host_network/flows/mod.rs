@@ -1,10 +1,13 @@
 //! Connections that go to a unikernel, as conntrack has them.
 
+mod census;
 mod events;
+mod filter;
 mod flow;
+mod lists;
 mod select;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netlink_packet_core::DefaultNla;
@@ -13,9 +16,11 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProto
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use tokio::sync::Mutex;
 
-pub use events::{FlowChange, FlowEvents, FlowNews};
+pub use census::{Census, Listed};
+pub use events::{EventsWaiter, FlowChange, FlowEvents, FlowNews, events_enabled};
 use flow::Flow;
 pub use flow::FlowId;
+pub use lists::FlowLists;
 
 use self::select::Criteria;
 use super::netlink::{Channel, Mute, Sending};
@@ -27,9 +32,6 @@ use crate::domain::FlowSelector;
 const QUIET_GROUP: u32 = 6;
 
 const OBJECT: &str = "the host's connections";
-
-/// How many targets are asked for one by one: each time the kernel goes through all of its table.
-const FEW: usize = 2;
 
 /// How many deletions by the kernel's own selection cost less than one list of all flows, by which softirqs wait.
 const FEW_SELECTORS: usize = 32;
@@ -57,9 +59,7 @@ impl Deletion {
 
 #[derive(Debug)]
 pub struct Flows {
-    /// To count takes the kernel long, and a switch does not wait for it.
-    counting: Mutex<Channel>,
-    deleting: Mutex<Channel>,
+    channel: Mutex<Channel>,
     deletion: Deletion,
     /// Of a flow that began while nobody listened to any group of ctnetlink, the kernel never tells
     /// (`nf_conntrack_events` is 2, automatic, by default). This one makes it tell whoever listens later.
@@ -75,14 +75,13 @@ impl Flows {
     /// The same, without asking what the kernel can do.
     pub fn open_with(deletion: Deletion) -> Result<Self, Error> {
         let _listener = Mute::open(NETLINK_NETFILTER, QUIET_GROUP)?;
-        let channel = || Channel::open(NETLINK_NETFILTER).map(Mutex::new);
-        Ok(Self { counting: channel()?, deleting: channel()?, deletion, _listener })
+        Ok(Self { channel: Mutex::new(Channel::open(NETLINK_NETFILTER)?), deletion, _listener })
     }
 
     /// Deletes what `selector` selects: the next packet of such a flow is judged by the rules anew. All other flows stay.
     pub async fn delete(&self, selector: &FlowSelector) -> Result<(), Error> {
         let criteria = Criteria::of(selector);
-        let mut channel = self.deleting.lock().await;
+        let mut channel = self.channel.lock().await;
         if self.deletion == Deletion::OneByOne {
             return delete_one_by_one(&mut channel, &[criteria]).await;
         }
@@ -96,46 +95,12 @@ impl Flows {
     pub async fn delete_all(&self, selectors: &[FlowSelector]) -> Result<(), Error> {
         if selectors.len() > FEW_SELECTORS {
             let criteria = selectors.iter().map(Criteria::of).collect::<Vec<_>>();
-            return delete_one_by_one(&mut *self.deleting.lock().await, &criteria).await;
+            return delete_one_by_one(&mut *self.channel.lock().await, &criteria).await;
         }
         for selector in selectors {
             self.delete(selector).await?;
         }
         Ok(())
-    }
-
-    /// The redirected connections to `target` that are alive: TCP until it has closed, UDP until it times out. The
-    /// kernel goes through all connections of the host for that.
-    pub async fn alive(&self, target: IpAddr) -> Result<BTreeSet<FlowId>, Error> {
-        let flows = redirected(&mut *self.counting.lock().await, target).await?;
-        Ok(flows.into_iter().filter(|flow| flow.alive).filter_map(|flow| flow.id).collect())
-    }
-
-    /// [`Flows::alive`] of each. The kernel goes through all connections once for a few of them, and not for each: of
-    /// more than that it lists all connections, and those of others are left out here.
-    pub async fn alive_of(&self, targets: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, BTreeSet<FlowId>>, Error> {
-        let mut alive = targets.iter().map(|target| (*target, BTreeSet::new())).collect::<BTreeMap<_, _>>();
-        if targets.len() <= FEW {
-            for (target, flows) in &mut alive {
-                *flows = self.alive(*target).await?;
-            }
-            return Ok(alive);
-        }
-        let mut channel = self.counting.lock().await;
-        for is_ipv4 in [true, false] {
-            let Some(one) = targets.iter().find(|target| target.is_ipv4() == is_ipv4) else { continue };
-            let wanted = |flow: &Flow| flow.is_redirected() && flow.alive && targets.contains(&flow.target);
-            for flow in dump(&mut channel, *one, Vec::new(), wanted).await? {
-                let of_it = alive.entry(flow.target).or_default();
-                of_it.extend(flow.id);
-            }
-        }
-        Ok(alive)
-    }
-
-    /// How many they are.
-    pub async fn count(&self, target: IpAddr) -> Result<u32, Error> {
-        Ok(u32::try_from(self.alive(target).await?.len()).unwrap_or(u32::MAX))
     }
 }
 
@@ -158,13 +123,6 @@ async fn delete_one_by_one(channel: &mut Channel, criteria: &[Criteria]) -> Resu
         }
     }
     Ok(())
-}
-
-/// The flows to `target` whose destination was translated.
-async fn redirected(channel: &mut Channel, target: IpAddr) -> Result<Vec<Flow>, Error> {
-    let criteria = Criteria::of(&FlowSelector::To { address: target });
-    let wanted = |flow: &Flow| criteria.matches(flow) && flow.is_redirected();
-    dump(channel, target, criteria.attributes(), wanted).await
 }
 
 /// The flows of `of`'s family that the kernel lists and that are wanted.

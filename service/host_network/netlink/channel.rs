@@ -180,6 +180,36 @@ impl Channel {
         answer
     }
 
+    /// Sends several requests in one datagram, of which the last message asks for an acknowledgement, and reads every
+    /// object that is answered. What the kernel has not got is left out.
+    pub async fn gather<T>(
+        &mut self,
+        object: &str,
+        messages: &[u8],
+        last: u32,
+        mut read: impl FnMut(&Frame<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        self.renew()?;
+        self.unfinished = true;
+        let answer = timeout(DEADLINE, async {
+            self.send(object, messages).await?;
+            let mut all = Vec::new();
+            loop {
+                self.receive(object).await?;
+                for frame in frames(&self.buffer) {
+                    match frame.kind {
+                        NLMSG_ERROR if frame.sequence == last => return Ok(all),
+                        NLMSG_ERROR => {}
+                        _ => all.extend(read(&frame)),
+                    }
+                }
+            }
+        });
+        let answer = answer.await.map_err(|_| Error::Timeout { object: object.into(), after: DEADLINE })?;
+        self.unfinished = answer.is_err();
+        answer
+    }
+
     async fn verdicts(&mut self, object: &str, sequences: RangeInclusive<u32>) -> Result<Vec<Verdict>, Error> {
         let mut verdicts = Vec::new();
         loop {

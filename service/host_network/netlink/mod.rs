@@ -15,7 +15,7 @@ use netlink_sys::{AsyncSocket, Socket, SocketAddr, TokioSocket};
 
 pub use channel::{Channel, Sending};
 pub use frame::{Frame, Verdict, encode, frames};
-pub use subscription::{Heard, Mailbox, Mute, Subscription};
+pub use subscription::{Heard, Mailbox, Mute, Subscription, Waiter};
 
 use super::{Errno, Error};
 

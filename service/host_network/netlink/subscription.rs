@@ -1,9 +1,10 @@
 //! What the kernel tells without being asked.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use netlink_sys::{AsyncSocketExt, Socket, SocketAddr, TokioSocket};
+use socket2::{SockFilter, SockRef};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -60,11 +61,14 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// `groups` by their numbers, as in the kernel's headers; with room for `bytes` that nobody has read yet.
-    pub fn open(protocol: isize, groups: &[u32], bytes: usize) -> Result<Self, Error> {
+    /// `groups` by their numbers, as in the kernel's headers; with room for `bytes` that nobody has read yet. What
+    /// `filter` drops takes no room and wakes nobody.
+    pub fn open(protocol: isize, groups: &[u32], bytes: usize, filter: &[SockFilter]) -> Result<Self, Error> {
         let attempt = || -> io::Result<Socket> {
             let mut socket = Socket::new(protocol)?;
             socket.set_non_blocking(true)?;
+            // Before the groups are joined, so that nothing comes unfiltered.
+            SockRef::from(&socket).attach_filter(filter)?;
             prepare(&mut socket, mask(groups), bytes)?;
             Ok(socket)
         };
@@ -72,13 +76,15 @@ impl Mailbox {
         Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM) })
     }
 
-    /// Until there is something to take.
+    /// Waits until there is something to take.
     pub async fn wait(&self, object: &str) -> Result<(), Error> {
-        // What is registered for longer wakes the runtime with every notification, whether somebody waits or not.
-        #[allow(deprecated, reason = "sound for a BorrowedFd; its successor takes an unsafe block for any type")]
-        let registered = AsyncFd::with_interest(self.socket.as_fd(), Interest::READABLE);
-        let registered = registered.map_err(|error| Error::io(object, &error))?;
-        registered.readable().await.map(drop).map_err(|error| Error::io(object, &error))
+        readable(self.socket.as_fd(), object).await
+    }
+
+    /// A second descriptor of the socket, to wait on while somebody else reads.
+    pub fn waiter(&self) -> Result<Waiter, Error> {
+        let socket = self.socket.as_fd().try_clone_to_owned();
+        socket.map(Waiter).map_err(|error| Error::io("a netlink socket", &error))
     }
 
     /// The next, where there is one.
@@ -95,6 +101,25 @@ impl Mailbox {
         }
         Ok(Some(Heard::Datagram(&self.buffer)))
     }
+}
+
+/// Waits for what comes into a [`Mailbox`].
+#[derive(Debug)]
+pub struct Waiter(OwnedFd);
+
+impl Waiter {
+    /// Waits until there is something to take.
+    pub async fn wait(&self, object: &str) -> Result<(), Error> {
+        readable(self.0.as_fd(), object).await
+    }
+}
+
+async fn readable(socket: BorrowedFd<'_>, object: &str) -> Result<(), Error> {
+    // What is registered for longer wakes the runtime with every notification, whether somebody waits or not.
+    #[allow(deprecated, reason = "sound for a BorrowedFd; its successor takes an unsafe block for any type")]
+    let registered = AsyncFd::with_interest(socket, Interest::READABLE);
+    let registered = registered.map_err(|error| Error::io(object, &error))?;
+    registered.readable().await.map(drop).map_err(|error| Error::io(object, &error))
 }
 
 impl std::fmt::Debug for Mailbox {

@@ -32,6 +32,7 @@ pub enum Trouble {
     Bridges,
     LegacyTables,
     Conntrack,
+    Connections,
     Loops,
     Strangers,
     FellBack,

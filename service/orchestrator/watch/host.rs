@@ -13,6 +13,7 @@ use super::super::host_ports;
 use super::super::owner::Trouble;
 use super::SETTLE;
 use crate::host_network::{self, conntrack_fill, drops_forwarded, forwarding};
+use crate::planning::facts::effective_networks;
 use crate::planning::host_health::Host;
 
 /// Looks at the host whenever something about it has changed, and when a network comes into use or is used no longer. Never
@@ -44,6 +45,8 @@ pub async fn look(context: &Context) {
         }
     };
     context.owner.trouble(Trouble::HostNetwork, None).await;
+    let networks = effective_networks(&context.config.get().networks, &host.bridges);
+    context.connections.keep_within(&networks).await;
     let config = Arc::clone(&context.config);
     let observed = context.owner.observe(move |facts| {
         facts.host = Some(host);
