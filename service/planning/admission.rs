@@ -88,7 +88,7 @@ pub fn admit(
         Some(there) => {
             let (mut changes, mut counts_as) = (kept(deployment, there), number(deployment, world));
             if there.phase == Phase::Ready && counts_as.take().is_some() {
-                order::deployed_again(world, [&id], &mut changes);
+                order::deployed_again(world, facts, [&id], &mut changes);
             }
             changes.extend(counts_as.map(Change::Count));
             let unikernel = there.clone();

@@ -1,14 +1,29 @@
 //! The order in which the unikernels of a service were deployed.
 
+use super::facts::Facts;
 use super::world::World;
 use crate::domain::{Change, Ordinal, Unikernel, UnikernelId};
 
-/// Each of `ids`, that a deployment has found there, as deployed last, in `changes`.
-pub fn deployed_again<'a>(world: &World, ids: impl IntoIterator<Item = &'a UnikernelId>, changes: &mut Vec<Change>) {
+/// Each of `ids`, that a deployment has found there, as deployed last, in `changes`. What is the next to be published
+/// already is so without a change.
+pub fn deployed_again<'a>(
+    world: &World,
+    facts: &Facts,
+    ids: impl IntoIterator<Item = &'a UnikernelId>,
+    changes: &mut Vec<Change>,
+) {
     let ordinal = world.next_ordinal();
-    for unikernel in ids.into_iter().filter_map(|id| world.unikernel(id)) {
+    for unikernel in ids.into_iter().filter_map(|id| world.unikernel(id)).filter(|one| !is_next(world, facts, one)) {
         alter(changes, unikernel, |unikernel| unikernel.deployed = ordinal);
     }
+}
+
+/// Whether no other of its service was deployed after it, nor is at this moment: that has its number only when it is ready.
+fn is_next(world: &World, facts: &Facts, unikernel: &Unikernel) -> bool {
+    let service = unikernel.id.service();
+    let mut others = world.members(&service).filter(|other| other.id != unikernel.id);
+    let is_newest = others.all(|other| other.deployed < unikernel.deployed && !facts.busy.contains(&other.id));
+    is_newest && unikernel.awaits_publication()
 }
 
 /// The same of one, that has become the newest with the number `ordinal` before it was ready.

@@ -227,6 +227,13 @@ impl Model {
     }
 
     fn reserve(&mut self, deployment: &Deployment) {
+        // Calls work on those that are to count.
+        self.facts.busy = self.order.begun.keys().cloned().collect();
+        self.reserve_among(deployment);
+        self.facts.busy.clear();
+    }
+
+    fn reserve_among(&mut self, deployment: &Deployment) {
         let id = deployment.spec.id(&deployment.service);
         let Ok((changes, admitted)) = admission::admit(deployment, &self.world, &self.facts, self.now) else { return };
         let before = self.snapshot();

@@ -361,7 +361,7 @@ impl Apply {
         let placing = self.context.owner.decide(move |state| {
             let (world, now) = (&state.world, Timestamp::now());
             let done = staging::Done { chain, goal, applied: applied.as_ref(), because };
-            let (changes, result) = staging::finish(world, &name, done, defaults, now)?;
+            let (changes, result) = staging::finish(world, &state.facts, &name, done, defaults, now)?;
             let placed = Placed::by(&changes, world);
             Ok((changes, (placed, result)))
         });

@@ -250,9 +250,9 @@ fn an_apply_deploys_what_it_finds_and_a_move_does_not() {
         because: String::new(),
     };
     // What is only made once more for a move keeps its place.
-    let (moved, _) = staging::finish(&world, name, done(Goal::Activate, None), defaults, now).unwrap();
+    let (moved, _) = staging::finish(&world, &facts, name, done(Goal::Activate, None), defaults, now).unwrap();
     assert!(!moved.iter().any(|change| matches!(change, Change::PutUnikernel(unikernel) if unikernel.id == member)));
-    let (changes, _) = staging::finish(&world, name, done(Goal::Stage, Some(&applied)), defaults, now).unwrap();
+    let (changes, _) = staging::finish(&world, &facts, name, done(Goal::Stage, Some(&applied)), defaults, now).unwrap();
     world.apply(changes);
     assert!(newest(&world, &member), "applied");
 

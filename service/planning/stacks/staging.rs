@@ -69,7 +69,7 @@ pub fn begin(
             if failed { moves::words(world, None, goal, after.staged.is_none()) } else { stack.last_result.clone() };
         let after = Stack { applied: Some(Arc::clone(applied)), last_result, ..after };
         let mut changes = placing::place(world, after, defaults, now)?;
-        applied_again(world, &chain, &mut changes);
+        applied_again(world, facts, &chain, &mut changes);
         return Ok((changes, Begun::Nothing));
     }
     Ok((working(stack), Begun::Staging))
@@ -85,8 +85,8 @@ fn working(stack: Stack) -> Vec<Change> {
 }
 
 /// An Apply is a deployment of all members, also of those that it finds there.
-fn applied_again(world: &World, chain: &Chain, changes: &mut Vec<Change>) {
-    order::deployed_again(world, chain.members.values().map(|member| &member.unikernel), changes);
+fn applied_again(world: &World, facts: &Facts, chain: &Chain, changes: &mut Vec<Change>) {
+    order::deployed_again(world, facts, chain.members.values().map(|member| &member.unikernel), changes);
 }
 
 /// The chain of `manifest`, where all of its unikernels are ready already.
@@ -129,6 +129,7 @@ pub struct Done<'a> {
 /// Puts a chain whose members have all become ready where it is to be.
 pub fn finish(
     world: &World,
+    facts: &Facts,
     name: &StackName,
     done: Done<'_>,
     defaults: Defaults,
@@ -154,7 +155,7 @@ pub fn finish(
     let after = Stack { applied, attempt: Attempt::Done, last_result: result.clone(), fell_back_from, ..after };
     let mut changes = placing::place(world, after, defaults, now)?;
     if is_applied {
-        applied_again(world, &chain, &mut changes);
+        applied_again(world, facts, &chain, &mut changes);
     }
     Ok((changes, result))
 }
