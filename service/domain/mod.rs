@@ -14,6 +14,7 @@ mod lease;
 mod names;
 mod network;
 mod publication;
+mod readiness;
 mod repository;
 mod stack;
 mod time;
@@ -38,10 +39,11 @@ pub use lease::Lease;
 pub use names::{InvalidName, LeaseTag, NetworkName, ServiceName, StackName, UnikernelId};
 pub use network::{AddressRange, Exclusion, InvalidExclusion, Network};
 pub use publication::{HostPort, PortMapping, PortProtocol, Publication, Service, StaleFlows, Transport, host_ports};
+pub use readiness::{Check, HostName, HttpRule, InvalidReadiness, Readiness, Statuses};
 pub use repository::{CommitId, GitRef, GitSource, GitTransport, GitUrl, InvalidRepository, RepositoryPath};
 pub use stack::{Applied, Attempt, Chain, Manifest, Member, MemberPlan, Stack, StackState};
 pub use time::Timestamp;
 pub use unikernel::{
-    AddressChoice, Arguments, BlockDevice, Configuration, InvalidReadiness, MacAddress, Phase, Provisional, Readiness,
-    RestartPolicy, Unikernel, UnikernelSpec, UnikernelState,
+    AddressChoice, Arguments, BlockDevice, Configuration, MacAddress, Phase, Provisional, RestartPolicy, Unikernel,
+    UnikernelSpec, UnikernelState,
 };

@@ -8,11 +8,11 @@
 //! ```
 
 mod automatic;
+mod checks;
 mod claims;
 mod collect;
 mod console;
 mod context;
-mod degraded;
 mod deploy;
 mod drains;
 mod error;

@@ -61,6 +61,7 @@ impl DeployRequest {
                 restart: spec.restart,
                 readiness: unikernel.readiness,
                 timeout: unikernel.timeout,
+                check: unikernel.check,
             },
             stack: None,
         }

@@ -63,7 +63,10 @@ async fn bring_back(context: Arc<Context>, unikernel: Unikernel) -> Start {
         drop(place);
         match confirmed {
             Ok(()) => break,
-            Err(error) => debug!(%error, "runs again and is not ready"),
+            Err(error) => {
+                debug!(%error, "runs again and is not ready");
+                context.late_returns.notify_one();
+            }
         }
         sleep(PAUSE).await;
     }

@@ -12,7 +12,7 @@ use super::imports::Sources;
 use super::jobs::Jobs;
 use super::owner::{self, Owner, State};
 use super::watch::{HostWatch, Taps};
-use super::{Orchestrator, automatic, drains, imports, recover, returns, stacks, watch as watching};
+use super::{Orchestrator, automatic, checks, drains, imports, recover, returns, stacks, watch as watching};
 use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, ServiceView, StackView, UnikernelView};
@@ -29,6 +29,9 @@ const EVENTS: usize = 1024;
 
 /// Unikernels that run again and are probed at a time.
 const RETURNS: usize = 16;
+
+/// Checks of live unikernels at a time; one that hangs takes [`super::readiness::ONE_PROBE`].
+const CHECKS: usize = 64;
 
 /// Everything that is opened before anything runs.
 #[derive(Debug)]
@@ -76,6 +79,8 @@ pub struct Runner {
     link_events: LinkEvents,
     /// What collects without being asked, where the configuration wants that.
     automatic: Option<Orchestrator>,
+    /// What the configuration says of it: see [`owner::Settings`].
+    fall_back: bool,
     events: mpsc::Sender<Event>,
 }
 
@@ -115,10 +120,12 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         sources,
         deploy_slots: Arc::new(Semaphore::new(config.limits.concurrent_deploys)),
         return_slots: Semaphore::new(RETURNS),
+        check_slots: Semaphore::new(CHECKS),
         drains: Notify::new(),
         collects: Notify::new(),
         stacks: Notify::new(),
         returns: Notify::new(),
+        late_returns: Notify::new(),
         beat: watch::Sender::new(()),
         host_changed: Notify::new(),
         look: Notify::new(),
@@ -129,9 +136,19 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let orchestrator = Orchestrator { context: Arc::clone(&context) };
     let host = HostWatch::new(config.networks);
     let link_events = LinkEvents::open()?;
+    let fall_back = config.publish.fall_back;
     let automatic = config.collect.automatic.then(|| orchestrator.clone());
-    let runner =
-        Runner { owner, context, host, reader, foreign_changes, link_events, events: events_sender, automatic };
+    let runner = Runner {
+        owner,
+        context,
+        host,
+        reader,
+        foreign_changes,
+        link_events,
+        events: events_sender,
+        automatic,
+        fall_back,
+    };
     Ok(Assembled { orchestrator, initial, events, runner })
 }
 
@@ -144,7 +161,7 @@ impl Runner {
 
     /// Never ends. Neither Albatross nor the kernel's table need answer.
     pub async fn run(self) {
-        let Self { owner, context, host, reader, foreign_changes, link_events, events, automatic } = self;
+        let Self { owner, context, host, reader, foreign_changes, link_events, events, automatic, fall_back } = self;
         tokio::spawn(owner.run());
         if let Err(error) = recover::match_images(&context).await {
             warn!(%error, "the image store could not be looked through");
@@ -158,6 +175,7 @@ impl Runner {
         tokio::spawn(recover::follow(Arc::clone(&context)));
         tokio::spawn(drains::run(Arc::clone(&context), events));
         tokio::spawn(returns::run(Arc::clone(&context)));
+        tokio::spawn(checks::run(Arc::clone(&context), fall_back));
         tokio::spawn(imports::tidy(Arc::clone(&context)));
         tokio::spawn(stacks::watching::run(Orchestrator { context: Arc::clone(&context) }));
         if let Some(orchestrator) = automatic {

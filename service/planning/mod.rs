@@ -6,7 +6,9 @@
 pub mod address_pool;
 pub mod admission;
 pub mod builds;
+pub mod checks;
 pub mod collecting;
+pub mod degraded;
 pub mod error;
 pub mod facts;
 pub mod ports;

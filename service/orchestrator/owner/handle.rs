@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::super::error::Error;
 use super::State;
 use crate::domain::{Change, ConsoleLine, Inventory, Policy, StackName, Timestamp, Unikernel, UnikernelId};
+use crate::planning::checks::Start;
 use crate::planning::facts::Facts;
 
 /// Why something does not work now; one note a subject.
@@ -24,6 +25,8 @@ pub enum Trouble {
     Strangers,
     FellBack,
     Stacks,
+    Ended,
+    Unanswering,
 }
 
 /// What a look at Albatross brought.
@@ -58,6 +61,11 @@ pub(super) enum Message {
     },
     Observe(Observe),
     Seen(Seen),
+    /// What a check of a live unikernel, or of one that would take over, has shown.
+    Checked {
+        start: Start,
+        outcome: Result<(), String>,
+    },
     Trouble {
         subject: Trouble,
         note: Option<String>,
@@ -141,6 +149,16 @@ impl OwnerHandle {
     /// Takes in what Albatross runs, in a look that [`Claims::begin_look`] has begun.
     pub async fn seen(&self, seen: Seen) -> Result<(), Error> {
         self.send(Message::Seen(seen)).await
+    }
+
+    /// Takes in what a check has shown.
+    pub async fn checked(&self, start: Start, outcome: Result<(), String>) -> Result<(), Error> {
+        self.send(Message::Checked { start, outcome }).await
+    }
+
+    /// Marked at every change of what is known.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.clone()
     }
 
     /// Says what does not work and what to do about it, or that it works again.

@@ -5,6 +5,7 @@
 //! decision sees all that was decided before it.
 
 mod handle;
+mod notes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,13 +15,13 @@ use tracing::{error, info, warn};
 
 use self::handle::{Decide, MAILBOX, Message, Observe};
 use super::claims::Claims;
-use super::degraded;
 use super::error::Error;
 use super::fault;
 use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, Phase, Service, ServiceName, Timestamp, Unikernel};
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
+use crate::planning::checks::{self, Start};
 use crate::planning::facts::Facts;
 use crate::planning::publishing;
 use crate::planning::reconcile;
@@ -144,6 +145,7 @@ impl Owner {
             Message::Looked { stack, at } => self.apply(watching::looked(&self.state.world, &stack, at)).await,
             Message::Observe(observe) => self.observe(observe).await,
             Message::Seen(seen) => self.take_in(seen).await,
+            Message::Checked { start, outcome } => self.checked(start, outcome).await,
             Message::Trouble { subject, note } => self.note(subject, note),
             Message::AlbatrossVersion(version) => self.albatross_version = version,
             Message::RepairTable(done) => {
@@ -177,10 +179,7 @@ impl Owner {
             return Err(error);
         }
         self.apply(changes).await;
-        if self.troubles.contains_key(&Trouble::FellBack) {
-            self.note(Trouble::FellBack, degraded::fell_back(&self.state));
-        }
-        self.note_stacks();
+        self.refresh_notes();
         Ok(())
     }
 
@@ -267,6 +266,7 @@ impl Owner {
         facts.inventory = seen.inventory;
         facts.policy = seen.policy.or(facts.policy.take());
         facts.busy = self.claims.touched();
+        facts.checks.forget(&self.state.world);
         reconcile::note_starts(&self.state.world, facts, Timestamp::now());
         let mut changes = reconcile::observe(&self.state.world, facts, &seen.last_words);
         changes.extend(reconcile::last_words(&changes, seen.consoles));
@@ -276,10 +276,20 @@ impl Owner {
         if self.settings.fall_back {
             self.fall_back().await;
         }
-        self.note_stacks();
-        self.note(Trouble::Loops, degraded::loops(&self.state));
-        self.note(Trouble::Strangers, degraded::strangers(&self.state));
-        self.note(Trouble::FellBack, degraded::fell_back(&self.state));
+        self.note_all();
+    }
+
+    async fn checked(&mut self, start: Start, outcome: Result<(), String>) {
+        self.refresh_claims();
+        let news = checks::note(&self.state.world, &mut self.state.facts, start, outcome);
+        if self.settings.fall_back && self.state.facts.checks.any_failing() {
+            self.fall_back().await;
+        }
+        if news.is_some() {
+            self.note_all();
+            // What is to be asked is other than before.
+            self.changed.send_replace(());
+        }
     }
 
     async fn fall_back(&mut self) {
@@ -288,16 +298,16 @@ impl Owner {
             Change::PutService(service) => Some(service),
             _ => None,
         }) {
-            warn!(service = %service.name, "what was live has ended: going back to the one before");
+            warn!(service = %service.name, "what was live has ended or does not answer: going back to the one before");
         }
         if let Err(error) = self.write(changes).await {
-            error!(%error, "what was live has ended, and going back to the one before failed");
+            error!(%error, "what was live has ended or does not answer, and going back to the one before failed");
         }
         let defaults = self.settings.defaults;
         for (stack, changes) in moves::fall_back(&self.state.world, &self.state.facts, defaults, Timestamp::now()) {
-            warn!(%stack, "a member of what was live has ended: going back to the chain before");
+            warn!(%stack, "a member of what was live has ended or does not answer: going back to the chain before");
             if let Err(error) = self.write(changes).await {
-                error!(%error, "a member of what was live has ended, and going back to the chain before failed");
+                error!(%error, "a member has ended or does not answer, and going back to the chain before failed");
             }
         }
     }
@@ -307,12 +317,6 @@ impl Owner {
         self.state.facts.held = self.claims.held();
         self.state.facts.busy_stacks = self.claims.busy_stacks();
         self.state.facts.pinned = self.claims.pinned();
-    }
-
-    fn note_stacks(&mut self) {
-        if self.state.world.stacks().next().is_some() || self.troubles.contains_key(&Trouble::Stacks) {
-            self.note(Trouble::Stacks, degraded::broken_stacks(&self.state));
-        }
     }
 
     fn note(&mut self, subject: Trouble, note: Option<String>) {

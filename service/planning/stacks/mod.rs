@@ -11,4 +11,4 @@ pub mod watching;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
-mod samples;
+pub(super) mod samples;

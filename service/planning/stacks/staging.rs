@@ -60,14 +60,14 @@ pub fn begin(
     admit(world, manifest)?;
     let known = world.stack(&manifest.stack);
     let stack = known.cloned().unwrap_or_else(|| Stack::new(manifest.stack.clone()));
-    if let Some(chain) = standing(world, facts, manifest, &applied.images)
-        && let Some(after) = moves::unmoved(&stack, &Arc::new(chain), goal)
+    if let Some(chain) = standing(world, facts, manifest, &applied.images).map(Arc::new)
+        && let Some(after) = moves::unmoved(&stack, &chain, goal)
     {
         let failed = stack.attempt == Attempt::Failed;
         let last_result =
             if failed { moves::words(world, None, goal, after.staged.is_none()) } else { stack.last_result.clone() };
         let after = Stack { applied: Some(Arc::clone(applied)), last_result, ..after };
-        return Ok((placing::place(world, after, defaults, now)?, Begun::Nothing));
+        return Ok((with_rules(world, &chain, placing::place(world, after, defaults, now)?), Begun::Nothing));
     }
     Ok((working(stack), Begun::Staging))
 }
@@ -75,6 +75,30 @@ pub fn begin(
 /// Writes down that a chain is about to be made once more.
 pub fn begin_again(world: &World, name: &StackName) -> Result<Vec<Change>, Error> {
     moves::known(world, name).cloned().map(working)
+}
+
+/// `changes`, with the readiness rules of `chain`'s plans for its members, also those that were there before.
+fn with_rules(world: &World, chain: &Chain, mut changes: Vec<Change>) -> Vec<Change> {
+    for member in chain.members.values() {
+        let wanted = &member.plan.configuration;
+        let ruled = |there: &Unikernel| admission::ruled(there, &wanted.readiness, wanted.timeout, wanted.check);
+        let written = changes.iter_mut().rev().find_map(|change| match change {
+            Change::PutUnikernel(unikernel) if unikernel.id == member.unikernel => Some(unikernel),
+            _ => None,
+        });
+        match written {
+            Some(unikernel) => {
+                if let Some(ruled) = ruled(unikernel) {
+                    **unikernel = ruled;
+                }
+            }
+            None => {
+                let ruled = world.unikernel(&member.unikernel).and_then(ruled);
+                changes.extend(ruled.map(|ruled| Change::PutUnikernel(Box::new(ruled))));
+            }
+        }
+    }
+    changes
 }
 
 fn working(stack: Stack) -> Vec<Change> {
@@ -138,12 +162,13 @@ pub fn finish(
         // Another stack may have come meanwhile.
         admit(world, &again(name, &chain).0)?;
     }
-    let after = moves::moved(stack, &Arc::new(chain.clone()), goal);
+    let chain = Arc::new(chain);
+    let after = moves::moved(stack, &chain, goal);
     let result = done.because + &moves::words(world, Some(&chain), goal, after.staged.is_none());
     let applied = applied.cloned().or(after.applied);
     let fell_back_from = None;
     let after = Stack { applied, attempt: Attempt::Done, last_result: result.clone(), fell_back_from, ..after };
-    Ok((placing::place(world, after, defaults, now)?, result))
+    Ok((with_rules(world, &chain, placing::place(world, after, defaults, now)?), result))
 }
 
 /// How an Apply ended that changed nothing.
