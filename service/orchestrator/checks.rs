@@ -78,5 +78,5 @@ async fn ask_once(context: &Context, asked: &Asked) -> Result<(), Error> {
     }
     let outcome = readiness::check(asked.address, &asked.readiness).await;
     drop(place);
-    context.owner.checked(asked.start.clone(), outcome).await
+    context.owner.checked(asked.clone(), outcome).await
 }

@@ -7,7 +7,8 @@
 //!            └────────────── one check succeeds ────────┘
 //! ```
 //!
-//! It is known of one start of a unikernel: one that is started again is another.
+//! It is known of one start of a unikernel and one rule: one that is started again begins anew, and so does one whose
+//! rule is another.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -43,8 +44,9 @@ pub struct Checks {
     seen: BTreeMap<Start, Health>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Health {
+    rule: Readiness,
     failed_in_a_row: u32,
     failing: Option<Failing>,
     /// The number of the last check that succeeded.
@@ -69,9 +71,14 @@ pub enum News {
 
 impl Checks {
     /// Takes in the outcome of a check; `limit`: so many failures in a row are no coincidence, `None`: they never count.
-    fn note(&mut self, start: Start, outcome: Result<(), String>, limit: Option<NonZeroU32>) -> Option<News> {
+    fn note(&mut self, asked: &Asked, outcome: Result<(), String>, limit: Option<NonZeroU32>) -> Option<News> {
         self.count += 1;
-        let health = self.seen.entry(start).or_default();
+        let rule = &asked.readiness;
+        let new = || Health { rule: rule.clone(), failed_in_a_row: 0, failing: None, answered: None };
+        let health = self.seen.entry(asked.start.clone()).or_insert_with(new);
+        if health.rule != *rule {
+            *health = new();
+        }
         match outcome {
             Ok(()) => {
                 health.failed_in_a_row = 0;
@@ -93,7 +100,11 @@ impl Checks {
     /// Why `unikernel` counts as failing; `None` where it does not, or is not to be checked any more.
     pub fn failing(&self, unikernel: &Unikernel) -> Option<&Failing> {
         unikernel.check?;
-        self.seen.get(&start(unikernel))?.failing.as_ref()
+        self.health(unikernel)?.failing.as_ref()
+    }
+
+    fn health(&self, unikernel: &Unikernel) -> Option<&Health> {
+        self.seen.get(&start(unikernel)).filter(|health| health.rule == unikernel.readiness)
     }
 
     pub fn any_failing(&self) -> bool {
@@ -105,7 +116,7 @@ impl Checks {
         if live.has_ended() {
             return true;
         }
-        let answered = || self.seen.get(&start(previous)).and_then(|health| health.answered);
+        let answered = || self.health(previous).and_then(|health| health.answered);
         self.failing(live).is_some_and(|failing| {
             !previous.readiness.is_repeatable() || answered().is_some_and(|answered| answered > failing.since)
         })
@@ -124,15 +135,17 @@ fn start(unikernel: &Unikernel) -> Start {
     (unikernel.id.clone(), unikernel.started_at)
 }
 
-/// Takes in the outcome of a check. One of a unikernel that a call works on, or that was started again meanwhile, says
-/// nothing.
-pub fn note(world: &World, facts: &mut Facts, start: Start, outcome: Result<(), String>) -> Option<News> {
-    let same = |unikernel: &&Unikernel| unikernel.started_at == start.1 && !unikernel.has_ended();
-    let unikernel = world.unikernel(&start.0).filter(same)?;
+/// Takes in the outcome of a check. One of a unikernel that a call works on, that was started again or that has got another
+/// rule meanwhile, says nothing.
+pub fn note(world: &World, facts: &mut Facts, asked: &Asked, outcome: Result<(), String>) -> Option<News> {
+    let unikernel = world.unikernel(&asked.start.0).filter(|unikernel| !unikernel.has_ended())?;
+    if unikernel.started_at != asked.start.1 || unikernel.readiness != asked.readiness {
+        return None;
+    }
     if unikernel.removing || facts.busy.contains(&unikernel.id) {
         return None;
     }
-    facts.checks.note(start, outcome, unikernel.check.map(|check| check.failures))
+    facts.checks.note(asked, outcome, unikernel.check.map(|check| check.failures))
 }
 
 /// All that is to be asked now. `fall_back`: also those that would take over from what fails.

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::super::error::Error;
 use super::State;
 use crate::domain::{Change, ConsoleLine, Inventory, Policy, StackName, Timestamp, Unikernel, UnikernelId};
-use crate::planning::checks::Start;
+use crate::planning::checks::Asked;
 use crate::planning::facts::Facts;
 
 /// Why something does not work now; one note a subject.
@@ -63,7 +63,7 @@ pub(super) enum Message {
     Seen(Seen),
     /// What a check of a live unikernel, or of one that would take over, has shown.
     Checked {
-        start: Start,
+        asked: Box<Asked>,
         outcome: Result<(), String>,
     },
     Trouble {
@@ -152,8 +152,8 @@ impl OwnerHandle {
     }
 
     /// Takes in what a check has shown.
-    pub async fn checked(&self, start: Start, outcome: Result<(), String>) -> Result<(), Error> {
-        self.send(Message::Checked { start, outcome }).await
+    pub async fn checked(&self, asked: Asked, outcome: Result<(), String>) -> Result<(), Error> {
+        self.send(Message::Checked { asked: Box::new(asked), outcome }).await
     }
 
     /// Marked at every change of what is known.

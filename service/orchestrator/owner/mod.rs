@@ -21,7 +21,7 @@ use crate::consoles::Consoles;
 use crate::domain::{Change, Event, ManagerView, Phase, Service, ServiceName, Timestamp, Unikernel};
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
-use crate::planning::checks::{self, Start};
+use crate::planning::checks::{self, Asked};
 use crate::planning::facts::Facts;
 use crate::planning::publishing;
 use crate::planning::reconcile;
@@ -145,7 +145,7 @@ impl Owner {
             Message::Looked { stack, at } => self.apply(watching::looked(&self.state.world, &stack, at)).await,
             Message::Observe(observe) => self.observe(observe).await,
             Message::Seen(seen) => self.take_in(seen).await,
-            Message::Checked { start, outcome } => self.checked(start, outcome).await,
+            Message::Checked { asked, outcome } => self.checked(&asked, outcome).await,
             Message::Trouble { subject, note } => self.note(subject, note),
             Message::AlbatrossVersion(version) => self.albatross_version = version,
             Message::RepairTable(done) => {
@@ -279,9 +279,9 @@ impl Owner {
         self.note_all();
     }
 
-    async fn checked(&mut self, start: Start, outcome: Result<(), String>) {
+    async fn checked(&mut self, asked: &Asked, outcome: Result<(), String>) {
         self.refresh_claims();
-        let news = checks::note(&self.state.world, &mut self.state.facts, start, outcome);
+        let news = checks::note(&self.state.world, &mut self.state.facts, asked, outcome);
         if self.settings.fall_back && self.state.facts.checks.any_failing() {
             self.fall_back().await;
         }

@@ -69,9 +69,16 @@ fn running(world: &World) -> Facts {
     Facts { inventory: Inventory { unikernels, foreign_cpus: Vec::new() }, ..Facts::default() }
 }
 
+/// A check of `id` as all are first.
+fn check_of(id: &UnikernelId) -> Asked {
+    let readiness = Readiness::Tcp { port: 80 };
+    let (start, address) = ((id.clone(), Some(STARTED)), [10, 0, 0, 1].into());
+    Asked { start, address, readiness, interval: CHECK.interval, delay: Duration::ZERO }
+}
+
 fn note_of(world: &World, facts: &mut Facts, id: &UnikernelId, works: bool) -> Option<News> {
     let outcome = if works { Ok(()) } else { Err("refused".to_string()) };
-    note(world, facts, (id.clone(), Some(STARTED)), outcome)
+    note(world, facts, &check_of(id), outcome)
 }
 
 fn fail(world: &World, facts: &mut Facts, id: &UnikernelId) {
@@ -119,6 +126,7 @@ fn what_is_failing_is_named_with_its_reason() {
         Unikernel { started_at: Some(Timestamp(6)), ..unikernel("website", 2) },
         Unikernel { phase: Phase::Exited, ..unikernel("website", 2) },
         Unikernel { check: None, ..unikernel("website", 2) },
+        Unikernel { readiness: Readiness::Tcp { port: 81 }, ..unikernel("website", 2) },
     ] {
         put(&mut world, changed);
         assert_eq!(degraded::unanswering(&world, &facts), None);
@@ -133,20 +141,32 @@ fn outcomes_of_another_time_say_nothing() {
     let (mut world, mut facts) = scene();
     let live = id("website", 2);
     let fails = |world: &World, facts: &mut Facts| {
-        let started = Some(STARTED);
-        (0..9).any(|_| note(world, facts, (live.clone(), started), Err("refused".into())).is_some())
+        (0..9).any(|_| note_of(world, facts, &live, false).is_some())
     };
     assert!(!fails(&world, &mut Facts { busy: [id("website", 2)].into(), ..facts.clone() }), "a call works on it");
     for changed in [
         Unikernel { started_at: Some(Timestamp(6)), ..unikernel("website", 2) },
         Unikernel { phase: Phase::Exited, ..unikernel("website", 2) },
         Unikernel { removing: true, ..unikernel("website", 2) },
+        Unikernel { readiness: Readiness::Tcp { port: 81 }, ..unikernel("website", 2) },
     ] {
         put(&mut world, changed);
         assert!(!fails(&world, &mut facts.clone()));
     }
     world.apply(vec![Change::RemoveUnikernel(id("website", 2))]);
     assert!(!fails(&world, &mut facts));
+}
+
+#[test]
+fn another_rule_begins_anew() {
+    let (mut world, mut facts) = scene();
+    let live = id("website", 2);
+    fail(&world, &mut facts, &live);
+    let readiness = Readiness::Tcp { port: 81 };
+    put(&mut world, Unikernel { readiness: readiness.clone(), ..unikernel("website", 2) });
+    let asked = Asked { readiness, ..check_of(&live) };
+    let news = (0..3).map(|_| note(&world, &mut facts, &asked, Err("refused".into()))).collect::<Vec<_>>();
+    assert_eq!(news, [None, None, Some(News::Failing)]);
 }
 
 #[test]
