@@ -237,7 +237,8 @@ fn one_that_albatross_starts_again_has_not_ended() {
         let manager = host.manager().await;
         let (id, _) = live(&host, &manager, "1", options("http:80/")).await;
         let _ = host.get_path(8080, "/exit?code=3");
-        eventually("it is back", async || manager.told_of(&id, "State").await == "live" && host.get(8080).is_ok()).await;
+        eventually("it is back", async || manager.told_of(&id, "State").await == "live" && host.get(8080).is_ok())
+            .await;
         assert!(!host.log().contains("is live and has ended"), "{}", host.log());
     });
 }

@@ -391,6 +391,10 @@ mod tests {
         let rule = "http://a.example:80/;status=200,400-404".parse::<Readiness>().unwrap();
         assert_eq!(serde_json::to_string(&rule).unwrap(), form);
         assert_eq!(serde_json::from_str::<Readiness>(form).unwrap(), rule);
+        let check = Check { interval: Duration::from_secs(1), failures: NonZeroU32::new(3).unwrap() };
+        let check_form = r#"{"interval":{"secs":1,"nanos":0},"failures":3}"#;
+        assert_eq!(serde_json::to_string(&check).unwrap(), check_form);
+        assert_eq!(serde_json::from_str::<Check>(check_form).unwrap(), check);
         assert!(serde_json::from_str::<Readiness>(&form.replace("a.example", "a\\r\\nX: y")).is_err());
     }
 }

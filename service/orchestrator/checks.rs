@@ -11,20 +11,20 @@ use tokio::time::sleep;
 use super::context::Context;
 use super::error::Error;
 use super::readiness;
-use crate::domain::{Timestamp, UnikernelId};
+use crate::domain::UnikernelId;
 use crate::planning::checks::{self, Asked};
 
 /// Changes come together: what is to be asked is decided once for those within this time.
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// Keeps one task for each unikernel that is to be asked; where there is none, nothing wakes up. Ends with the owner.
-pub async fn run(context: Arc<Context>, fall_back: bool) {
+pub async fn run(context: Arc<Context>) {
     let mut changes = context.owner.changes();
     let mut tasks = Tasks::default();
     loop {
         changes.mark_unchanged();
-        let asked =
-            context.owner.look(move |state| checks::asked(&state.world, &state.facts, fall_back, Timestamp::now()));
+        let fall_back = context.limits.fall_back;
+        let asked = context.owner.look(move |state| checks::asked(&state.world, &state.facts, fall_back));
         let Ok(asked) = asked.await else { return };
         tasks.keep(&context, asked);
         tokio::select! {

@@ -24,6 +24,7 @@ use crate::{albatross, images};
 pub struct Limits {
     pub drain: Duration,
     pub keep_previous: u32,
+    pub fall_back: bool,
     pub ruleset: ruleset::Settings,
 }
 

@@ -65,6 +65,8 @@ async fn bring_back(context: Arc<Context>, unikernel: Unikernel) -> Start {
             Ok(()) => break,
             Err(error) => {
                 debug!(%error, "runs again and is not ready");
+                let start = (unikernel.id.clone(), unikernel.started_at);
+                let _ = context.owner.observe(|facts| facts.checks.note_late(start)).await;
                 context.late_returns.notify_one();
             }
         }

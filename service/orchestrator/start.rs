@@ -79,8 +79,6 @@ pub struct Runner {
     link_events: LinkEvents,
     /// What collects without being asked, where the configuration wants that.
     automatic: Option<Orchestrator>,
-    /// What the configuration says of it: see [`owner::Settings`].
-    fall_back: bool,
     events: mpsc::Sender<Event>,
 }
 
@@ -99,9 +97,10 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let state = State { world: world(contents), facts: facts(&config) };
     let initial = initial_views(&state);
     let jobs = Jobs::new(events_sender.clone(), config.limits.job_history);
-    let limits = Limits { drain: config.publish.drain, keep_previous: config.collect.keep_previous, ruleset: settings };
-    let acts_by =
-        owner::Settings { ruleset: settings, fall_back: config.publish.fall_back, defaults: limits.defaults() };
+    let fall_back = config.publish.fall_back;
+    let (drain, keep_previous) = (config.publish.drain, config.collect.keep_previous);
+    let limits = Limits { drain, keep_previous, fall_back, ruleset: settings };
+    let acts_by = owner::Settings { ruleset: settings, fall_back, defaults: limits.defaults() };
     let consoles = Arc::new(Consoles::new(albatross.clone()));
     let claimed = Arc::clone(&claims);
     let (owner, owner_handle) =
@@ -136,19 +135,9 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let orchestrator = Orchestrator { context: Arc::clone(&context) };
     let host = HostWatch::new(config.networks);
     let link_events = LinkEvents::open()?;
-    let fall_back = config.publish.fall_back;
     let automatic = config.collect.automatic.then(|| orchestrator.clone());
-    let runner = Runner {
-        owner,
-        context,
-        host,
-        reader,
-        foreign_changes,
-        link_events,
-        events: events_sender,
-        automatic,
-        fall_back,
-    };
+    let runner =
+        Runner { owner, context, host, reader, foreign_changes, link_events, events: events_sender, automatic };
     Ok(Assembled { orchestrator, initial, events, runner })
 }
 
@@ -161,7 +150,7 @@ impl Runner {
 
     /// Never ends. Neither Albatross nor the kernel's table need answer.
     pub async fn run(self) {
-        let Self { owner, context, host, reader, foreign_changes, link_events, events, automatic, fall_back } = self;
+        let Self { owner, context, host, reader, foreign_changes, link_events, events, automatic } = self;
         tokio::spawn(owner.run());
         if let Err(error) = recover::match_images(&context).await {
             warn!(%error, "the image store could not be looked through");
@@ -175,7 +164,7 @@ impl Runner {
         tokio::spawn(recover::follow(Arc::clone(&context)));
         tokio::spawn(drains::run(Arc::clone(&context), events));
         tokio::spawn(returns::run(Arc::clone(&context)));
-        tokio::spawn(checks::run(Arc::clone(&context), fall_back));
+        tokio::spawn(checks::run(Arc::clone(&context)));
         tokio::spawn(imports::tidy(Arc::clone(&context)));
         tokio::spawn(stacks::watching::run(Orchestrator { context: Arc::clone(&context) }));
         if let Some(orchestrator) = automatic {

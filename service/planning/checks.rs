@@ -10,7 +10,7 @@
 //! It is known of one start of a unikernel and one rule: one that is started again begins anew, and so does one whose
 //! rule is another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -42,6 +42,8 @@ pub struct Checks {
     /// Counts all checks: their order needs no clock.
     count: u64,
     seen: BTreeMap<Start, Health>,
+    /// Those that were started again and did not become ready in the time that they may take.
+    late: BTreeSet<Start>,
 }
 
 #[derive(Debug, Clone)]
@@ -97,6 +99,11 @@ impl Checks {
         }
     }
 
+    /// `start` is one again that was not ready in time: what is live is asked from now on as if it had been.
+    pub fn note_late(&mut self, start: Start) {
+        self.late.insert(start);
+    }
+
     /// Why `unikernel` counts as failing; `None` where it does not, or is not to be checked any more.
     pub fn failing(&self, unikernel: &Unikernel) -> Option<&Failing> {
         unikernel.check?;
@@ -128,6 +135,7 @@ impl Checks {
             world.unikernel(id).is_some_and(|unikernel| unikernel.started_at == *started && !unikernel.has_ended())
         };
         self.seen.retain(|start, _| lasts(start));
+        self.late.retain(|start| lasts(start));
     }
 }
 
@@ -149,8 +157,8 @@ pub fn note(world: &World, facts: &mut Facts, asked: &Asked, outcome: Result<(),
 }
 
 /// All that is to be asked now. `fall_back`: also those that would take over from what fails.
-pub fn asked(world: &World, facts: &Facts, fall_back: bool, now: Timestamp) -> Vec<Asked> {
-    let live = world.checked().filter(|unikernel| world.serves(&unikernel.id) && has_come_up(unikernel, now));
+pub fn asked(world: &World, facts: &Facts, fall_back: bool) -> Vec<Asked> {
+    let live = world.checked().filter(|unikernel| world.serves(&unikernel.id) && has_come_up(unikernel, facts));
     let live = live.filter_map(|unikernel| {
         let interval = unikernel.check?.interval;
         Some(question(unikernel, interval, spread(&unikernel.id, interval)))
@@ -169,8 +177,8 @@ pub fn asked(world: &World, facts: &Facts, fall_back: bool, now: Timestamp) -> V
 }
 
 /// Whether it is ready, or started again and had the time that it may take to become ready.
-fn has_come_up(unikernel: &Unikernel, now: Timestamp) -> bool {
-    let late = || unikernel.started_at.is_some_and(|started| started.after(unikernel.timeout) <= now);
+fn has_come_up(unikernel: &Unikernel, facts: &Facts) -> bool {
+    let late = || facts.checks.late.contains(&start(unikernel));
     !unikernel.removing && (unikernel.phase == Phase::Ready || unikernel.phase == Phase::Returned && late())
 }
 

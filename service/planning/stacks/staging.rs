@@ -67,7 +67,9 @@ pub fn begin(
         let last_result =
             if failed { moves::words(world, None, goal, after.staged.is_none()) } else { stack.last_result.clone() };
         let after = Stack { applied: Some(Arc::clone(applied)), last_result, ..after };
-        return Ok((with_rules(world, &chain, placing::place(world, after, defaults, now)?), Begun::Nothing));
+        let mut changes = placing::place(world, after, defaults, now)?;
+        take_over_rules(world, &chain, &mut changes);
+        return Ok((changes, Begun::Nothing));
     }
     Ok((working(stack), Begun::Staging))
 }
@@ -77,8 +79,9 @@ pub fn begin_again(world: &World, name: &StackName) -> Result<Vec<Change>, Error
     moves::known(world, name).cloned().map(working)
 }
 
-/// `changes`, with the readiness rules of `chain`'s plans for its members, also those that were there before.
-fn with_rules(world: &World, chain: &Chain, mut changes: Vec<Change>) -> Vec<Change> {
+/// The readiness rules of `chain`'s plans become those of its members, also of members that were there before. `changes`:
+/// what is written besides.
+fn take_over_rules(world: &World, chain: &Chain, changes: &mut Vec<Change>) {
     for member in chain.members.values() {
         let wanted = &member.plan.configuration;
         let ruled = |there: &Unikernel| admission::ruled(there, &wanted.readiness, wanted.timeout, wanted.check);
@@ -98,7 +101,6 @@ fn with_rules(world: &World, chain: &Chain, mut changes: Vec<Change>) -> Vec<Cha
             }
         }
     }
-    changes
 }
 
 fn working(stack: Stack) -> Vec<Change> {
@@ -168,7 +170,9 @@ pub fn finish(
     let applied = applied.cloned().or(after.applied);
     let fell_back_from = None;
     let after = Stack { applied, attempt: Attempt::Done, last_result: result.clone(), fell_back_from, ..after };
-    Ok((with_rules(world, &chain, placing::place(world, after, defaults, now)?), result))
+    let mut changes = placing::place(world, after, defaults, now)?;
+    take_over_rules(world, &chain, &mut changes);
+    Ok((changes, result))
 }
 
 /// How an Apply ended that changed nothing.
