@@ -70,7 +70,7 @@ fn a_virtual_host_is_asked_for() {
             let name = format!("--virtual-host={name}");
             let mut options = options(ready);
             options.insert("args", ARGUMENTS.into_iter().chain([name.as_str()]).collect::<Vec<_>>().into());
-            options.insert("timeout", 500_u64.into());
+            options.insert("timeout", 2000_u64.into());
             manager.deploy(service, &image, options).await
         };
         // The address with its port, which small servers and virtual hosts compare.
@@ -93,7 +93,7 @@ fn the_rule_says_which_statuses_mean_ready() {
         let (manager, image) = (host.manager().await, host.image("1", &[]));
         let deploy = async |service: &str, ready: &str| {
             let mut options = options(ready);
-            options.insert("timeout", 300_u64.into());
+            options.insert("timeout", 2000_u64.into());
             manager.deploy(service, &image, options).await
         };
         for (service, ready, status) in
@@ -161,7 +161,7 @@ fn the_rule_of_the_newest_deployment_counts() {
         // It runs already, and is not ready by this rule.
         let mut short = checked(HEALTH, 1);
         short.insert("ready", "http:80/health?now".into());
-        short.insert("timeout", 300_u64.into());
+        short.insert("timeout", 2000_u64.into());
         let (name, message) = error_of(manager.deploy("website", &image, short).await);
         assert!(name == "NotReady" && message.contains("status 503"), "{name}: {message}");
         assert_eq!(manager.told_of(&id, "State").await, "live");

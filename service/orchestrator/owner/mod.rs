@@ -282,11 +282,14 @@ impl Owner {
     async fn checked(&mut self, asked: &Asked, outcome: Result<(), String>) {
         self.refresh_claims();
         let news = checks::note(&self.state.world, &mut self.state.facts, asked, outcome);
-        if self.settings.fall_back && self.state.facts.checks.any_failing() {
+        let failing = self.state.facts.checks.any_failing();
+        if failing && self.settings.fall_back {
             self.fall_back().await;
         }
-        if news.is_some() {
+        if failing || news.is_some() {
             self.note_all();
+        }
+        if news.is_some() {
             // What is to be asked is other than before.
             self.changed.send_replace(());
         }

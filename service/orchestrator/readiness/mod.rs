@@ -83,14 +83,18 @@ async fn repeat<F: Future<Output = Result<(), String>>>(
 ) -> Result<(), String> {
     let deadline = Instant::now() + patience;
     let mut pause = PAUSES.0;
+    let mut answer = None;
     loop {
         let limit = deadline.min(Instant::now() + ONE_PROBE);
-        let why = match timeout_at(limit, once()).await {
+        match timeout_at(limit, once()).await {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(why)) => why,
-            Err(_) => SILENT.into(),
-        };
+            Ok(Err(why)) => answer = Some(why),
+            // The last probe may have had no time: what was answered before says more.
+            Err(_) if limit == deadline && answer.is_some() => {}
+            Err(_) => answer = Some(SILENT.into()),
+        }
         if Instant::now() + pause >= deadline {
+            let why = answer.as_deref().unwrap_or(SILENT);
             return Err(format!("not within {} ms: {why}", patience.as_millis()));
         }
         sleep(pause).await;
