@@ -218,7 +218,7 @@ fn the_one_before_takes_over_once_it_has_answered() {
     assert!(!falls(&world, &facts));
     fail(&world, &mut facts, &live);
     assert!(!falls(&world, &facts), "whether it answers is not known");
-    assert_eq!(names(&asked(&world, &facts, false)), [live.clone()]);
+    assert_eq!(names(&asked(&world, &facts, false)), std::slice::from_ref(&live));
     let both = asked(&world, &facts, true);
     assert_eq!(names(&both), [previous.clone(), live.clone()]);
     assert_eq!((both[0].delay, both[0].interval), (Duration::ZERO, CHECK.interval));
