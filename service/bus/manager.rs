@@ -54,7 +54,8 @@ impl Shown for Manager {
 #[interface(name = "org.albatross.Deployer1.Manager")]
 impl Manager {
     /// Makes a unikernel of a service run and be ready, and returns its object, id and address. Nothing is published:
-    /// call Publish to send traffic to it. The same configuration is the same unikernel: it is returned as it is.
+    /// call Publish to send traffic to it. The same configuration is the same unikernel: it is returned as it is, once it
+    /// is ready by this call's rule, which counts from then on, with timeout, check and check-failures.
     ///
     /// service: 1 to 52 characters of a-z, 0-9, '-' and '.', not beginning with '-' or '.'.
     ///
@@ -67,7 +68,11 @@ impl Manager {
     /// (templates: {address}, {prefix-length}, {gateway}, {network}, {id}, {service}; {{ and }} are braces), prefix s,
     /// exclude as and address s (where the lease comes from; the network's own), block-devices a(ssu) (device, Albatross
     /// block device, sector size or 0), restart s (never, on-failure), restart-exit-codes ai, ready s (running, tcp:PORT,
-    /// http:PORT/PATH, console:REGEX for a line that it prints; running), timeout t (milliseconds to become ready; 30000),
+    /// http:PORT/PATH, http://HOST:PORT/PATH for a virtual host at the unikernel's own address, console:REGEX for a line that
+    /// it prints; running. An http rule may end with the statuses that mean ready, as in ;status=200-299,401, else 200-399;
+    /// in a path ;status= is written %3Bstatus=), timeout t (milliseconds to become ready; 30000), check t (milliseconds
+    /// between checks whether a tcp or http rule still holds while it is live, 100 to 86400000; 0: none), check-failures u
+    /// (so many in a row, 1 to 1000, are named by Degraded, and taken for its end by the configuration's fall-back; 3),
     /// image-path s (in a container image or a build; /unikernel.hvt, then /unikernel.spt), signature s (what minisign wrote
     /// of the image, where the configuration has keys; the file beside it with .minisig after its name). Of git+ images:
     /// mirage s (3 or 4; 4), config-file s (config.ml), mirage-args as, extra-instructions as, opam-repository-commit s, or
@@ -465,7 +470,7 @@ impl Manager {
         self.view.borrow().albatross_version.clone()
     }
 
-    /// What does not work now and what to do about it; empty when all is well.
+    /// What does not work now and what to do about it; empty when all is well. Each line goes by itself.
     #[zbus(property)]
     fn degraded(&self) -> Vec<String> {
         self.view.borrow().degraded.clone()

@@ -19,6 +19,7 @@ mod network;
 mod ordinal;
 mod port_range;
 mod publication;
+mod readiness;
 mod repository;
 mod stack;
 mod time;
@@ -48,10 +49,11 @@ pub use network::{AddressRange, Exclusion, InvalidExclusion, Network};
 pub use ordinal::Ordinal;
 pub use port_range::{InvalidPortRange, PortRange, PortRanges};
 pub use publication::{HostPort, PortMapping, PortProtocol, Publication, Service, StaleFlows, Transport, host_ports};
+pub use readiness::{Check, HostName, HttpRule, InvalidReadiness, Readiness, Statuses};
 pub use repository::{CommitId, GitRef, GitSource, GitTransport, GitUrl, InvalidRepository, RepositoryPath};
 pub use stack::{Applied, Attempt, Chain, Manifest, Member, MemberPlan, Stack, StackState};
 pub use time::{Deadline, Timestamp};
 pub use unikernel::{
-    AddressChoice, Arguments, BlockDevice, Configuration, InvalidReadiness, MacAddress, Phase, Provisional, Readiness,
-    RestartPolicy, Unikernel, UnikernelSpec, UnikernelState,
+    AddressChoice, Arguments, BlockDevice, Configuration, MacAddress, Phase, Provisional, RestartPolicy, Unikernel,
+    UnikernelSpec, UnikernelState,
 };

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -10,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    ConsolePattern, Exclusion, ImageDigest, NetworkName, Ordinal, ServiceName, StackName, Timestamp, UnikernelId,
+    Check, Exclusion, ImageDigest, NetworkName, Ordinal, Readiness, ServiceName, StackName, Timestamp, UnikernelId,
 };
 
 /// Argument templates of a unikernel. They can hold secrets: `Debug` shows how many there are and nothing else.
@@ -69,6 +68,9 @@ pub struct Configuration {
     pub restart: RestartPolicy,
     pub readiness: Readiness,
     pub timeout: Duration,
+    /// `None`: once it is ready, nobody asks again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
 }
 
 /// All that decides what runs, and so the id: the same specification is the same unikernel.
@@ -93,21 +95,6 @@ impl UnikernelSpec {
         let canonical = serde_json::to_vec(self).unwrap_or_default();
         UnikernelId::new(service, &Sha256::digest(canonical).into())
     }
-}
-
-/// When a unikernel counts as ready.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Readiness {
-    /// Albatross runs it, and still does after it had the time to fail on its arguments.
-    #[default]
-    Running,
-    /// Something accepts on this port.
-    Tcp { port: u16 },
-    /// A 2xx or 3xx answer to a GET.
-    Http { port: u16, path: String },
-    /// A line that it has printed since it was started.
-    Console(ConsolePattern),
 }
 
 /// How far a unikernel has come, as the ledger keeps it. Until it was ready once it is an intent: found at a start of the
@@ -194,6 +181,9 @@ pub struct Unikernel {
     pub readiness: Readiness,
     /// How long it may take to become ready.
     pub timeout: Duration,
+    /// How it is asked again while it is live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
     pub phase: Phase,
     /// Its deployment brought the image: a deployment that is undone takes it out of the store again.
     pub brought_image: bool,
@@ -236,68 +226,9 @@ impl Unikernel {
     }
 }
 
-impl FromStr for Readiness {
-    type Err = InvalidReadiness;
-
-    fn from_str(text: &str) -> Result<Self, InvalidReadiness> {
-        let shortened = || text.chars().take(120).collect::<String>();
-        let invalid = || InvalidReadiness(shortened(), RULES.into());
-        let port = |text: &str| text.parse::<u16>().ok().filter(|&port| port != 0).ok_or_else(invalid);
-        if text == "running" {
-            return Ok(Self::Running);
-        }
-        if let Some(rest) = text.strip_prefix("tcp:") {
-            return Ok(Self::Tcp { port: port(rest)? });
-        }
-        if let Some(pattern) = text.strip_prefix("console:") {
-            let wrong = |error: super::InvalidPattern| InvalidReadiness(shortened(), error.to_string());
-            return pattern.parse().map(Self::Console).map_err(wrong);
-        }
-        let rest = text.strip_prefix("http:").ok_or_else(invalid)?;
-        let (digits, path) = rest.split_once('/').unwrap_or((rest, ""));
-        // The path goes into a request line as it is: nothing in it may end the line or the word.
-        if path.len() > 1024 || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(invalid());
-        }
-        Ok(Self::Http { port: port(digits)?, path: format!("/{path}") })
-    }
-}
-
-const RULES: &str = "write running, tcp:PORT or http:PORT/PATH with a port of 1 to 65535, or console:REGEX";
-
-/// A readiness rule that cannot be read, and why.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a readiness rule: {1}")]
-pub struct InvalidReadiness(String, String);
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn readiness_rules() {
-        assert_eq!("running".parse(), Ok(Readiness::Running));
-        assert_eq!("tcp:80".parse(), Ok(Readiness::Tcp { port: 80 }));
-        assert_eq!("http:80/a?b".parse(), Ok(Readiness::Http { port: 80, path: "/a?b".into() }));
-        assert_eq!("http:80".parse(), Ok(Readiness::Http { port: 80, path: "/".into() }));
-        for bad in [
-            "",
-            "ready",
-            "tcp:0",
-            "tcp:",
-            "tcp:65536",
-            "http:80/a b",
-            "http:80/a\r\nHost: x",
-            "console",
-            "console:",
-            "console:[",
-        ] {
-            assert!(bad.parse::<Readiness>().is_err(), "{bad}");
-        }
-        assert_eq!("console:^up: .*".parse(), Ok(Readiness::Console("^up: .*".parse().unwrap())));
-        let message = "console:a(".parse::<Readiness>().unwrap_err().to_string();
-        assert!(message.contains("console:a(") && message.contains("unclosed group"), "{message}");
-    }
 
     #[test]
     fn arguments_do_not_show() {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::domain::{
-    AddressChoice, Applied, Arguments, BuildKey, Caller, Chain, Configuration, Deadline, ImageDigest, LeaseTag,
-    MacAddress, Manifest, Member, MemberPlan, NetworkDevice, Phase, PortMapping, PortProtocol, Provisional,
+    AddressChoice, Applied, Arguments, BuildKey, Caller, Chain, Configuration, Deadline, HttpRule, ImageDigest,
+    LeaseTag, MacAddress, Manifest, Member, MemberPlan, NetworkDevice, Phase, PortMapping, PortProtocol, Provisional,
     Publication, Readiness, RestartPolicy, ServiceName, StackName, Timestamp, UnikernelId, UnikernelSpec,
 };
 
@@ -57,8 +57,9 @@ fn unikernel(service: &str, number: u8, argument: &str) -> Unikernel {
             restart: RestartPolicy::OnFailure(vec![2]),
             address: AddressChoice { prefix: None, address: Some(ip("10.0.0.2")) },
         },
-        readiness: Readiness::Http { port: 80, path: "/".into() },
+        readiness: Readiness::Http(HttpRule::new(80, "/")),
         timeout: Duration::from_millis(30_000),
+        check: None,
         phase: Phase::Ready,
         brought_image: true,
         removing: false,
@@ -113,6 +114,7 @@ fn stack(name: &str) -> Stack {
             restart: RestartPolicy::Never,
             readiness: Readiness::Tcp { port: 25 },
             timeout: Duration::from_millis(30_000),
+            check: None,
         },
         ports: vec![PortMapping { protocol: PortProtocol::Tcp, host: 25, unikernel: 25 }],
         staged: vec![],

@@ -153,6 +153,11 @@ impl Claims {
         self.lock().unikernels.clone()
     }
 
+    /// Whether a call works on it.
+    pub fn is_busy(&self, id: &UnikernelId) -> bool {
+        self.lock().unikernels.contains(id)
+    }
+
     /// A look at Albatross begins. What is seen of a unikernel that a call works on meanwhile can be older than what the
     /// call has written: see [`Claims::touched`].
     pub fn begin_look(&self) {

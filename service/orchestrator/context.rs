@@ -44,6 +44,8 @@ pub struct Context {
     pub deploy_slots: Slots,
     /// Those that run again and are asked for their readiness at the same time: after a restart of Albatross all do.
     pub return_slots: Semaphore,
+    /// Checks of live unikernels at the same time.
+    pub check_slots: Semaphore,
     /// Told when something may have begun to drain.
     pub drains: Notify,
     /// What is still to be done after changes of what is published.
@@ -54,6 +56,8 @@ pub struct Context {
     pub stacks: Notify,
     /// Told when something may have returned.
     pub returns: Notify,
+    /// Notified when one that was started again is late, so that it may have to be checked.
+    pub late_returns: Notify,
     /// Marked when it is time to look at what nobody tells of.
     pub beat: watch::Sender<()>,
     /// Told when the host's bridges or addresses may have changed.

@@ -9,12 +9,12 @@
 
 mod automatic;
 mod bridges;
+mod checks;
 mod claims;
 mod collect;
 mod connections;
 mod console;
 mod context;
-mod degraded;
 mod deploy;
 mod drains;
 mod error;

@@ -63,6 +63,7 @@ impl DeployRequest {
                 restart: spec.restart,
                 readiness: unikernel.readiness,
                 timeout: unikernel.timeout,
+                check: unikernel.check,
             },
             stack: None,
             keeps: Some(unikernel.deployed),

@@ -63,7 +63,12 @@ async fn bring_back(context: Arc<Context>, unikernel: Unikernel) -> Start {
         drop(place);
         match confirmed {
             Ok(()) => break,
-            Err(error) => debug!(%error, "runs again and is not ready"),
+            Err(error) => {
+                debug!(%error, "runs again and is not ready");
+                let start = (unikernel.id.clone(), unikernel.started_at);
+                let _ = context.owner.observe(|facts| facts.checks.note_late(start)).await;
+                context.late_returns.notify_one();
+            }
         }
         sleep(PAUSE).await;
     }

@@ -18,7 +18,8 @@ use super::slots::Slots;
 use super::stale_flows::FollowUp;
 use super::watch::Taps;
 use super::{
-    Orchestrator, automatic, drains, imports, recover, returns, stacks, stale_flows, tolerance, watch as watching,
+    Orchestrator, automatic, checks, drains, imports, recover, returns, stacks, stale_flows, tolerance,
+    watch as watching,
 };
 use crate::config::Config;
 use crate::consoles::Consoles;
@@ -35,6 +36,9 @@ const EVENTS: usize = 1024;
 
 /// Unikernels that run again and are probed at a time.
 const RETURNS: usize = 16;
+
+/// Checks of live unikernels at a time; one that hangs takes [`super::readiness::ONE_PROBE`].
+const CHECKS: usize = 64;
 
 /// Everything that is opened before anything runs.
 #[derive(Debug)]
@@ -129,11 +133,13 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
         sources,
         deploy_slots,
         return_slots: Semaphore::new(RETURNS),
+        check_slots: Semaphore::new(CHECKS),
         drains: Notify::new(),
         follow_up,
         collects: Notify::new(),
         stacks: Notify::new(),
         returns: Notify::new(),
+        late_returns: Notify::new(),
         beat: watch::Sender::new(()),
         host_changed: Notify::new(),
         look: Notify::new(),
@@ -174,6 +180,7 @@ impl Runner {
         tokio::spawn(stale_flows::run(Arc::clone(&context)));
         tokio::spawn(tolerance::run(Arc::clone(&context)));
         tokio::spawn(returns::run(Arc::clone(&context)));
+        tokio::spawn(checks::run(Arc::clone(&context)));
         tokio::spawn(imports::tidy(Arc::clone(&context)));
         tokio::spawn(stacks::watching::run(Orchestrator { context: Arc::clone(&context) }));
         tokio::spawn(automatic::run(Orchestrator { context: Arc::clone(&context) }));

@@ -12,8 +12,8 @@ use super::order;
 use super::template::{self, Values};
 use super::world::World;
 use crate::domain::{
-    Arguments, Change, Configuration, Exclusion, ImageDigest, ImageRecord, Lease, LeaseTag, Network, Ordinal, Phase,
-    Provisional, Readiness, ServiceName, StackName, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
+    Arguments, Change, Check, Configuration, Exclusion, ImageDigest, ImageRecord, Lease, LeaseTag, Network, Ordinal,
+    Phase, Provisional, Readiness, ServiceName, StackName, Timestamp, Unikernel, UnikernelId, UnikernelSpec,
 };
 
 /// What is asked for, once the image is known.
@@ -25,6 +25,7 @@ pub struct Deployment {
     pub exclude: Vec<Exclusion>,
     pub readiness: Readiness,
     pub timeout: Duration,
+    pub check: Option<Check>,
     /// The stack for which an Apply makes it.
     pub stack: Option<StackName>,
     /// The place among the deployments of its service that it keeps, where it is only started again.
@@ -79,6 +80,7 @@ pub fn admit(
             unikernel.provisional = provisional(deployment, Some(there));
             unikernel.readiness = deployment.readiness.clone();
             unikernel.timeout = deployment.timeout;
+            unikernel.check = deployment.check;
             unikernel.brought_image = is_new(&deployment.image, world);
             let counts_as = number(deployment, world);
             let mut changes = with_image(deployment, world, vec![Change::PutUnikernel(Box::new(unikernel.clone()))]);
@@ -138,6 +140,20 @@ fn kept(deployment: &Deployment, there: &Unikernel) -> Vec<Change> {
     vec![Change::PutUnikernel(Box::new(Unikernel { provisional: None, ..there.clone() }))]
 }
 
+/// The rule of the latest deployment is that of one which runs already. A member of a stack gets it with its chain.
+pub fn take_over_rule(deployment: &Deployment, world: &World) -> Vec<Change> {
+    let id = deployment.spec.id(&deployment.service);
+    let there = world.unikernel(&id).filter(|_| deployment.stack.is_none());
+    let ruled = there.and_then(|there| ruled(there, &deployment.readiness, deployment.timeout, deployment.check));
+    ruled.map(|ruled| Change::PutUnikernel(Box::new(ruled))).into_iter().collect()
+}
+
+/// `there` with another rule; `None` where it has that already.
+pub fn ruled(there: &Unikernel, readiness: &Readiness, timeout: Duration, check: Option<Check>) -> Option<Unikernel> {
+    let ruled = Unikernel { readiness: readiness.clone(), timeout, check, ..there.clone() };
+    (ruled != *there).then_some(ruled)
+}
+
 /// The record of a unikernel that is to be created once more. Why it ended stays until it is ready: it says what to go
 /// back to.
 fn started_anew(unikernel: &Unikernel) -> Unikernel {
@@ -166,6 +182,7 @@ fn admit_new(
         spec: spec.clone(),
         readiness: deployment.readiness.clone(),
         timeout: deployment.timeout,
+        check: deployment.check,
         phase: Phase::Creating,
         brought_image: is_new(&deployment.image, world),
         removing: false,

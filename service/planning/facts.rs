@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::address_pool::{Exclusions, Reason};
+use super::checks::Checks;
 use super::error::Error;
 use super::host_health;
 use super::host_ports::NamedListener;
@@ -40,6 +41,8 @@ pub struct Facts {
     pub policy: Option<Policy>,
     /// Starts again that were seen lately.
     pub starts: Starts,
+    /// What checks of live unikernels have shown.
+    pub checks: Checks,
     /// Unikernels that a call is working on: reconciliation leaves them alone.
     pub busy: BTreeSet<UnikernelId>,
     /// Unikernels that a call is about to make members of a stack.

@@ -126,7 +126,7 @@ pub fn legacy_tables(world: &World, facts: &Facts) -> Option<String> {
 }
 
 /// The table of connections has room for few more.
-pub fn conntrack(facts: &Facts) -> Option<String> {
+pub fn conntrack(_: &World, facts: &Facts) -> Option<String> {
     let ConntrackFill { entries, limit } = facts.host.as_ref()?.conntrack?;
     let (part, of) = NEARLY_FULL;
     // Without the number of entries, which is another each time.

@@ -502,7 +502,7 @@ fn deployment(service: ServiceName, image: u8) -> Deployment {
         signature: None,
     };
     let (readiness, timeout) = (Readiness::Running, Duration::from_secs(1));
-    Deployment { service, spec, image, exclude: Vec::new(), readiness, timeout, stack: None, keeps: None }
+    Deployment { service, spec, image, exclude: Vec::new(), readiness, timeout, check: None, stack: None, keeps: None }
 }
 
 proptest! {

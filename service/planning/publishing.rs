@@ -104,19 +104,29 @@ pub fn rollback(world: &World, service: &ServiceName, now: Timestamp) -> Result<
     Ok((decision, previous.id.clone()))
 }
 
-/// Goes back to the unikernel before, in every service whose live one has ended while that one runs and is ready.
-pub fn fall_back(world: &World, facts: &Facts, now: Timestamp) -> Vec<Change> {
+/// The live unikernel of every service by itself that has ended or fails its checks, and the one before, where that runs
+/// and is ready.
+pub fn fallen<'a>(world: &'a World, facts: &'a Facts) -> impl Iterator<Item = (&'a Unikernel, &'a Unikernel)> {
     let free = |unikernel: &&Unikernel| !unikernel.removing && !facts.busy.contains(&unikernel.id);
     let alone = world.services().filter(|service| not_of_a_stack(world, &service.name).is_ok());
-    let fallen = alone.filter_map(|service| {
-        let publication = service.publication.as_ref()?;
-        let live = world.unikernel(&publication.unikernel).filter(free)?;
+    alone.filter_map(move |service| {
+        let live = world.unikernel(&service.publication.as_ref()?.unikernel).filter(free)?;
         let previous = world.unikernel(service.previous.as_ref()?).filter(free)?;
-        let runs = previous.phase == Phase::Ready && facts.inventory.unikernels.iter().any(|r| r.id == previous.id);
-        (live.has_ended() && runs)
-            .then(|| (live, switch(world, &service.name, Some(moved_to(publication, previous)), now)))
+        let fails = live.has_ended() || facts.checks.failing(live).is_some();
+        let runs = || facts.inventory.unikernels.iter().any(|running| running.id == previous.id);
+        (fails && previous.phase == Phase::Ready && runs()).then_some((live, previous))
+    })
+}
+
+/// Goes back to the unikernel before, in every service whose live one has ended or fails while that one works.
+pub fn fall_back(world: &World, facts: &Facts, now: Timestamp) -> Vec<Change> {
+    let fallen = fallen(world, facts).filter(|(live, previous)| facts.checks.may_take_over(live, previous));
+    let switched = fallen.filter_map(|(live, previous)| {
+        let service = live.id.service();
+        let publication = world.service(&service)?.publication.as_ref()?;
+        Some((live, switch(world, &service, Some(moved_to(publication, previous)), now)))
     });
-    let marked = fallen.flat_map(|(live, mut changes)| {
+    let marked = switched.flat_map(|(live, mut changes)| {
         for change in &mut changes {
             if let Change::PutService(service) = change {
                 service.fell_back_from = Some(live.id.clone());

@@ -19,6 +19,8 @@ use crate::domain::{
 pub struct World {
     unikernels: BTreeMap<UnikernelId, Unikernel>,
     members: BTreeMap<ServiceName, BTreeSet<UnikernelId>>,
+    /// Unikernels whose readiness rule is asked again while they are live.
+    checked: BTreeSet<UnikernelId>,
     services: BTreeMap<ServiceName, Service>,
     ports: Ports<ServiceName>,
     pool: AddressPool,
@@ -40,6 +42,7 @@ impl World {
         Self {
             unikernels: BTreeMap::new(),
             members: BTreeMap::new(),
+            checked: BTreeSet::new(),
             services: BTreeMap::new(),
             ports: Ports::default(),
             pool: AddressPool::new(leases, released),
@@ -65,6 +68,11 @@ impl World {
 
     pub fn unikernels(&self) -> impl Iterator<Item = &Unikernel> {
         self.unikernels.values()
+    }
+
+    /// Unikernels whose readiness rule is asked again while they are live.
+    pub fn checked(&self) -> impl Iterator<Item = &Unikernel> {
+        self.checked.iter().filter_map(|id| self.unikernels.get(id))
     }
 
     /// The unikernels of a service.
@@ -135,6 +143,16 @@ impl World {
             .get(&id.service())
             .and_then(|service| service.publication.as_ref())
             .is_some_and(|publication| publication.unikernel == *id)
+    }
+
+    /// Whether the unikernel is a member of a stack's live chain, with ports or without.
+    pub fn is_in_live_chain(&self, id: &UnikernelId) -> bool {
+        self.stacks.values().filter_map(|stack| stack.live.as_ref()).any(|chain| chain.has(id))
+    }
+
+    /// Whether clients reach the unikernel, or others that do by it.
+    pub fn serves(&self, id: &UnikernelId) -> bool {
+        self.is_live(id) || self.is_in_live_chain(id)
     }
 
     pub fn service_count(&self) -> usize {
@@ -338,10 +356,15 @@ impl World {
             Change::Count(_) => {}
             Change::PutUnikernel(unikernel) => {
                 self.members.entry(unikernel.id.service()).or_default().insert(unikernel.id.clone());
+                match unikernel.check {
+                    Some(_) => self.checked.insert(unikernel.id.clone()),
+                    None => self.checked.remove(&unikernel.id),
+                };
                 self.unikernels.insert(unikernel.id.clone(), *unikernel);
             }
             Change::RemoveUnikernel(id) => {
                 self.unikernels.remove(&id);
+                self.checked.remove(&id);
                 let service = id.service();
                 if let Some(members) = self.members.get_mut(&service) {
                     members.remove(&id);

@@ -74,6 +74,7 @@ fn published(number: u32, ports: u32) -> (Unikernel, Service) {
         },
         readiness: Readiness::Running,
         timeout: Duration::from_secs(30),
+        check: None,
         phase: Phase::Exited,
         brought_image: false,
         removing: false,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::asking::Asking;
-use crate::host::{Options, error_of};
+use crate::host::{Options, error_of, eventually};
 use crate::manifest::{FIRST, LIVE, Member, SECOND, STAGED, mail, manifest, members};
 use crate::netns::isolated;
 use crate::scene::Scene;
@@ -157,5 +157,33 @@ fn one_that_does_not_come_back_leaves_what_is_live() {
         scene.until("as before", |account| *account == before).await;
         scene.roll_back().await.unwrap();
         scene.answers(LIVE, FIRST).await;
+    });
+}
+
+#[test]
+fn a_chain_that_does_not_answer_gives_way_to_the_one_before_when_that_is_wanted() {
+    isolated("returning::a_chain_that_does_not_answer_gives_way_to_the_one_before_when_that_is_wanted", |_| async {
+        let Some(scene) = Scene::configured("[publish]\nfall-back = true\n").await else { return };
+        let chain = |version: &'static str, check: &str| {
+            let member = |name: &'static str, version: &str| {
+                Member::new(name, scene.host.image(version, &[])).ready("http:80/health")
+            };
+            let entry = member("entry", version).more("ports = [\"8080:80\"]").more(check);
+            manifest("mail", &[entry, member("shared", "shared")])
+        };
+        scene.apply_and_activate(&chain("1", "")).await.unwrap();
+        let before = scene.seen().await.live;
+        scene.apply_and_activate(&chain("2", "")).await.unwrap();
+        // The same chain: what is other is how often it is asked.
+        scene.apply(&chain("2", "check = 100\ncheck-failures = 2")).await.unwrap();
+        let failing = scene.seen().await.live;
+        scene.host.get_path(8080, "/answer?path=/health&code=503").unwrap();
+        let gone_back = async || scene.seen().await.live == before;
+        eventually("the chain before is live", gone_back).await;
+        assert!(scene.host.get(8080).unwrap().starts_with("version=1"));
+        let seen = scene.seen().await;
+        assert_eq!((seen.state.as_str(), &seen.previous), ("failed", &failing));
+        let words = format!("{} does not answer any more", failing["entry"]);
+        assert!(seen.last_result.starts_with(&words), "{}", seen.last_result);
     });
 }

@@ -5,6 +5,8 @@
 //! | `/` and any other | `version=V address=A client=C` |
 //! | `/download?bytes=N&rate=R`, `/slow?…` | N bytes that depend on where they stand, R a second (0: at once) |
 //! | `/status?code=503` | that status |
+//! | `/answer?path=/a&code=503` | its own line; from then on `/a` has that status |
+//! | `/hang` | its own line; from then on nothing is answered any more |
 //! | `/relay` | what the one given by `--relay=` answers, after its own line |
 //! | `/chain` | its own line, then what the one given by `--relay=` answers to the same: all lines of the chain |
 //! | `/print?text=…` | prints a line on the console |
@@ -13,6 +15,8 @@
 use crate::guest::{exit, say};
 use crate::guest_options::{GuestOptions, Misbehaviour};
 use crate::pattern;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -25,8 +29,20 @@ const LONGEST_HEAD: usize = 16 * 1024;
 const TICK: Duration = Duration::from_millis(20);
 const RELAY_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The status of a request for another host (RFC 9110).
+const MISDIRECTED: u16 = 421;
+
+/// What requests have made of the server.
+#[derive(Default)]
+struct Mood {
+    hangs: Cell<bool>,
+    /// By path.
+    statuses: RefCell<BTreeMap<String, u16>>,
+}
+
 struct Request {
     path: String,
+    host: String,
     query: Vec<(String, String)>,
     keep_alive: bool,
 }
@@ -36,10 +52,9 @@ impl Request {
         let mut lines = head.split("\r\n");
         let mut first = lines.next()?.split(' ');
         let (_, target, version) = (first.next()?, first.next()?, first.next()?);
-        let connection = lines.find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case("connection").then(|| value.trim().to_ascii_lowercase())
-        });
+        let headers = lines.filter_map(|line| line.split_once(':'));
+        let headers = headers.map(|(key, value)| (key.to_ascii_lowercase(), value.trim())).collect::<BTreeMap<_, _>>();
+        let connection = headers.get("connection").map(|value| value.to_ascii_lowercase());
         let keep_alive = match connection.as_deref() {
             Some("close") => false,
             Some("keep-alive") => true,
@@ -50,7 +65,8 @@ impl Request {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
             (key.to_owned(), decode(value))
         };
-        Some(Self { path: path.to_owned(), query: query.split('&').map(pair).collect(), keep_alive })
+        let host = headers.get("host").copied().unwrap_or_default().to_owned();
+        Some(Self { path: path.to_owned(), host, query: query.split('&').map(pair).collect(), keep_alive })
     }
 
     fn value<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
@@ -82,24 +98,31 @@ pub async fn serve(
     options: Rc<GuestOptions>,
     own: String,
 ) -> Result<(), Box<dyn std::error::Error>> {
+    let mood = Rc::new(Mood::default());
     loop {
         // Out of descriptors for the moment: the client waits in the queue.
         let Ok((stream, client)) = listener.accept().await else {
             tokio::time::sleep(TICK).await;
             continue;
         };
-        let (options, own) = (Rc::clone(&options), own.clone());
+        let (options, own, mood) = (Rc::clone(&options), own.clone(), Rc::clone(&mood));
         spawn_local(async move {
             if let Some(how) = options.answer {
                 let _ = misbehave(stream, how).await;
                 return;
             }
-            let _ = connection(stream, client, &options, &own).await;
+            let _ = connection(stream, client, &options, &own, &mood).await;
         });
     }
 }
 
-async fn connection(mut stream: TcpStream, client: SocketAddr, options: &GuestOptions, own: &str) -> io::Result<()> {
+async fn connection(
+    mut stream: TcpStream,
+    client: SocketAddr,
+    options: &GuestOptions,
+    own: &str,
+    mood: &Mood,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = Vec::new();
     loop {
@@ -107,7 +130,10 @@ async fn connection(mut stream: TcpStream, client: SocketAddr, options: &GuestOp
         let Some(request) = Request::parse(&String::from_utf8_lossy(&buffer[..end])) else { return Ok(()) };
         buffer.drain(..end + 4);
         let line = format!("version={} address={own} client={client}\n", options.version);
-        answer(&mut stream, &request, options, line).await?;
+        if mood.hangs.get() {
+            return misbehave(stream, Misbehaviour::Silence).await;
+        }
+        answer(&mut stream, &request, options, mood, line).await?;
         if !request.keep_alive {
             return stream.shutdown().await;
         }
@@ -146,8 +172,30 @@ async fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<O
     }
 }
 
-async fn answer(stream: &mut TcpStream, request: &Request, options: &GuestOptions, line: String) -> io::Result<()> {
+async fn answer(
+    stream: &mut TcpStream,
+    request: &Request,
+    options: &GuestOptions,
+    mood: &Mood,
+    line: String,
+) -> io::Result<()> {
+    if options.virtual_host.as_ref().is_some_and(|host| *host != request.host) {
+        return respond(stream, request, MISDIRECTED, &format!("{line}host={}\n", request.host)).await;
+    }
+    let changed = mood.statuses.borrow().get(&request.path).copied();
+    if let Some(status) = changed {
+        return respond(stream, request, status, &line).await;
+    }
     match request.path.as_str() {
+        "/answer" => {
+            let (path, code) = (request.value("path").unwrap_or_default(), request.value("code").unwrap_or(200));
+            mood.statuses.borrow_mut().insert(path, code);
+            respond(stream, request, 200, &line).await
+        }
+        "/hang" => {
+            mood.hangs.set(true);
+            respond(stream, request, 200, &line).await
+        }
         "/download" | "/slow" => return download(stream, request).await,
         "/exit" => {
             respond(stream, request, 200, &line).await?;

@@ -79,6 +79,8 @@ pub struct GuestOptions {
     pub print_invalid: bool,
     /// `--answer=silence|garbage|endless|drip`: accepts, and is no web server
     pub answer: Option<Misbehaviour>,
+    /// `--virtual-host=HOST`: requests for another host are refused
+    pub virtual_host: Option<String>,
     /// `--mail`: a mail server on port 25, in place of a web server
     pub mail: bool,
     /// `--relay=ADDR`: whom `GET /relay` and `GET /chain` ask, and to whom a mail server would hand on
@@ -126,6 +128,7 @@ impl GuestOptions {
             "-print-rate" => self.print_rate = Some(value.parse().ok()?),
             "-print-invalid" => self.print_invalid = true,
             "-answer" => self.answer = Some(Misbehaviour::parse(value)?),
+            "-virtual-host" => self.virtual_host = Some(value.to_owned()),
             "-mail" => {
                 self.mail = true;
                 self.port = guest_mail::PORT;

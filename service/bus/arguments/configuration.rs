@@ -1,6 +1,7 @@
 //! What the options of Deploy mean, wherever they are written: in a call, or in a stack's manifest.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -11,7 +12,7 @@ use super::{
     InvalidArgument, MAX_ITEMS, Options, address, at_most, exclusion, milliseconds, not_empty, own_words, prefix,
     shortened,
 };
-use crate::domain::{AddressChoice, Arguments, BlockDevice, Configuration, Exclusion, Readiness, RestartPolicy};
+use crate::domain::{AddressChoice, Arguments, BlockDevice, Check, Configuration, Exclusion, Readiness, RestartPolicy};
 
 pub(super) const KNOWN: &[Known] = &[
     ("network", "s"),
@@ -26,6 +27,8 @@ pub(super) const KNOWN: &[Known] = &[
     ("restart-exit-codes", "ai"),
     ("ready", "s"),
     ("timeout", "t"),
+    ("check", "t"),
+    ("check-failures", "u"),
 ];
 
 const DEFAULT_MEMORY: u64 = 32;
@@ -37,6 +40,11 @@ pub(super) const MAX_ARGUMENT_BYTES: usize = 128 * 1024;
 const MAX_BLOCK_DEVICES: usize = 64;
 const DEFAULT_TIMEOUT: u64 = 30_000;
 const MAX_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// Milliseconds between two checks. A shorter time asks a unikernel for little else.
+const MIN_CHECK: u64 = 100;
+const MAX_CHECK: Duration = Duration::from_secs(24 * 60 * 60);
+const DEFAULT_CHECK_FAILURES: u32 = 3;
+const MAX_CHECK_FAILURES: u32 = 1000;
 
 /// The options as they are written, `None` where they are not. No `Debug`: the arguments can hold secrets.
 #[derive(Default, Deserialize)]
@@ -54,6 +62,8 @@ pub(super) struct DeployOptions {
     restart_exit_codes: Option<Vec<i32>>,
     ready: Option<String>,
     timeout: Option<u64>,
+    check: Option<u64>,
+    check_failures: Option<u32>,
 }
 
 impl DeployOptions {
@@ -72,11 +82,24 @@ impl DeployOptions {
             restart_exit_codes: options.take("restart-exit-codes")?,
             ready: options.take("ready")?,
             timeout: options.take("timeout")?,
+            check: options.take("check")?,
+            check_failures: options.take("check-failures")?,
         })
     }
 
     /// What they ask for, with the defaults of the contract where nothing is written.
     pub(super) fn configuration(self) -> Result<Configuration, Refusal> {
+        let configuration = self.default_configuration()?;
+        if configuration.check.is_some() && !configuration.readiness.is_repeatable() {
+            let reason = "check goes with ready tcp:PORT or http:PORT/PATH only: of others nothing can be asked again; 0 is \
+                 none";
+            return about("check", Err(InvalidArgument::new(reason)));
+        }
+        Ok(configuration)
+    }
+
+    /// The same of options that stand for several: what of each is valid only with another one is not checked.
+    pub(super) fn default_configuration(self) -> Result<Configuration, Refusal> {
         let timeout = milliseconds("timeout", self.timeout.unwrap_or(DEFAULT_TIMEOUT), 1, MAX_TIMEOUT);
         Ok(Configuration {
             network: about("network", self.network.map(|text| own_words(&text)).transpose())?,
@@ -89,8 +112,23 @@ impl DeployOptions {
             restart: restart(self.restart.as_deref(), self.restart_exit_codes)?,
             readiness: about("ready", self.ready.map_or(Ok(Readiness::default()), |text| own_words(&text)))?,
             timeout: about("timeout", timeout)?,
+            check: check(self.check, self.check_failures)?,
         })
     }
+}
+
+fn check(interval: Option<u64>, failures: Option<u32>) -> Result<Option<Check>, Refusal> {
+    const FAILURES: &str = "check-failures";
+    let Some(interval) = interval.filter(|&interval| interval != 0) else {
+        let alone =
+            failures.map(|_| Err(InvalidArgument::new("check-failures goes with check, the time between checks")));
+        return about(FAILURES, alone.unwrap_or(Ok(None)));
+    };
+    let interval = about("check", milliseconds("check", interval, MIN_CHECK, MAX_CHECK))?;
+    let failures = failures.unwrap_or(DEFAULT_CHECK_FAILURES);
+    let in_bounds = NonZeroU32::new(failures).filter(|failures| failures.get() <= MAX_CHECK_FAILURES);
+    let refused = || InvalidArgument(format!("{FAILURES} is {failures}: it can be 1 to {MAX_CHECK_FAILURES}"));
+    Ok(Some(Check { interval, failures: about(FAILURES, in_bounds.ok_or_else(refused))? }))
 }
 
 fn memory(memory: u64) -> Result<u64, InvalidArgument> {

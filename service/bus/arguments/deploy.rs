@@ -67,6 +67,10 @@ mod tests {
         assert_eq!(request.restart, RestartPolicy::OnFailure(vec![]));
         assert_eq!((request.readiness, request.network, request.exclude), (Readiness::Running, None, vec![]));
         assert_eq!(request.address, AddressChoice::default());
+        assert_eq!(request.check, None);
+        assert_eq!(with([("check", 0u64.into())]).unwrap().check, None);
+        let check = with([("ready", "http:80/".into()), ("check", 100u64.into())]).unwrap().check.unwrap();
+        assert_eq!((check.interval, check.failures.get()), (Duration::from_millis(100), 3));
     }
 
     #[test]
@@ -84,6 +88,8 @@ mod tests {
             ("restart-exit-codes", vec![3i32, 2, 3].into()),
             ("ready", "tcp:80".into()),
             ("timeout", 5u64.into()),
+            ("check", 1000u64.into()),
+            ("check-failures", 2u32.into()),
         ])
         .unwrap();
         assert_eq!(request.network.unwrap().as_str(), "br1");
@@ -96,6 +102,8 @@ mod tests {
         assert_eq!(request.block_devices[1].sector_size, Some(4096));
         assert_eq!(request.restart, RestartPolicy::OnFailure(vec![2, 3]));
         assert_eq!(request.readiness, Readiness::Tcp { port: 80 });
+        let check = request.check.unwrap();
+        assert_eq!((check.interval, check.failures.get()), (Duration::from_secs(1), 2));
         assert_eq!(with([("restart", "never".into())]).unwrap().restart, RestartPolicy::Never);
     }
 
@@ -132,6 +140,32 @@ mod tests {
         assert!(
             refused([("restart", "never".into()), ("restart-exit-codes", vec![1i32].into())]).contains("goes with")
         );
+    }
+
+    #[test]
+    fn a_check_needs_a_rule_that_can_be_asked_again() {
+        for (ready, check, failures, says) in [
+            ("tcp:80", 99u64, None, "check is 99 milliseconds: it can be 100 to 86400000"),
+            ("tcp:80", 86_400_001, None, "check is 86400001"),
+            ("tcp:80", 1000, Some(0), "check-failures is 0: it can be 1 to 1000"),
+            ("tcp:80", 1000, Some(1001), "check-failures is 1001"),
+            ("tcp:80", 0, Some(3), "check-failures goes with check"),
+            ("running", 1000, None, "check goes with ready tcp:PORT or http:PORT/PATH only"),
+            ("console:up", 1000, None, "check goes with ready tcp:PORT or http:PORT/PATH only"),
+        ] {
+            let mut options = vec![("ready", Variant::from(ready)), ("check", check.into())];
+            options.extend(failures.map(|failures: u32| ("check-failures", failures.into())));
+            let message = match options.try_into() {
+                Ok(three) => refused::<3>(three),
+                Err(options) => refused::<2>(<[_; 2]>::try_from(options).unwrap()),
+            };
+            assert!(message.contains(says), "{message}");
+        }
+        assert!(
+            refused([("check", 1000u64.into())]).contains("check goes with ready"),
+            "the rule's default is running"
+        );
+        assert!(refused([("check-failures", 3u32.into())]).contains("goes with check"));
     }
 
     #[test]

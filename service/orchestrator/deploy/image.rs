@@ -39,6 +39,7 @@ impl Deploy {
                 exclude: self.request.configuration.exclude.clone(),
                 readiness: self.request.configuration.readiness.clone(),
                 timeout: self.request.configuration.timeout,
+                check: self.request.configuration.check,
                 stack: self.request.stack.clone(),
                 keeps: self.request.keeps,
             });

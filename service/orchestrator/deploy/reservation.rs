@@ -58,9 +58,10 @@ impl Deploy {
             (self.probed, self.opened) = (probed, opened.ok());
             match admitted? {
                 Admitted::AlreadyThere { unikernel, counts_as } => {
-                    if unikernel.phase == Phase::Returned {
-                        self.wait_for_return(&unikernel, job).await?;
+                    if unikernel.phase == Phase::Returned || unikernel.readiness != self.deployment()?.readiness {
+                        self.wait_by_this_rule(&unikernel, job).await?;
                     }
+                    self.take_over_rule().await?;
                     if let Some(counts_as) = counts_as {
                         let id = unikernel.id.clone();
                         let found = move |state: &State| Ok((order::deployed_as(&state.world, &id, counts_as), ()));
@@ -79,8 +80,8 @@ impl Deploy {
         .boxed()
     }
 
-    /// Waits, by this call's rule, for one that runs again.
-    async fn wait_for_return(&mut self, unikernel: &Unikernel, job: &Job) -> Result<(), Error> {
+    /// Waits, by this call's rule, for one that runs again, or was ready by another rule.
+    async fn wait_by_this_rule(&mut self, unikernel: &Unikernel, job: &Job) -> Result<(), Error> {
         let (readiness, timeout) = (self.request.configuration.readiness.clone(), self.request.configuration.timeout);
         let asked = Unikernel { readiness, timeout, ..unikernel.clone() };
         // Whoever only waits does not keep other services from being deployed.
@@ -90,6 +91,12 @@ impl Deploy {
             ready = returns::confirm(&self.context, &asked) => ready,
             () = job.cancelled() => Err(Error::Cancelled),
         }
+    }
+
+    async fn take_over_rule(&self) -> Result<(), Error> {
+        let deployment = self.deployment()?.clone();
+        let take_over = move |state: &State| Ok((admission::take_over_rule(&deployment, &state.world), ()));
+        self.context.owner.decide(take_over).await
     }
 
     /// What the ledger holds of it already is brought up to date first. The claim is ours, so a removal that is in it is one

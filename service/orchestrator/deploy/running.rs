@@ -9,7 +9,6 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
-use super::super::degraded;
 use super::super::error::Error;
 use super::super::jobs::Job;
 use super::super::owner::{State, Trouble};
@@ -20,7 +19,7 @@ use super::{Deploy, running_now};
 use crate::albatross::{Created, Creation};
 use crate::domain::{ImageRecord, Phase, Readiness, Unikernel};
 use crate::host_network::Port;
-use crate::planning::admission;
+use crate::planning::{admission, degraded};
 
 /// How often the kernel is asked for the links of a network that change meanwhile.
 const LISTS: usize = 5;

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::domain::{
     Change, ConsoleLine, Inventory, NetworkName, Policy, StackName, Timestamp, Unikernel, UnikernelId,
 };
+use crate::planning::checks::Asked;
 use crate::planning::facts::Facts;
 
 /// Why something does not work now; one note a subject.
@@ -38,6 +39,8 @@ pub enum Trouble {
     FellBack,
     Stacks,
     Configuration,
+    Ended,
+    Unanswering,
 }
 
 /// What a look at Albatross brought.
@@ -81,6 +84,11 @@ pub(super) enum Message {
     },
     Observe(Observe),
     Seen(Seen),
+    /// What a check of a live unikernel, or of one that would take over, has shown.
+    Checked {
+        asked: Box<Asked>,
+        outcome: Result<(), String>,
+    },
     Trouble {
         subject: Trouble,
         note: Option<String>,
@@ -191,6 +199,16 @@ impl OwnerHandle {
     /// Takes in what Albatross runs, in a look that [`Claims::begin_look`] has begun.
     pub async fn seen(&self, seen: Seen) -> Result<(), Error> {
         self.send(Message::Seen(seen)).await
+    }
+
+    /// Takes in what a check has shown.
+    pub async fn checked(&self, asked: Asked, outcome: Result<(), String>) -> Result<(), Error> {
+        self.send(Message::Checked { asked: Box::new(asked), outcome }).await
+    }
+
+    /// Marked at every change of what is known.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.clone()
     }
 
     /// Says what does not work and what to do about it, or that it works again.

@@ -5,6 +5,7 @@
 //! decision sees all that was decided before it.
 
 mod handle;
+mod notes;
 mod reconfigure;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +17,6 @@ use tracing::{error, info, warn};
 
 use self::handle::{Decide, ListenerCheck, MAILBOX, Message, Observe};
 use super::claims::Claims;
-use super::degraded;
 use super::error::Error;
 use super::fault;
 use super::settings::{CurrentConfig, Limits};
@@ -28,6 +28,7 @@ use crate::host_network::Listeners;
 use crate::host_network::nftables::Table;
 use crate::ledger::Ledger;
 use crate::planning::admission;
+use crate::planning::checks::{self, Asked};
 use crate::planning::facts::Facts;
 use crate::planning::gone;
 use crate::planning::host_ports::{self, PortPolicy};
@@ -185,6 +186,7 @@ impl Owner {
             Message::Looked { stack, at } => self.apply(watching::looked(&self.state.world, &stack, at)).await,
             Message::Observe(observe) => self.observe(observe).await,
             Message::Seen(seen) => self.take_in(seen).await,
+            Message::Checked { asked, outcome } => self.checked(&asked, outcome).await,
             Message::Trouble { subject, note } => self.note(subject, note),
             Message::AlbatrossVersion(version) => self.albatross_version = version,
             Message::Reconfigure { config, done } => {
@@ -246,10 +248,7 @@ impl Owner {
         if may_change && self.networks_changed() {
             self.install_table().await;
         }
-        if self.troubles.contains_key(&Trouble::FellBack) {
-            self.note(Trouble::FellBack, degraded::fell_back(&self.state));
-        }
-        self.note_stacks();
+        self.refresh_notes();
         if services {
             self.note_ports();
         }
@@ -372,9 +371,7 @@ impl Owner {
             self.install_table().await;
         }
         self.note_ports();
-        for (subject, note) in degraded::host(&self.state) {
-            self.note(subject, note);
-        }
+        self.note_host();
     }
 
     async fn take_in(&mut self, seen: Seen) {
@@ -382,6 +379,7 @@ impl Owner {
         facts.inventory = seen.inventory;
         facts.policy = seen.policy.or(facts.policy.take());
         facts.busy = self.claims.touched();
+        facts.checks.forget(&self.state.world);
         reconcile::note_starts(&self.state.world, facts, Instant::now());
         let mut changes = reconcile::observe(&self.state.world, facts, &seen.last_words);
         changes.extend(reconcile::last_words(&changes, seen.consoles));
@@ -391,10 +389,23 @@ impl Owner {
         if self.settings.fall_back {
             self.fall_back().await;
         }
-        self.note_stacks();
-        self.note(Trouble::Loops, degraded::loops(&self.state));
-        self.note(Trouble::Strangers, degraded::strangers(&self.state));
-        self.note(Trouble::FellBack, degraded::fell_back(&self.state));
+        self.note_all();
+    }
+
+    async fn checked(&mut self, asked: &Asked, outcome: Result<(), String>) {
+        self.refresh_claims();
+        let news = checks::note(&self.state.world, &mut self.state.facts, asked, outcome);
+        let failing = self.state.facts.checks.any_failing();
+        if failing && self.settings.fall_back {
+            self.fall_back().await;
+        }
+        if failing || news.is_some() {
+            self.note_all();
+        }
+        if news.is_some() {
+            // What is to be asked is other than before.
+            self.changed.send_replace(());
+        }
     }
 
     async fn fall_back(&mut self) {
@@ -403,20 +414,20 @@ impl Owner {
             Change::PutService(service) => Some(service),
             _ => None,
         }) {
-            warn!(service = %service.name, "what was live has ended: going back to the one before");
+            warn!(service = %service.name, "what was live has ended or does not answer: going back to the one before");
         }
         if let Err(error) = self.write(changes).await {
-            error!(%error, "what was live has ended, and going back to the one before failed");
+            error!(%error, "what was live has ended or does not answer, and going back to the one before failed");
         }
         let defaults = self.settings.defaults;
         for (stack, changes) in moves::fall_back(&self.state.world, &self.state.facts, defaults, Timestamp::now()) {
-            warn!(%stack, "a member of what was live has ended: going back to the chain before");
+            warn!(%stack, "a member of what was live has ended or does not answer: going back to the chain before");
             let moved = match self.check_listeners(&changes).await {
                 Ok(()) => self.write(changes).await,
                 refused => refused,
             };
             if let Err(error) = moved {
-                error!(%error, "a member of what was live has ended, and going back to the chain before failed");
+                error!(%error, "a member has ended or does not answer, and going back to the chain before failed");
             }
         }
     }
@@ -426,20 +437,6 @@ impl Owner {
         self.state.facts.held = self.claims.held();
         self.state.facts.busy_stacks = self.claims.busy_stacks();
         self.state.facts.pinned = self.claims.pinned();
-    }
-
-    fn note_stacks(&mut self) {
-        if self.state.world.stacks().next().is_some() || self.troubles.contains_key(&Trouble::Stacks) {
-            self.note(Trouble::Stacks, degraded::broken_stacks(&self.state));
-        }
-    }
-
-    fn note_ports(&mut self) {
-        let (State { world, facts }, ports) = (&self.state, &self.settings.ports);
-        let overshadowed = ports.overshadowed_note(world, &facts.overshadowed);
-        let without_effect = ports.without_effect_note(world, facts);
-        self.note(Trouble::Listeners, overshadowed);
-        self.note(Trouble::WithoutEffect, without_effect);
     }
 
     fn note(&mut self, subject: Trouble, note: Option<String>) {

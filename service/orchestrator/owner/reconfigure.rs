@@ -22,6 +22,7 @@ impl Owner {
             self.install_table().await;
             return Err(Error::Kernel);
         }
+        self.note_ports();
         Ok(())
     }
 

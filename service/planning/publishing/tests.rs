@@ -29,6 +29,7 @@ fn unikernel(number: u8, phase: Phase) -> Unikernel {
         spec,
         readiness: Readiness::Running,
         timeout: Duration::from_secs(1),
+        check: None,
         phase,
         brought_image: false,
         removing: false,

@@ -10,7 +10,7 @@ use super::graph;
 use super::placing::{self, Defaults};
 use super::staging::{being_removed, is_whole};
 use crate::domain::{
-    Attempt, Chain, Change, Member, MemberPlan, ServiceName, Stack, StackName, Timestamp, UnikernelId,
+    Attempt, Chain, Change, Member, MemberPlan, ServiceName, Stack, StackName, Timestamp, Unikernel, UnikernelId,
 };
 
 /// Where a chain goes once its members are ready.
@@ -50,27 +50,59 @@ pub fn roll_back(world: &World, name: &StackName, defaults: Defaults, now: Times
     go(world, stack, previous, Goal::RollBack, defaults, now)
 }
 
-/// Goes back to the chain before, in every stack of whose live chain a member has ended while that one runs and is ready.
-pub fn fall_back(world: &World, facts: &Facts, defaults: Defaults, now: Timestamp) -> Vec<(StackName, Vec<Change>)> {
+/// A stack of whose live chain a member has ended or fails its checks, while all of the chain before runs.
+#[derive(Debug)]
+struct Fallen<'a> {
+    stack: &'a Stack,
+    member: &'a Unikernel,
+    /// The members of the chain before that are not of the live one as well.
+    previous: Vec<&'a Unikernel>,
+}
+
+fn fallen<'a>(world: &'a World, facts: &'a Facts) -> impl Iterator<Item = Fallen<'a>> {
     let runs = |id: &UnikernelId| facts.inventory.unikernels.iter().any(|running| running.id == *id);
     let free = |id: &UnikernelId| !facts.busy.contains(id);
+    let fails = |unikernel: &Unikernel| unikernel.has_ended() || facts.checks.failing(unikernel).is_some();
     let free_stacks = world.stacks().filter(|stack| !facts.busy_stacks.contains(&stack.name));
-    let fallen = free_stacks.filter_map(|stack| {
+    free_stacks.filter_map(move |stack| {
         let (live, previous) = (stack.live.as_ref()?, stack.previous.as_ref()?);
         let mut members = live.members.values().filter_map(|member| world.unikernel(&member.unikernel));
-        let ended = members.find(|unikernel| unikernel.has_ended() && !unikernel.removing && free(&unikernel.id))?;
-        let ready = previous.members.values().all(|member| runs(&member.unikernel) && free(&member.unikernel));
+        let member = members.find(|unikernel| fails(unikernel) && !unikernel.removing && free(&unikernel.id))?;
+        let previous = previous.members.values().map(|member| world.unikernel(&member.unikernel));
+        let mut previous = previous.collect::<Option<Vec<_>>>()?;
+        let works = |unikernel: &&Unikernel| {
+            runs(&unikernel.id) && free(&unikernel.id) && !(live.has(&unikernel.id) && fails(unikernel))
+        };
+        let all_work = previous.iter().all(works);
+        previous.retain(|unikernel| !live.has(&unikernel.id));
+        all_work.then_some(Fallen { stack, member, previous })
+    })
+}
+
+/// The members that have ended or fail, each with those that would take over.
+pub fn fallen_members<'a>(world: &'a World, facts: &'a Facts) -> impl Iterator<Item = (&'a Unikernel, &'a Unikernel)> {
+    fallen(world, facts).flat_map(|fallen| fallen.previous.into_iter().map(move |previous| (fallen.member, previous)))
+}
+
+/// Goes back to the chain before, in every stack of whose live chain a member has ended or fails while that one works.
+pub fn fall_back(world: &World, facts: &Facts, defaults: Defaults, now: Timestamp) -> Vec<(StackName, Vec<Change>)> {
+    let moved = fallen(world, facts).filter_map(|Fallen { stack, member, previous }| {
+        let mut previous = previous.into_iter();
+        if !previous.all(|previous| facts.checks.may_take_over(member, previous)) {
+            return None;
+        }
         let Ok(Move::Now(mut changes)) = roll_back(world, &stack.name, defaults, now) else { return None };
+        let what = if member.has_ended() { "has ended" } else { "does not answer any more" };
         for change in &mut changes {
             if let Change::PutStack(after) = change {
                 after.attempt = Attempt::Failed;
-                after.last_result = format!("{} has ended: the chain before is live again", ended.id);
-                after.fell_back_from = Some(ended.id.clone());
+                after.last_result = format!("{} {what}: the chain before is live again", member.id);
+                after.fell_back_from = Some(member.id.clone());
             }
         }
-        ready.then(|| (stack.name.clone(), changes))
+        Some((stack.name.clone(), changes))
     });
-    fallen.collect()
+    moved.collect()
 }
 
 /// Takes all of a stack off its ports, and writes down that it goes, with its images: once its unikernels are gone

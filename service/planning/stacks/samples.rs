@@ -24,6 +24,7 @@ pub fn plan(arguments: &[&str]) -> MemberPlan {
         restart: RestartPolicy::Never,
         readiness: Readiness::Running,
         timeout: Duration::from_secs(1),
+        check: None,
     };
     MemberPlan {
         image: ImageReference::Stored(ImageDigest([0; 32])),
@@ -79,6 +80,7 @@ pub fn unikernel(id: UnikernelId, image: ImageDigest, phase: Phase) -> Unikernel
         spec: specification(&plan(&[]).configuration, image),
         readiness: Readiness::Running,
         timeout: Duration::from_secs(1),
+        check: None,
         phase,
         brought_image: false,
         removing: false,

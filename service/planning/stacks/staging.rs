@@ -70,6 +70,7 @@ pub fn begin(
         let after = Stack { applied: Some(Arc::clone(applied)), last_result, ..after };
         let mut changes = placing::place(world, after, defaults, now)?;
         applied_again(world, facts, &chain, &mut changes);
+        take_over_rules(world, &chain, &mut changes);
         return Ok((changes, Begun::Nothing));
     }
     Ok((working(stack), Begun::Staging))
@@ -78,6 +79,30 @@ pub fn begin(
 /// Writes down that a chain is about to be made once more.
 pub fn begin_again(world: &World, name: &StackName) -> Result<Vec<Change>, Error> {
     moves::known(world, name).cloned().map(working)
+}
+
+/// The readiness rules of `chain`'s plans become those of its members, also of members that were there before. `changes`:
+/// what is written besides.
+fn take_over_rules(world: &World, chain: &Chain, changes: &mut Vec<Change>) {
+    for member in chain.members.values() {
+        let wanted = &member.plan.configuration;
+        let ruled = |there: &Unikernel| admission::ruled(there, &wanted.readiness, wanted.timeout, wanted.check);
+        let written = changes.iter_mut().rev().find_map(|change| match change {
+            Change::PutUnikernel(unikernel) if unikernel.id == member.unikernel => Some(unikernel),
+            _ => None,
+        });
+        match written {
+            Some(unikernel) => {
+                if let Some(ruled) = ruled(unikernel) {
+                    **unikernel = ruled;
+                }
+            }
+            None => {
+                let ruled = world.unikernel(&member.unikernel).and_then(ruled);
+                changes.extend(ruled.map(|ruled| Change::PutUnikernel(Box::new(ruled))));
+            }
+        }
+    }
 }
 
 fn working(stack: Stack) -> Vec<Change> {
@@ -147,7 +172,8 @@ pub fn finish(
         // Another stack may have come meanwhile.
         admit(world, &again(name, &chain).0)?;
     }
-    let after = moves::moved(stack, &Arc::new(chain.clone()), goal);
+    let chain = Arc::new(chain);
+    let after = moves::moved(stack, &chain, goal);
     let result = done.because + &moves::words(world, Some(&chain), goal, after.staged.is_none());
     let is_applied = applied.is_some();
     let applied = applied.cloned().or(after.applied);
@@ -157,6 +183,7 @@ pub fn finish(
     if is_applied {
         applied_again(world, facts, &chain, &mut changes);
     }
+    take_over_rules(world, &chain, &mut changes);
     Ok((changes, result))
 }
 

@@ -122,7 +122,7 @@ fn check_defaults(defaults: &Table<'_>) -> Result<(), Fault> {
     // Those two are taken out before: they are here for the list of keys that there are.
     let known = [("stack", "s"), ("service", "")].iter().chain(all).copied().collect::<Vec<_>>();
     defaults.check(&known)?;
-    defaults.read::<DeployOptions>()?.configuration().map_err(|refusal| defaults.fault(refusal))?;
+    defaults.read::<DeployOptions>()?.default_configuration().map_err(|refusal| defaults.fault(refusal))?;
     Ok(())
 }
 
@@ -188,6 +188,9 @@ fn inherit<'a>(member: &mut Table<'a>, defaults: &Table<'a>, image: &ImageRefere
     if member.text("restart") == Some("never") {
         // They say when the others are restarted; a member could not say otherwise that it has none.
         defaults.remove("restart-exit-codes");
+    }
+    if member.number("check") == Some("0") {
+        defaults.remove("check-failures");
     }
     member.fill_in(defaults);
 }

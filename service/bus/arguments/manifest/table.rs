@@ -57,6 +57,11 @@ impl<'a> Table<'a> {
         self.entries.get(key)?.get_ref().as_str()
     }
 
+    /// The digits of a whole number, as they are written.
+    pub(super) fn number(&self, key: &str) -> Option<&str> {
+        Some(self.entries.get(key)?.get_ref().as_integer()?.as_str())
+    }
+
     /// Where the value of a key stands, or an entry of it.
     pub(super) fn offset_of(&self, key: &str, entry: Option<usize>) -> usize {
         let Some(value) = self.entries.get(key) else { return self.offset };

@@ -79,6 +79,8 @@ fn every_key_of_a_member_arrives() {
            restart-exit-codes = [3, 2, 3]
            ready = "tcp:80"
            timeout = 5
+           check = 1000
+           check-failures = 2
            ports = ["80:8080", "53:53/udp"]
            staged = ["8080:8080/any"]
            addresses = ["192.0.2.1", "127.0.0.53"]
@@ -98,6 +100,8 @@ fn every_key_of_a_member_arrives() {
     assert_eq!(configuration.block_devices[1].sector_size, Some(4096));
     assert_eq!(configuration.restart, RestartPolicy::OnFailure(vec![2, 3]));
     assert_eq!(configuration.readiness, Readiness::Tcp { port: 80 });
+    let check = configuration.check.unwrap();
+    assert_eq!((check.interval, check.failures.get()), (Duration::from_secs(1), 2));
     assert_eq!(plan.ports, [tcp(80, 8080), PortMapping { protocol: PortProtocol::Udp, host: 53, unikernel: 53 }]);
     assert_eq!(plan.staged, [PortMapping { protocol: PortProtocol::Any, host: 8080, unikernel: 8080 }]);
     assert_eq!((plan.addresses.len(), plan.sources[0].to_string()), (2, "10.0.0.0/8".into()));
@@ -112,6 +116,18 @@ fn what_the_head_says_is_for_all_and_a_members_own_wins() {
     assert!(plan.arguments.0.is_empty());
     assert_eq!(plan.restart, RestartPolicy::OnFailure(vec![2]));
     assert_eq!(only(head, "restart = \"never\"").unwrap().configuration.restart, RestartPolicy::Never);
+    let check = |head: &str, lines: &str| {
+        let check = only(head, lines).map(|plan| plan.configuration.check);
+        check.map(|check| check.map(|check| (check.interval.as_millis(), check.failures.get())))
+    };
+    let head = "check = 1000\ncheck-failures = 5";
+    assert_eq!(check(head, "ready = \"tcp:80\"").unwrap(), Some((1000, 5)));
+    assert_eq!(check(head, "ready = \"tcp:80\"\ncheck = 2000").unwrap(), Some((2000, 5)));
+    assert_eq!(check(head, "check = 0").unwrap(), None);
+    assert_eq!(check("ready = \"tcp:80\"", "check = 2000").unwrap(), Some((2000, 3)));
+    assert!(check(head, "").unwrap_err().to_string().starts_with("line 2, column 9: check goes with ready"));
+    assert!(check("check = 7", "check = 0").unwrap_err().to_string().contains("check is 7 milliseconds"));
+    assert!(check("check-failures = 7", "check = 1000").unwrap_err().to_string().contains("goes with check"));
     // In dotted and inline tables as well.
     let plan = manifest("stack = \"s\"\nservice = { a = { image = \"/a\" } }\nmemory = 64").unwrap();
     assert_eq!(plan.members[&"a".parse().unwrap()].configuration.memory, 64);

@@ -134,6 +134,7 @@ impl Options {
             restart: RestartPolicy::OnFailure(codes.into_iter().collect()),
             readiness: self.ready.map_or(Readiness::Running, |port| Readiness::Tcp { port }),
             timeout: Duration::from_millis(self.timeout.unwrap_or(30_000)),
+            check: None,
         }
     }
 }
