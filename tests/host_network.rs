@@ -708,7 +708,7 @@ fn the_end_of_a_flow_from_before_is_told() {
             println!("SKIPPED: the_end_of_a_flow_from_before_is_told: the kernel tells without our listener, too");
         }
 
-        let flows = Flows::open().unwrap();
+        let _flows = Flows::open().unwrap();
         let connection = connect();
         let mut events = FlowEvents::open().unwrap();
         assert_eq!(count(target).await, 1);

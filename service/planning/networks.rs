@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(names(&gained(&facts(false), &used, &put)), ["br0"]);
         used.insert("br0".parse().unwrap());
         assert!(gained(&facts(false), &used, &put).is_empty());
-        let release = [Change::ReleaseLease { tag: "a".parse().unwrap(), at: Timestamp(2) }];
+        let release = [Change::ReleaseLease { tag: "a".parse().unwrap(), at: crate::domain::Ordinal(2) }];
         assert!(gained(&facts(false), &BTreeSet::new(), &release).is_empty());
         assert!(may_change(&release) && may_change(&put) && !may_change(&[]));
     }

@@ -51,6 +51,7 @@ fn published(live: &Unikernel, previous: Option<&Unikernel>) -> Service {
         addresses: Default::default(),
         sources: Vec::new(),
         drain: 0,
+        tolerates_until: None,
     };
     let service = Service::new(live.id.service());
     Service { publication: Some(Arc::new(publication)), previous: previous.map(|one| one.id.clone()), ..service }

@@ -24,6 +24,7 @@ fn published(service: &str) -> Change {
         addresses: Default::default(),
         sources: Vec::new(),
         drain: 0,
+        tolerates_until: None,
     };
     let service = Service::new(service.parse().unwrap());
     Change::PutService(Box::new(Service { publication: Some(Arc::new(publication)), ..service }))
@@ -60,8 +61,8 @@ fn one_that_runs_or_comes_back_or_is_not_live_is_not_named() {
     assert_eq!(ended(&world(Phase::Exited), &busy), None, "a call works on it");
     let runs = Facts { inventory: running("website"), ..Facts::default() };
     assert_eq!(ended(&world(Phase::Exited), &runs), None, "Albatross was not asked since its death, or has it again");
-    let mut loops = Facts::default();
-    (0..9).for_each(|start| loops.starts.note(&id("website"), Timestamp(start)));
+    let (mut loops, now) = (Facts::default(), std::time::Instant::now());
+    (0..9).for_each(|start| loops.starts.note(&id("website"), Timestamp(start), now));
     let looping = world(Phase::Failed);
     assert_eq!(ended(&looping, &loops), None, "it has a note of its own");
     assert!(super::loops(&looping, &loops).is_some());

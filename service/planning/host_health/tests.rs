@@ -53,6 +53,7 @@ fn publishing(addresses: &[&str]) -> World {
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         sources: Vec::new(),
         drain: 1000,
+        tolerates_until: None,
     };
     let service = Service { publication: Some(Arc::new(publication)), ..Service::new("website".parse().unwrap()) };
     let mut world = world(true);
@@ -151,7 +152,7 @@ fn connections_from_nine_tenths_on() {
         [(0, 0, false), (89, 100, false), (90, 100, true), (150, 100, true), (u64::MAX, 1, true)]
     {
         let host = Host { conntrack: Some(ConntrackFill { entries, limit }), ..with(vec![]) };
-        assert_eq!(conntrack(&facts(true, "", host)).is_some(), full, "{entries} of {limit}");
+        assert_eq!(conntrack(&world(true), &facts(true, "", host)).is_some(), full, "{entries} of {limit}");
     }
-    assert_eq!(conntrack(&facts(true, "", with(vec![]))), None);
+    assert_eq!(conntrack(&world(true), &facts(true, "", with(vec![]))), None);
 }

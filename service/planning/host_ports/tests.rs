@@ -47,6 +47,7 @@ fn publishes(name: &str, ports: Vec<PortMapping>, on: &[&str], sources: &[&str])
         addresses: addresses(on),
         sources: sources.iter().map(|source| source.parse().unwrap()).collect(),
         drain: 0,
+        tolerates_until: None,
     };
     Change::PutService(Box::new(Service { publication: Some(Arc::new(publication)), ..Service::new(service) }))
 }

@@ -141,6 +141,7 @@ fn deployment(name: &str) -> Deployment {
         exclude: Vec::new(),
         readiness,
         timeout,
+        check: None,
         stack: None,
         keeps: None,
     }

@@ -14,6 +14,7 @@ fn world(host: u16, on: &[&str]) -> World {
         addresses: on.iter().map(|address| address.parse().unwrap()).collect(),
         sources: Vec::new(),
         drain: 0,
+        tolerates_until: None,
     };
     let service = Service { publication: Some(Arc::new(publication)), ..Service::new(service) };
     let mut world = World::new(Vec::new(), Vec::new());
