@@ -94,8 +94,13 @@ struct Work {
 
 /// Deletes what can be deleted now. Errors are logged, and what is left is tried again.
 pub async fn delete(context: &Context) -> Result<(), Error> {
-    for work in work(context).await? {
-        delete_one(context, &work).await;
+    let all = work(context).await?;
+    for work in &all {
+        delete_one(context, work).await;
+    }
+    if !all.is_empty() {
+        // The ledger still has them.
+        context.follow_up.stale.notify_one();
     }
     Ok(())
 }
@@ -104,7 +109,7 @@ async fn work(context: &Context) -> Result<Vec<Work>, Error> {
     let look = context.owner.look(|state| {
         let work = state.world.stale_flows().map(|flows| Work {
             at_once: stale_flows::selectors(&state.world, &state.facts, flows),
-            unanswered: stale_flows::unanswered(flows),
+            unanswered: stale_flows::unanswered(&state.world, flows),
             dead: stale_flows::is_dead(&state.world, flows.target),
             flows: flows.clone(),
         });

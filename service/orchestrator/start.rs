@@ -12,7 +12,7 @@ use super::connections::{self, Connections};
 use super::context::Context;
 use super::imports::Sources;
 use super::jobs::Jobs;
-use super::owner::{Owner, State};
+use super::owner::{Owner, Reach, State};
 use super::settings::CurrentConfig;
 use super::slots::Slots;
 use super::stale_flows::FollowUp;
@@ -105,17 +105,17 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let config = Arc::new(CurrentConfig::new(config));
     let consoles = Arc::new(Consoles::new(albatross.clone()));
     let follow_up = Arc::<FollowUp>::default();
-    let claimed = Arc::clone(&claims);
-    let (owner, owner_handle) = Owner::new(
-        state,
+    let reach = Reach {
         ledger,
-        (table, Arc::clone(&listeners)),
-        Arc::clone(&config),
-        claimed,
-        Arc::clone(&consoles),
-        Arc::clone(&follow_up),
-        events_sender.clone(),
-    );
+        table,
+        listeners: Arc::clone(&listeners),
+        config: Arc::clone(&config),
+        claims: Arc::clone(&claims),
+        consoles: Arc::clone(&consoles),
+        follow_up: Arc::clone(&follow_up),
+        events: events_sender.clone(),
+    };
+    let (owner, owner_handle) = Owner::new(state, reach);
     let context = Arc::new(Context {
         owner: owner_handle,
         jobs,

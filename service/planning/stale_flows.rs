@@ -30,8 +30,11 @@ pub fn selectors(world: &World, facts: &Facts, flows: &StaleFlows) -> Vec<FlowSe
 }
 
 /// What is to be deleted of `flows` once the unikernel, if it runs, has had the time to answer what was on its way to it.
-pub fn unanswered(flows: &StaleFlows) -> Option<FlowSelector> {
-    flows.half_open.then_some(FlowSelector::Unanswered { target: flows.target })
+/// One that has become live again meanwhile answers by itself.
+pub fn unanswered(world: &World, flows: &StaleFlows) -> Option<FlowSelector> {
+    let published = world.service(&flows.service).and_then(|service| service.publication.as_ref());
+    let is_live = published.is_some_and(|publication| publication.target == flows.target);
+    (flows.half_open && !is_live).then_some(FlowSelector::Unanswered { target: flows.target })
 }
 
 /// All flows to and from an address.
@@ -59,4 +62,68 @@ fn not_redirected(facts: &Facts, ports: &BTreeSet<HostPort>) -> Vec<FlowSelector
 /// Whether nothing runs that could still answer at this address.
 pub fn is_dead(world: &World, address: IpAddr) -> bool {
     world.unikernels().filter(|unikernel| unikernel.address == address).all(Unikernel::has_ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stacks::samples;
+    use super::*;
+    use crate::domain::{Change, ImageDigest, Phase, ServiceName, Transport, UnikernelId};
+
+    fn website() -> ServiceName {
+        "website".parse().unwrap()
+    }
+
+    fn target() -> IpAddr {
+        [10, 0, 0, 7].into()
+    }
+
+    /// A unikernel at the flows' address, in this phase.
+    fn world(phase: Phase) -> World {
+        let mut world = World::new(Vec::new(), Vec::new());
+        let id = UnikernelId::new(&website(), &[7; 32]);
+        world.apply(vec![Change::PutUnikernel(Box::new(samples::unikernel(id, ImageDigest([7; 32]), phase)))]);
+        world
+    }
+
+    fn facts() -> Facts {
+        let host_addresses = ["192.0.2.1", "127.0.0.1", "fd00::1"].map(|address| address.parse().unwrap()).into();
+        Facts { host_addresses, ..Facts::default() }
+    }
+
+    #[test]
+    fn a_few_udp_ports_are_selected_one_by_one_and_many_at_once() {
+        let of = |ports: &[u16]| {
+            let flows = StaleFlows { ports: ports.iter().copied().collect(), ..StaleFlows::none(website(), target()) };
+            selectors(&world(Phase::Ready), &facts(), &flows)
+        };
+        let redirected = |host_port| FlowSelector::RedirectedUdp { target: target(), host_port };
+        assert_eq!(of(&[53, 54]), [redirected(Some(53)), redirected(Some(54))]);
+        assert_eq!(of(&[1, 2, 3, 4, 5]), [redirected(None)]);
+    }
+
+    #[test]
+    fn flows_of_a_former_holder_are_not_those_of_the_next() {
+        let flows = StaleFlows { gone: true, ..StaleFlows::none(website(), target()) };
+        let nobody = World::new(Vec::new(), Vec::new());
+        assert_eq!(selectors(&nobody, &facts(), &flows), of_address(target()));
+        assert_eq!(selectors(&world(Phase::Ready), &facts(), &flows), []);
+    }
+
+    #[test]
+    fn a_port_that_opens_is_one_of_the_hosts_own_addresses() {
+        let on = |address: Option<&str>| {
+            let address = address.map(|address| address.parse().unwrap());
+            let port = HostPort { address, transport: Transport::Udp, port: 53 };
+            let flows = StaleFlows { opened: [port].into(), ..StaleFlows::none(website(), target()) };
+            let selected = selectors(&world(Phase::Ready), &facts(), &flows).into_iter();
+            let address = |selector| match selector {
+                FlowSelector::NotRedirected { address, transport: Transport::Udp, port: 53 } => address.to_string(),
+                other => panic!("{other:?}"),
+            };
+            selected.map(address).collect::<Vec<_>>()
+        };
+        assert_eq!(on(None), ["127.0.0.1", "192.0.2.1"]);
+        assert_eq!(on(Some("192.0.2.1")), ["192.0.2.1"]);
+    }
 }

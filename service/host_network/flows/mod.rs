@@ -15,6 +15,7 @@ use netlink_packet_netfilter::conntrack::ConntrackMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use tokio::sync::Mutex;
+use tracing::debug;
 
 pub use census::{Census, Listed};
 pub use events::{EventsWaiter, FlowChange, FlowEvents, FlowNews, events_enabled};
@@ -132,6 +133,7 @@ async fn dump(
     attributes: Vec<DefaultNla>,
     wanted: impl Fn(&Flow) -> bool,
 ) -> Result<Vec<Flow>, Error> {
+    debug!("walking conntrack");
     let request = message(Some(of), ConntrackMessage::Other { message_type: GET, attributes });
     channel.dump(Sending::Apart, OBJECT, request, |frame| Ok(Flow::parse(frame).filter(&wanted))).await
 }

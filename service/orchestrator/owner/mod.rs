@@ -88,6 +88,19 @@ impl Settings {
     }
 }
 
+/// What the owner writes to, asks, and shares with others.
+#[derive(Debug)]
+pub struct Reach {
+    pub ledger: Ledger,
+    pub table: Table,
+    pub listeners: Arc<Listeners>,
+    pub config: Arc<CurrentConfig>,
+    pub claims: Arc<Claims>,
+    pub consoles: Arc<Consoles>,
+    pub follow_up: Arc<FollowUp>,
+    pub events: mpsc::Sender<Event>,
+}
+
 /// The owner, before it runs.
 pub struct Owner {
     state: State,
@@ -119,16 +132,8 @@ impl std::fmt::Debug for Owner {
 }
 
 impl Owner {
-    pub fn new(
-        state: State,
-        ledger: Ledger,
-        (table, listeners): (Table, Arc<Listeners>),
-        config: Arc<CurrentConfig>,
-        claims: Arc<Claims>,
-        consoles: Arc<Consoles>,
-        follow_up: Arc<FollowUp>,
-        events: mpsc::Sender<Event>,
-    ) -> (Self, OwnerHandle) {
+    pub fn new(state: State, reach: Reach) -> (Self, OwnerHandle) {
+        let Reach { ledger, table, listeners, config, claims, consoles, follow_up, events } = reach;
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let (change, changed) = watch::channel(());
         let (networks, in_use) = watch::channel(networks::in_use(&state.world, &state.facts));
