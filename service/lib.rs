@@ -48,9 +48,13 @@
 //!
 //! One decision (`planning::publishing`), one durable transaction, one nfnetlink batch with the elements that differ,
 //! events. Where the unikernel is not ready yet it is waited for, and where a rollback's has ended it is deployed again; then
-//! it is decided anew. UDP flows to the unikernel before are deleted; TCP flows stay until they have drained, which the kernel
-//! tells. Only where the one before has died, those that it never answered are deleted too: the client tries again, and
-//! gets to the one that is live.
+//! it is decided anew. TCP connections stay with the unikernel before until they have drained, which the kernel's notifications
+//! show. What conntrack would send elsewhere for as long as its client goes on is deleted (`planning::stale_flows`, within
+//! one request that selects in the kernel): UDP flows to the unikernel before, flows that began before the port was published,
+//! and TCP flows that the one before has not answered: at once where it has ended, else after a quarter of a second.
+//!
+//! Who is redirected to a unikernel that has ended gets a reset from the table (`planning::gone`), and so do, once a drain's
+//! time is over, connections of sources that may not connect any more.
 //!
 //! # An Apply
 //!

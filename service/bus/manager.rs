@@ -123,7 +123,8 @@ impl Manager {
     ///
     /// options: unikernel s (id; of those of the service that are ready the one that was deployed last, as Revision tells,
     /// also where that deployment found it running), addresses as (the host's own IPv4 addresses to publish on;
-    /// all), sources as (IPv4 prefixes that may connect; any), drain t (milliseconds; the configuration's).
+    /// all), sources as (IPv4 prefixes that may connect; any. Where fewer may than before, UDP of the others is cut at once
+    /// and their TCP connections are reset when drain is over), drain t (milliseconds; the configuration's).
     ///
     /// Errors: InvalidArgument, NotAuthorized (also a port that the configuration keeps for root), NoSuchService,
     /// NoSuchUnikernel, NotReady, PortConflict (another service has it, or a process of the host listens there and

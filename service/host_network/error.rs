@@ -102,7 +102,7 @@ impl Errno {
                 "; the service needs CAP_NET_ADMIN: see AmbientCapabilities= and CapabilityBoundingSet= of its unit"
             }
             Some("EOPNOTSUPP" | "EPROTONOSUPPORT" | "EAFNOSUPPORT") => {
-                "; the kernel lacks a part of nf_tables: load nf_tables, nft_chain_nat, nft_fib_inet, nft_masq and nf_conntrack_netlink"
+                "; the kernel lacks a part of nf_tables: load nf_tables, nft_chain_nat, nft_ct, nft_fib_inet, nft_masq, nft_reject_inet and nf_conntrack_netlink"
             }
             Some("ENODEV" | "ENXIO") => "; the device is gone: is the bridge there?",
             Some("ENOMEM" | "ENOBUFS") => "; the kernel has no memory for it",
