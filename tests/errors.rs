@@ -612,6 +612,14 @@ fn a_kernel_that_refuses() {
         let owner = Owner::take_the_table();
         host.start_service().await;
         let manager = host.manager().await;
+        // A network that nobody has configured gets its rules with its first lease, or no lease.
+        let deployed = manager.deploy("website", &host.image("1", &[]), options("tcp:80")).await;
+        assert_refused(deployed, "KernelRefused", &["another process", "nft list table"]);
+        assert!(manager.leases().await.unwrap().is_empty());
+        host.stop_service();
+        std::fs::write(host.config(), "[network.br0]\nprefix = \"10.0.0.0/24\"\n").unwrap();
+        host.start_service().await;
+        let manager = host.manager().await;
         manager.deploy("website", &host.image("1", &[]), options("tcp:80")).await.unwrap();
         let published = manager.publish("website", &[("tcp", 80, 80)], Options::new()).await;
         assert_refused(published, "KernelRefused", &["another process", "nft list table"]);
