@@ -16,7 +16,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use host::{HOST, Manager, Options, TestHost, error_of, eventually, options};
-use netns::{Namespace, ask_udp_with, isolated, sh, udp_socket};
+use netns::{Namespace, ask_tcp, ask_udp_with, isolated, serve, sh, udp_socket};
 
 const PORT: u16 = 8080;
 
@@ -362,6 +362,34 @@ fn sources_that_are_narrowed_cut_udp_at_once_and_tcp_after_the_drain() {
         let took = until_reset(&mut forbidden);
         assert!(took < AT_ONCE, "{took:?}");
         assert_eq!(ask(&mut allowed).unwrap(), "version=1");
+    });
+}
+
+#[test]
+fn what_others_translate_is_not_judged_by_sources() {
+    isolated("what_others_translate_is_not_judged_by_sources", |_| async {
+        let Some((host, manager)) = started(false).await else { return };
+        // As kube-proxy or Docker would: an address behind the host, and the same port.
+        let other = Namespace::create().unwrap();
+        sh(&format!(
+            "ip link add elsewhere type veth peer name eth0 netns {}; ip address add 172.18.0.1/24 dev elsewhere; \
+             ip link set elsewhere up; nft 'table ip proxy {{ chain prerouting {{ type nat hook prerouting priority dstnat; \
+             ip daddr 10.96.0.5 tcp dport {PORT} dnat to 172.18.0.2:9443; }}; }}'",
+            other.pid()
+        ));
+        other.sh("ip address add 172.18.0.2/24 dev eth0; ip link set eth0 up; ip link set lo up; \
+             ip route add default via 172.18.0.1");
+        host.client.sh("ip route add 10.96.0.5 via 192.0.2.1");
+        serve(&other, "other", 9443);
+        let ask_other = || ask_tcp(&host.client, &format!("10.96.0.5:{PORT}"));
+        deploy(&host, &manager, "1").await;
+        assert!(ask_other().is_some_and(|answer| answer.starts_with("other")), "without a publication");
+        let others = Options::from([("sources", vec![format!("{OTHER_CLIENT}/32")].into())]);
+        publish(&manager, others).await;
+        assert_eq!(host.elements("enforced4").len(), 1);
+        assert!(ask_other().is_some_and(|answer| answer.starts_with("other")), "it is none of ours");
+        assert!(host.client.run(|| connect(CLIENT)).is_err());
+        assert_eq!(ask(&mut connected(&host.client, OTHER_CLIENT)).unwrap(), "version=1");
     });
 }
 

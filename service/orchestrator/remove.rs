@@ -112,7 +112,7 @@ impl Remove {
             let (id, unpublished) = (self.id.clone(), self.unpublished.take());
             self.context
                 .owner
-                .decide(move |state| Ok((removal::withdraw(&state.world, &id, unpublished.as_ref()), ())))
+                .take_back(move |state| Ok((removal::withdraw(&state.world, &id, unpublished.as_ref()), ())))
                 .await?;
             self.context.drains.notify_one();
             Ok(())

@@ -31,12 +31,31 @@ pub struct FollowUp {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Counts the changes that made flows stale.
+    /// Counts what was made stale, so that the same flows made stale again are told from before.
     count: u64,
-    /// Until when unanswered connections to an address may still be answered.
-    answer_until: BTreeMap<IpAddr, Instant>,
+    entries: BTreeMap<StaleFlows, Entry>,
     /// Published ports were not in the kernel for some time.
     table_was_missing: bool,
+}
+
+/// How far one entry of the ledger has come. One of the run before has the default: nothing of it is deleted.
+#[derive(Debug, Clone, Copy, Default)]
+struct Entry {
+    made_stale: u64,
+    /// As which number everything was deleted that need not wait.
+    cleared: Option<u64>,
+    /// Until when unanswered connections may still be answered.
+    answer_until: Option<Instant>,
+}
+
+impl Entry {
+    fn is_cleared(&self) -> bool {
+        self.cleared == Some(self.made_stale)
+    }
+
+    fn is_answering(&self) -> bool {
+        self.answer_until.is_some_and(|until| until > Instant::now())
+    }
 }
 
 impl FollowUp {
@@ -48,16 +67,9 @@ impl FollowUp {
 
     /// The owner is about to write `changes` down.
     pub fn of(&self, changes: &[Change]) {
-        let mut inner = self.lock();
         for change in changes {
             match change {
-                Change::PutStaleFlows(flows) => {
-                    inner.count += 1;
-                    if flows.half_open {
-                        inner.answer_until.insert(flows.target, Instant::now() + TIME_TO_ANSWER);
-                    }
-                    self.stale.notify_one();
-                }
+                Change::PutStaleFlows(flows) => self.made_stale(flows),
                 Change::PutService(service) if service.publications().any(|one| one.tolerates_until.is_some()) => {
                     self.tolerance.notify_one();
                 }
@@ -66,16 +78,32 @@ impl FollowUp {
         }
     }
 
-    fn count(&self) -> u64 {
-        self.lock().count
+    fn made_stale(&self, flows: &StaleFlows) {
+        let mut inner = self.lock();
+        inner.count += 1;
+        let (made_stale, answer_until) = (inner.count, flows.half_open.then(|| Instant::now() + TIME_TO_ANSWER));
+        let entry = inner.entries.entry(flows.clone()).or_default();
+        *entry = Entry { made_stale, answer_until, ..*entry };
+        self.stale.notify_one();
     }
 
-    fn is_answering(&self, target: IpAddr) -> bool {
-        self.lock().answer_until.get(&target).is_some_and(|until| *until > Instant::now())
+    fn entry(&self, flows: &StaleFlows) -> Entry {
+        self.lock().entries.get(flows).copied().unwrap_or_default()
     }
 
-    fn forget(&self, target: IpAddr) {
-        self.lock().answer_until.remove(&target);
+    /// Everything that need not wait was deleted, as it was stale at `made_stale`.
+    fn cleared(&self, flows: &StaleFlows, made_stale: u64) {
+        self.lock().entries.entry(flows.clone()).or_default().cleared = Some(made_stale);
+    }
+
+    /// Forgets an entry, unless it was made stale again since `made_stale`.
+    fn forget(&self, flows: &StaleFlows, made_stale: u64) -> bool {
+        let mut inner = self.lock();
+        let same = inner.entries.get(flows).copied().unwrap_or_default().made_stale == made_stale;
+        if same {
+            inner.entries.remove(flows);
+        }
+        same
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -121,19 +149,23 @@ async fn work(context: &Context) -> Result<Vec<Work>, Error> {
 /// What came of one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    Deleted,
+    /// As it was stale at this number.
+    Deleted(u64),
     /// Connections may still be answered.
     Waits,
     Refused,
 }
 
 async fn delete_one(context: &Context, work: &Work) -> Outcome {
-    let waits = work.unanswered.is_some() && !work.dead && context.follow_up.is_answering(work.flows.target);
-    let unanswered = work.unanswered.filter(|_| !waits);
-    let selectors = work.at_once.iter().copied().chain(unanswered).collect::<Vec<_>>();
+    let entry = context.follow_up.entry(&work.flows);
+    let waits = work.unanswered.is_some() && !work.dead && entry.is_answering();
+    let at_once = work.at_once.iter().copied().filter(|_| !entry.is_cleared());
+    let selectors = at_once.chain(work.unanswered.filter(|_| !waits)).collect::<Vec<_>>();
     match context.flows.delete_all(&selectors).await {
-        Ok(()) if waits => Outcome::Waits,
-        Ok(()) => Outcome::Deleted,
+        Ok(()) => {
+            context.follow_up.cleared(&work.flows, entry.made_stale);
+            if waits { Outcome::Waits } else { Outcome::Deleted(entry.made_stale) }
+        }
         // The change itself holds. What is left stands in the ledger, and is tried again.
         Err(error) => {
             let (service, target) = (&work.flows.service, work.flows.target);
@@ -165,26 +197,24 @@ async fn finish(context: &Context) -> Result<bool, Error> {
     if let Err(error) = delete_missed(context).await {
         warn!(%error, "clients that sent while ports were not in the kernel are not redirected yet: {error}");
     }
-    let count = context.follow_up.count();
     let (mut done, mut waits) = (Vec::new(), false);
     for work in work(context).await? {
         match delete_one(context, &work).await {
-            Outcome::Deleted => done.push(work.flows),
+            Outcome::Deleted(made_stale) => done.push((work.flows, made_stale)),
             Outcome::Waits => waits = true,
             Outcome::Refused => {}
         }
     }
-    for flows in &done {
-        context.follow_up.forget(flows.target);
-    }
     let follow_up = Arc::clone(&context.follow_up);
-    let forgotten = context.owner.decide(move |_| {
-        // A change since then has made flows stale that were not there to be deleted.
-        let unchanged = follow_up.count() == count;
-        let forget = done.into_iter().filter(|_| unchanged).map(Change::RemoveStaleFlows);
-        Ok((forget.collect(), unchanged))
-    });
-    Ok(forgotten.await? && !waits)
+    context
+        .owner
+        .decide(move |_| {
+            // What was made stale again since then has flows that were not there to be deleted.
+            let forget = done.into_iter().filter(|(flows, made_stale)| follow_up.forget(flows, *made_stale));
+            Ok((forget.map(|(flows, _)| Change::RemoveStaleFlows(flows)).collect(), ()))
+        })
+        .await?;
+    Ok(!waits)
 }
 
 /// Deletes the flows of whoever had `address` before: they are not those of its next holder.

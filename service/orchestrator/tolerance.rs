@@ -1,14 +1,15 @@
 //! Ends the time for which connections go on whose sources may not connect any more.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info};
 
 use super::context::Context;
 use super::error::Error;
-use crate::domain::Timestamp;
+use crate::domain::{Deadline, Timestamp};
 use crate::planning::publishing;
 
 /// Until the end is written down once more, where that failed.
@@ -16,15 +17,24 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Resets those connections when their time is over. Never ends.
 pub async fn run(context: Arc<Context>) {
+    // When each is over: a clock that is set back meanwhile gives none of them more time.
+    let mut ends = BTreeMap::<Deadline, Instant>::new();
     loop {
-        let next = context.owner.look(|state| publishing::next_end_of_tolerance(&state.world)).await.ok().flatten();
+        let deadlines = context.owner.look(|state| publishing::tolerances(&state.world)).await.unwrap_or_default();
+        ends.retain(|deadline, _| deadlines.contains(deadline));
+        for deadline in deadlines {
+            ends.entry(deadline).or_insert_with(|| Instant::now() + deadline.left(Timestamp::now()));
+        }
         let changed = context.follow_up.tolerance.notified();
-        match next {
-            None => changed.await,
-            Some(deadline) => {
-                if timeout(deadline.left(Timestamp::now()), changed).await.is_err()
-                    && let Err(error) = end(&context).await
-                {
+        let Some(next) = ends.values().min().copied() else {
+            changed.await;
+            continue;
+        };
+        tokio::select! {
+            () = changed => {}
+            () = sleep_until(next) => {
+                let over = ends.iter().filter(|(_, at)| **at <= Instant::now()).map(|(deadline, _)| *deadline);
+                if let Err(error) = end(&context, over.collect()).await {
                     debug!(%error, "connections of sources that may not connect any more go on for now");
                     sleep(TRY_AGAIN).await;
                 }
@@ -33,15 +43,17 @@ pub async fn run(context: Arc<Context>) {
     }
 }
 
-async fn end(context: &Context) -> Result<(), Error> {
-    let ended = context.owner.decide(|state| {
-        let changes = publishing::end_tolerance(&state.world, Timestamp::now());
+async fn end(context: &Context, over: BTreeSet<Deadline>) -> Result<(), Error> {
+    let ended = context.owner.decide(move |state| {
+        let changes = publishing::end_tolerance(&state.world, &over);
         let count = changes.len();
         Ok((changes, count))
     });
     match ended.await? {
         0 => {}
-        services => info!(services, "connections of sources that may not connect any more are reset"),
+        services => {
+            info!(services, "connections of sources that may not connect any more are reset, of {services} services")
+        }
     }
     Ok(())
 }

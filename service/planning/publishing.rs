@@ -222,8 +222,8 @@ pub fn move_to(
     now: Timestamp,
 ) -> Vec<Change> {
     let before = world.service(service).cloned().unwrap_or_else(|| Service::new(service.clone()));
-    let publication = publication.map(|new| sources::tolerant(&before, before.publication.as_deref(), new, now));
-    let staged = staged.map(|new| sources::tolerant(&before, before.staged.as_deref(), new, now));
+    let publication = publication.map(|new| sources::tolerant(world, before.publication.as_deref(), new, now));
+    let staged = staged.map(|new| sources::tolerant(world, before.staged.as_deref(), new, now));
     let mut changes = Vec::new();
     if before.staged.as_deref() != staged.as_ref() {
         let stale = stale_flows(service, before.staged.as_deref(), staged.as_ref());
@@ -380,7 +380,7 @@ pub fn half_open(service: &Service, unikernel: &Unikernel) -> Option<StaleFlows>
 
 mod sources;
 
-pub use sources::{end_tolerance, next_end_of_tolerance};
+pub use sources::{end_tolerance, tolerances};
 
 #[cfg(test)]
 mod tests;

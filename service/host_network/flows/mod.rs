@@ -35,7 +35,7 @@ const QUIET_GROUP: u32 = 6;
 const OBJECT: &str = "the host's connections";
 
 /// How many deletions by the kernel's own selection cost less than one list of all flows, by which softirqs wait.
-const FEW_SELECTORS: usize = 32;
+const FEW_SELECTORS: usize = 128;
 
 const GET: u8 = 1; // IPCTNL_MSG_CT_GET
 const DELETE: u8 = 2; // IPCTNL_MSG_CT_DELETE
@@ -94,7 +94,10 @@ impl Flows {
     /// [`Flows::delete`] of each. The kernel goes through its table once for each of a few, and of many the flows are listed
     /// once and deleted one by one.
     pub async fn delete_all(&self, selectors: &[FlowSelector]) -> Result<(), Error> {
-        if selectors.len() > FEW_SELECTORS {
+        if selectors.is_empty() {
+            return Ok(());
+        }
+        if self.deletion == Deletion::OneByOne || selectors.len() > FEW_SELECTORS {
             let criteria = selectors.iter().map(Criteria::of).collect::<Vec<_>>();
             return delete_one_by_one(&mut *self.channel.lock().await, &criteria).await;
         }

@@ -46,12 +46,9 @@ fn check(program: &mut Program, condition: &Condition) {
             program.push(load_meta(MetaKey::L4Proto, 0));
             program.push(compare(true, &[transport.number()]));
         }
-        Condition::TcpSyn => {
-            check(program, &Condition::Protocol(Transport::Tcp));
-            program.push(load_payload(TRANSPORT_HEADER, TCP_FLAGS, 1, 0));
-            program.push(mask(&[TCP_SYN]));
-            program.push(compare(false, &[0]));
-        }
+        Condition::TcpSyn => check_tcp_flag(program, TCP_SYN),
+        Condition::TcpReset => check_tcp_flag(program, TCP_RST),
+        Condition::AnsweredFrom { prefix } => check_answering_address(program, prefix),
         Condition::Address { side, within, prefix } => {
             check_address(program, *side, *within, prefix);
         }
@@ -72,6 +69,24 @@ fn check(program: &mut Program, condition: &Condition) {
             program.push(look_up(*set, !is, false));
         }
     }
+}
+
+fn check_tcp_flag(program: &mut Program, flag: u8) {
+    check(program, &Condition::Protocol(Transport::Tcp));
+    program.push(load_payload(TRANSPORT_HEADER, TCP_FLAGS, 1, 0));
+    program.push(mask(&[flag]));
+    program.push(compare(false, &[0]));
+}
+
+/// After [`Condition::Family`]: the other family has no such field.
+fn check_answering_address(program: &mut Program, prefix: &IpNet) {
+    let (key, network, netmask) = match prefix {
+        IpNet::V4(net) => (CT_SOURCE_4, net.network().octets().to_vec(), net.netmask().octets().to_vec()),
+        IpNet::V6(net) => (CT_SOURCE_6, net.network().octets().to_vec(), net.netmask().octets().to_vec()),
+    };
+    program.push(load_of_connection(key, REPLY, 0));
+    program.push(mask(&netmask));
+    program.push(compare(true, &network));
 }
 
 fn check_status(program: &mut Program, bit: u32) {
@@ -165,22 +180,27 @@ fn load_field(field: Field, at: u32) -> ListAttribute<ExpressionAttribute> {
 /// A field of the packet that began the connection, as it came.
 fn load_original_field(field: Field, at: u32) -> ListAttribute<ExpressionAttribute> {
     const PROTOCOL_DESTINATION: u32 = 12; // NFT_CT_PROTO_DST
-    const SOURCE_4: u32 = 19; // NFT_CT_SRC_IP
-    const DESTINATION_4: u32 = 20;
-    const SOURCE_6: u32 = 21;
+    const DESTINATION_4: u32 = 20; // NFT_CT_DST_IP
     const DESTINATION_6: u32 = 22;
+    let original = |key| load_of_connection(key, ORIGINAL, at);
     match field {
-        Field::Destination(Family::V4) => load_original(DESTINATION_4, at),
-        Field::Destination(Family::V6) => load_original(DESTINATION_6, at),
-        Field::Source(Family::V4) => load_original(SOURCE_4, at),
-        Field::Source(Family::V6) => load_original(SOURCE_6, at),
+        Field::Destination(Family::V4) => original(DESTINATION_4),
+        Field::Destination(Family::V6) => original(DESTINATION_6),
+        Field::Source(Family::V4) => original(CT_SOURCE_4),
+        Field::Source(Family::V6) => original(CT_SOURCE_6),
         Field::Transport => load_meta(MetaKey::L4Proto, at),
-        Field::Port => load_original(PROTOCOL_DESTINATION, at),
+        Field::Port => original(PROTOCOL_DESTINATION),
     }
 }
 
+const CT_SOURCE_4: u32 = 19; // NFT_CT_SRC_IP
+const CT_SOURCE_6: u32 = 21; // NFT_CT_SRC_IP6
+const ORIGINAL: u8 = 0; // IP_CT_DIR_ORIGINAL
+const REPLY: u8 = 1; // IP_CT_DIR_REPLY
+
 const TCP_FLAGS: u32 = 13;
 const TCP_SYN: u8 = 1 << 1;
+const TCP_RST: u8 = 1 << 2;
 const DESTINATION_PORT: u32 = 2;
 
 fn address_offset(family: Family, side: Side) -> u32 {
@@ -263,11 +283,10 @@ fn load_status() -> ListAttribute<ExpressionAttribute> {
 const CT_DREG: u16 = 1; // NFTA_CT_DREG
 const CT_KEY: u16 = 2;
 
-/// A field of the connection in its original direction.
-fn load_original(key: u32, at: u32) -> ListAttribute<ExpressionAttribute> {
+/// A field of the connection in one of its directions.
+fn load_of_connection(key: u32, direction: u8, at: u32) -> ListAttribute<ExpressionAttribute> {
     const DIRECTION: u16 = 3; // NFTA_CT_DIRECTION
-    const ORIGINAL: u8 = 0; // IP_CT_DIR_ORIGINAL
-    let direction = DefaultNla::new(DIRECTION, vec![ORIGINAL]);
+    let direction = DefaultNla::new(DIRECTION, vec![direction]);
     other("ct", vec![number(CT_DREG, FIRST_REGISTER + at), number(CT_KEY, key), direction])
 }
 

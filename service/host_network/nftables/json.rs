@@ -167,8 +167,11 @@ fn match_of(condition: &Condition) -> Match<'static> {
         Condition::Protocol(transport) => {
             Match { left: meta(MetaKey::L4proto), right: text(transport), op: Operator::EQ }
         }
-        Condition::TcpSyn => {
-            Match { left: payload("tcp", "flags"), right: Expression::String("syn".into()), op: Operator::IN }
+        Condition::TcpSyn => tcp_flag("syn"),
+        Condition::TcpReset => tcp_flag("rst"),
+        Condition::AnsweredFrom { prefix } => {
+            let key = if prefix.addr().is_ipv4() { "ip saddr" } else { "ip6 saddr" };
+            Match { left: ct(key, Some(CTDir::Reply)), right: prefix_of(prefix), op: Operator::EQ }
         }
         Condition::Address { side, within, prefix } => {
             Match { left: address(Family::of(prefix.network()), *side), right: prefix_of(prefix), op: equal(*within) }
@@ -188,6 +191,10 @@ fn match_of(condition: &Condition) -> Match<'static> {
             Match { left: fields(*set), right: Expression::String(format!("@{set}").into()), op: equal(*is) }
         }
     }
+}
+
+fn tcp_flag(flag: &'static str) -> Match<'static> {
+    Match { left: payload("tcp", "flags"), right: Expression::String(flag.into()), op: Operator::IN }
 }
 
 fn status(bit: &'static str) -> Match<'static> {

@@ -45,7 +45,9 @@ pub async fn look(context: &Context) {
         }
     };
     context.owner.trouble(Trouble::HostNetwork, None).await;
-    let networks = effective_networks(&context.config.get().networks, &host.bridges);
+    let in_use = context.owner.networks_in_use().borrow().clone();
+    let mut networks = effective_networks(&context.config.get().networks, &host.bridges);
+    networks.retain(|network| in_use.contains(&network.name));
     context.connections.keep_within(&networks).await;
     let config = Arc::clone(&context.config);
     let observed = context.owner.observe(move |facts| {

@@ -1,5 +1,6 @@
 //! Who may connect, and what becomes of those who no longer may.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,25 +27,26 @@ fn aggregated(prefixes: &[IpNet]) -> Vec<IpNet> {
 }
 
 /// `new` with the time for which it lets the TCP connections of sources go on that `old`, or what drains, has admitted.
-pub(super) fn tolerant(before: &Service, old: Option<&Publication>, new: Publication, now: Timestamp) -> Publication {
+pub(super) fn tolerant(world: &World, old: Option<&Publication>, new: Publication, now: Timestamp) -> Publication {
     let narrowed = old.filter(|old| !admits_all(&new.sources, &old.sources));
     let narrowed = narrowed.map(|_| Deadline::new(now, Duration::from_millis(new.drain)));
     let still = old.and_then(|old| old.tolerates_until);
-    // What was unpublished in between may finish its connections all the same.
-    let draining = before.draining.iter().map(|(_, until)| *until).filter(|_| old.is_none()).max();
+    // What had the port before, of whatever service, may finish its connections all the same.
+    let draining = world.services().filter(|_| old.is_none()).flat_map(|service| &service.draining);
+    let draining = draining.map(|(_, until)| *until).max();
     let until = [narrowed, still, draining].into_iter().flatten().max();
     let tolerates_until = until.filter(|until| !new.sources.is_empty() && !until.left(now).is_zero());
     Publication { tolerates_until, ..new }
 }
 
-/// When the next connections of sources that may not connect any more are to be reset.
-pub fn next_end_of_tolerance(world: &World) -> Option<Deadline> {
-    world.publications().filter_map(|(_, publication)| publication.tolerates_until).min()
+/// Until when connections go on whose sources may not connect any more.
+pub fn tolerances(world: &World) -> BTreeSet<Deadline> {
+    world.publications().filter_map(|(_, publication)| publication.tolerates_until).collect()
 }
 
-/// Resets the connections whose time is over: see [`next_end_of_tolerance`].
-pub fn end_tolerance(world: &World, now: Timestamp) -> Vec<Change> {
-    let over = |publication: &Publication| publication.tolerates_until.is_some_and(|until| until.left(now).is_zero());
+/// Resets the connections whose time is over.
+pub fn end_tolerance(world: &World, over: &BTreeSet<Deadline>) -> Vec<Change> {
+    let over = |publication: &Publication| publication.tolerates_until.is_some_and(|until| over.contains(&until));
     let strict = |publication: &Arc<Publication>| {
         if over(publication) {
             Arc::new(Publication { tolerates_until: None, ..publication.as_ref().clone() })

@@ -201,13 +201,13 @@ fn established_connections_have_the_time_of_a_drain_when_sources_are_narrowed() 
         let (mut world, changes) = published_after(&first, &second);
         world.apply(changes);
         assert_eq!(tolerates_until(&world), until, "{first:?} {second:?}");
-        assert_eq!(next_end_of_tolerance(&world), until);
+        assert_eq!(tolerances(&world), until.into_iter().collect());
         // The same call again changes nothing, and gives no time besides.
         assert!(now(publish(&world, &website(), &second, Timestamp(500_000))).is_empty());
-        assert!(end_tolerance(&world, Timestamp(1_000_000)).is_empty());
-        let ended = end_tolerance(&world, Timestamp(1_000_001));
+        assert!(end_tolerance(&world, &BTreeSet::new()).is_empty());
+        let ended = end_tolerance(&world, &tolerances(&world));
         world.apply(ended);
-        assert_eq!((tolerates_until(&world), next_end_of_tolerance(&world)), (None, None));
+        assert_eq!(tolerates_until(&world), None);
     }
 }
 
@@ -219,4 +219,19 @@ fn what_was_unpublished_meanwhile_may_finish_its_connections() {
     let again = now(publish(&world, &website(), &on(3, &[53], &["10.0.0.0/8"]), Timestamp(6)));
     world.apply(again);
     assert_eq!(tolerates_until(&world), Some(Deadline::new(Timestamp(5), Duration::from_secs(1))));
+}
+
+#[test]
+fn a_port_that_comes_from_another_service_lets_that_one_finish_its_connections() {
+    let (mut world, _) = published_after(&on(2, &[53], &[]), &on(2, &[53], &[]));
+    let unpublished = unpublish(&world, &website(), Timestamp(5)).unwrap();
+    world.apply(unpublished);
+    let shop: ServiceName = "shop".parse().unwrap();
+    let id = UnikernelId::new(&shop, &[4; 32]);
+    world.apply(vec![Change::PutUnikernel(Box::new(Unikernel { id: id.clone(), ..unikernel(4, Phase::Ready) }))]);
+    let wanted = Wanted { unikernel: Some(id), ..on(4, &[53], &["10.0.0.0/8"]) };
+    let published = now(publish(&world, &shop, &wanted, Timestamp(6)));
+    world.apply(published);
+    let until = world.service(&shop).unwrap().publication.as_ref().unwrap().tolerates_until;
+    assert_eq!(until, Some(Deadline::new(Timestamp(5), Duration::from_secs(1))));
 }

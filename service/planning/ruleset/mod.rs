@@ -69,6 +69,7 @@ pub enum ChainName {
     Guard,
     Refused,
     Redirected,
+    Strict,
     Forward,
     Local,
 }
@@ -84,6 +85,7 @@ impl ChainName {
             Self::Guard => "guard",
             Self::Refused => "refused",
             Self::Redirected => "redirected",
+            Self::Strict => "strict",
             Self::Forward => "forward",
             Self::Local => "local",
         }
@@ -136,6 +138,12 @@ pub enum Condition {
     Protocol(Transport),
     /// A TCP packet with the flag SYN: it carries the maximum segment size.
     TcpSyn,
+    /// A TCP packet with the flag RST.
+    TcpReset,
+    /// The connection's answers come from an address of this prefix.
+    AnsweredFrom {
+        prefix: IpNet,
+    },
     Address {
         side: Side,
         within: bool,

@@ -44,7 +44,17 @@ pub(super) fn chains(families: &BTreeSet<Family>, networks: &[Network], settings
         Chain {
             name: ChainName::Redirected,
             base: None,
-            rules: families.iter().flat_map(|&family| redirected(family)).chain([clamped(Vec::new())]).collect(),
+            rules: [resets_pass()]
+                .into_iter()
+                .chain(networks.iter().map(to_strict))
+                .chain(families.iter().map(|&family| gone(family)))
+                .chain([clamped(Vec::new())])
+                .collect(),
+        },
+        Chain {
+            name: ChainName::Strict,
+            base: None,
+            rules: families.iter().flat_map(|&family| strict(family)).collect(),
         },
         Chain {
             name: ChainName::Forward,
@@ -66,13 +76,32 @@ fn to_redirected() -> Rule {
     }
 }
 
-/// What must not go on, although conntrack remembers where it was redirected to. The narrow sets are looked up first.
-fn redirected(family: Family) -> Vec<Rule> {
+/// The kernel sends its resets as part of the connection, and so by these chains: none is answered by another.
+fn resets_pass() -> Rule {
+    Rule { purpose: "resets".into(), when: vec![Condition::TcpReset], then: Action::Return }
+}
+
+/// Only connections to unikernels: others may translate the same port to somewhere else. UDP flows of sources that may not
+/// connect any more are deleted, and then judged by `published`.
+fn to_strict(network: &Network) -> Rule {
+    let family = Family::of(network.prefix.network());
+    Rule {
+        purpose: format!("to a unikernel of {}", network.name),
+        when: vec![
+            Condition::Family(family),
+            Condition::Protocol(Transport::Tcp),
+            Condition::AnsweredFrom { prefix: network.prefix.trunc() },
+        ],
+        then: Action::Jump(ChainName::Strict),
+    }
+}
+
+/// What must not go on, although conntrack remembers where it was redirected to.
+fn strict(family: Family) -> Vec<Rule> {
     let forbidden = [true, false].map(|on_address| {
         let set = |kind| SetName { kind, family, on_address };
         Rule {
             purpose: "from a source that may not go on".into(),
-            // UDP flows of such sources are deleted, and then judged by `published`.
             when: vec![
                 Condition::Family(family),
                 Condition::Protocol(Transport::Tcp),
@@ -82,12 +111,15 @@ fn redirected(family: Family) -> Vec<Rule> {
             then: Action::Jump(ChainName::Refused),
         }
     });
-    let gone = Rule {
+    forbidden.into()
+}
+
+fn gone(family: Family) -> Rule {
+    Rule {
         purpose: "to a unikernel that has ended".into(),
         when: vec![Condition::InSet { set: SetName { kind: SetKind::Gone, family, on_address: false }, is: true }],
         then: Action::Jump(ChainName::Refused),
-    };
-    forbidden.into_iter().chain([gone]).collect()
+    }
 }
 
 fn refused() -> Vec<Rule> {
