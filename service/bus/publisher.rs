@@ -160,7 +160,7 @@ impl Publisher {
                 self.untold.extend(changed.map(Untold::Properties));
                 self.keep(event);
             }
-            Err(error) => tracing::error!(%error, ?event, "an event could not be put on the bus"),
+            Err(error) => tracing::error!(%error, ?event, "the bus does not show an event ({event:?}): {error}"),
         }
     }
 
@@ -194,7 +194,7 @@ impl Publisher {
     async fn tell(&mut self) {
         for untold in std::mem::take(&mut self.untold) {
             if let Err(error) = self.tell_one(untold).await {
-                tracing::error!(%error, "a signal could not be sent");
+                tracing::error!(%error, "a signal could not be sent on the bus: {error}");
             }
         }
     }

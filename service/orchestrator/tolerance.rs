@@ -41,7 +41,7 @@ async fn end(context: &Context) -> Result<(), Error> {
     });
     match ended.await? {
         0 => {}
-        services => info!(services, "connections of sources that may not connect any more are reset"),
+        services => info!(services, "connections from sources that may not connect any more are reset, of {services} services"),
     }
     Ok(())
 }
