@@ -19,8 +19,16 @@ use host::{Options, TestHost, error_of, eventually, options};
 use lines::Journal;
 use netns::{isolated, sh};
 
-/// An argument that nobody but the unikernel is to see.
-const SECRET: &str = "--token=hunter2";
+/// Part of an argument that nobody but the unikernel is to see, which prints it.
+const SECRET: &str = "hunter2-hunter2";
+
+/// What every unikernel of a test needs, and the secret.
+fn with_secret<'a>(ready: &'a str) -> Options<'a> {
+    let print = format!("--print=password={SECRET}");
+    let mut options = options(ready);
+    options.insert("args", [host::ARGUMENTS[0], host::ARGUMENTS[1], &print].map(String::from).to_vec().into());
+    options
+}
 
 async fn host_with_journal() -> Option<(TestHost, Journal)> {
     let mut host = TestHost::without_service()?;
@@ -36,11 +44,10 @@ fn a_line_alone_says_what_happened_to_whom_and_why() {
     isolated("a_line_alone_says_what_happened_to_whom_and_why", |_| async {
         let Some((host, journal)) = host_with_journal().await else { return };
         let manager = host.manager().await;
-        journal.has("albatross-deployer 0.1.0 is ready on the bus ", &[]).await;
+        journal.has("albatross-deployer 0.1.0 is ready on the bus at unix:", &[]).await;
 
-        let mut with_secret = options("http:80/");
-        with_secret.insert("args", [host::ARGUMENTS[0], host::ARGUMENTS[1], SECRET].to_vec().into());
-        let (first, _) = manager.deploy("website", &host.image("1", &[]), with_secret).await.unwrap();
+        let image = host.image("1", &[]);
+        let (first, _) = manager.deploy("website", &image, with_secret("http:80/")).await.unwrap();
         journal.has(&format!("{first} is deployed at 10.0.0.2 and ready"), &[("ID", &first)]).await;
         manager.publish("website", &[("tcp", 8080, 80)], Options::new()).await.unwrap();
         let live = format!("service website: {first} is live on port 8080/tcp");
@@ -75,7 +82,7 @@ fn a_call_that_fails_is_named_with_its_subject_and_the_reason() {
         journal.has("ExportGraph of mail failed: no stack mail", &[]).await;
 
         // It prints, and never listens there.
-        let mut never = options("tcp:4242");
+        let mut never = with_secret("tcp:4242");
         never.insert("timeout", 500_u64.into());
         let (name, message) = error_of(manager.deploy("website", &host.image("1", &[]), never).await);
         assert_eq!(name, "NotReady", "{message}");
@@ -95,7 +102,7 @@ fn what_is_degraded_stands_in_the_line_and_in_that_of_its_end() {
         manager.deploy("website", &host.image("1", &[]), options("http:80/")).await.unwrap();
         manager.publish("website", &[("tcp", 8080, 80)], Options::new()).await.unwrap();
         sh("ip link set br0 down");
-        let line = journal.has("degraded: bridge br0 is down", &[("SUBJECT", "Bridges")]).await;
+        let line = journal.has("degraded: network br0: its bridge is down. ", &[("SUBJECT", "Bridges")]).await;
         let note = line.trim_start_matches("degraded: ").to_string();
         sh("ip link set br0 up");
         journal.has(&format!("works again, no longer degraded: {note}"), &[("NOTE", &note)]).await;

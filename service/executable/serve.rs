@@ -63,7 +63,7 @@ async fn start(flags: &Flags, config: Config) -> Result<(Orchestrator, Bus), Fai
     let serving = bus::serve(&flags.bus, orchestrator.clone(), initial, events).await?;
     tokio::spawn(runner.run());
     let (version, bus) = (env!("CARGO_PKG_VERSION"), &flags.bus);
-    info!(version, %bus, "albatross-deployer {version} is ready on the bus {bus}");
+    info!(version, %bus, "albatross-deployer {version} is ready on {bus}");
     systemd::ready();
     Ok((orchestrator, serving))
 }

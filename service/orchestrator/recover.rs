@@ -86,7 +86,9 @@ pub async fn end_late_ones(context: &Context, inventory: &mut Inventory) {
                 context.claims.not_late(id);
                 inventory.unikernels.retain(|running| wanted || running.id != *id);
             }
-            Err(error) => warn!(%id, %error, "{id} came after its deployment was undone, and cannot be ended yet: {error}"),
+            Err(error) => {
+                warn!(%id, %error, "{id} came after its deployment was undone, and cannot be ended yet: {error}")
+            }
         }
     }
 }

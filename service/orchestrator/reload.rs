@@ -48,7 +48,7 @@ impl Orchestrator {
         });
         if outcome.is_ok() {
             let file = file.display();
-            info!(%file, "the configuration {file} was read again, and holds");
+            info!(%file, "the configuration was read again, and holds: {file}");
         }
         self.context.owner.trouble(Trouble::Configuration, note).await;
         outcome

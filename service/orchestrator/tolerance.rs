@@ -41,7 +41,9 @@ async fn end(context: &Context) -> Result<(), Error> {
     });
     match ended.await? {
         0 => {}
-        services => info!(services, "connections from sources that may not connect any more are reset, of {services} services"),
+        services => {
+            info!(services, "connections from sources that may not connect any more are reset, of {services} services")
+        }
     }
     Ok(())
 }

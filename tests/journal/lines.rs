@@ -6,8 +6,9 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use super::host::eventually;
+use super::host::PATIENCE;
 
 /// The fields of an entry. Those of the service's own begin with `F_`.
 type Entry = HashMap<String, String>;
@@ -55,14 +56,13 @@ impl Journal {
             }
             Some(entry["MESSAGE"].clone())
         };
-        let what = format!("a line {begin:?}");
-        let end = std::time::Instant::now() + super::host::PATIENCE;
+        let end = Instant::now() + PATIENCE;
         loop {
             if let Some(line) = found() {
                 return line;
             }
-            assert!(std::time::Instant::now() < end, "not in the journal: {what}\n{self}");
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            assert!(Instant::now() < end, "no line begins with {begin:?}:\n{self}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 

@@ -117,7 +117,9 @@ impl Tidier {
         };
         match timeout(TIDYING, working).await {
             Ok(Ok(())) => return true,
-            Ok(Err(images::Error::Unavailable(why))) => info!(why, "what a build has left in the engine stays for now: {why}"),
+            Ok(Err(images::Error::Unavailable(why))) => {
+                info!(why, "what a build has left in the engine stays for now: {why}")
+            }
             Ok(Err(error)) => warn!(%error, "what a build has left in the engine could not be removed: {error}"),
             Err(_) => warn!("what a build has left in the engine was not removed within {} s", TIDYING.as_secs()),
         }
