@@ -160,7 +160,10 @@ impl Publisher {
                 self.untold.extend(changed.map(Untold::Properties));
                 self.keep(event);
             }
-            Err(error) => tracing::error!(%error, ?event, "the bus does not show an event ({event:?}): {error}"),
+            Err(error) => {
+                let about = about(&event);
+                tracing::error!(%error, %about, "the object of {about} does not show the last change: {error}");
+            }
         }
     }
 
@@ -240,4 +243,17 @@ impl Publisher {
     fn emitter(&self) -> SignalEmitter<'static> {
         SignalEmitter::from_parts(self.connection.clone(), ObjectPath::from_static_str_unchecked(path::ROOT))
     }
+}
+
+/// What an event is about, for a line of the log.
+fn about(event: &Event) -> String {
+    let name = match event {
+        Event::Unikernel { before, after } => after.as_ref().or(before.as_ref()).map(|view| view.id.to_string()),
+        Event::Service { before, after } => {
+            after.as_ref().or(before.as_ref()).map(|view| format!("service {}", view.name))
+        }
+        Event::Stack { before, after } => after.as_ref().or(before.as_ref()).map(|view| format!("stack {}", view.name)),
+        _ => None,
+    };
+    name.unwrap_or_else(|| "the manager".into())
 }

@@ -208,3 +208,33 @@ fn albatross_kind(error: &albatross::Error) -> ErrorKind {
         _ => ErrorKind::AlbatrossUnavailable,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_log_is_one_and_has_no_words_of_guests() {
+        let not_ready = || Error::NotReady {
+            id: "website.0123456789".parse().unwrap(),
+            reason: "it exited at once".into(),
+            console: vec!["guest: secret".into()],
+        };
+        let member = not_ready().of_member(&"website".parse().unwrap(), &"shop".parse().unwrap());
+        let build = Error::Image(images::Error::Build("the build failed\nstep 3: out of space".into()));
+        for (error, line) in [
+            (not_ready(), "website.0123456789 is not ready: it exited at once"),
+            (member, "member website of stack shop: website.0123456789 is not ready: it exited at once"),
+            (build, "the build failed (its last lines are for who has called)"),
+            (albatross::Error::Refused("no\nsuch \u{1b}[31mbridge".into()).into(), "no such  [31mbridge"),
+        ] {
+            assert_eq!(error.line(), line);
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_no_defect() {
+        assert!(Error::Defect.is_defect());
+        assert!(!Error::Ledger(ledger::Error::Stopped).is_defect() && !Error::Cancelled.is_defect());
+    }
+}

@@ -350,13 +350,9 @@ impl Owner {
     /// Whether the table is in the kernel as it should be.
     async fn install_table(&mut self) -> bool {
         let outcome = self.table.install(&self.ruleset()).await;
-        match &outcome {
-            Ok(true) => {
-                info!("table inet albatross_deployer is put into the kernel");
-                self.follow_up.table_was_missing();
-            }
-            // The note says it.
-            Ok(false) | Err(_) => {}
+        if matches!(outcome, Ok(true)) {
+            info!("table inet albatross_deployer is put into the kernel");
+            self.follow_up.table_was_missing();
         }
         let note = outcome.err().map(|error| format!("publications are not in the kernel: {error}"));
         let installed = note.is_none();
