@@ -14,7 +14,9 @@ const USEFUL: [Capability; 4] =
 pub fn keep_what_is_useful() {
     let held = match caps::read(None, CapSet::Permitted) {
         Ok(held) => held,
-        Err(error) => return warn!(%error, "capabilities cannot be read"),
+        Err(error) => {
+            return warn!(%error, "the capabilities of this process cannot be read, so none is dropped: {error}");
+        }
     };
     if !held.contains(&Capability::CAP_NET_ADMIN) {
         warn!(

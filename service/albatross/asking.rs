@@ -68,7 +68,7 @@ impl Daemon {
     fn remember(&self, dialect: Option<Dialect>) {
         let before = std::mem::replace(&mut *self.dialect.lock().unwrap_or_else(PoisonError::into_inner), dialect);
         if let (Some(dialect), true) = (dialect, dialect != before) {
-            info!(%dialect, "Albatross understands");
+            info!(%dialect, "Albatross answers: {dialect}");
         }
     }
 

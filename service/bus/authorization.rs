@@ -56,7 +56,8 @@ impl Gate {
             return Ok(identity.caller);
         }
         let method = header.member().map_or("this", |member| member.as_str());
-        tracing::warn!(uid = identity.caller.uid, method, "a caller without the right to change something was refused");
+        let uid = identity.caller.uid;
+        tracing::warn!(uid, method, "{method} was refused to user {uid}, who has no right to change anything here");
         Err(Failure::new(ErrorKind::NotAuthorized, refusal(&identity, method)))
     }
 

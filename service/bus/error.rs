@@ -1,7 +1,5 @@
 //! The one place where errors get their D-Bus names.
 
-use std::error::Error as _;
-
 use zbus::message::{Header, Message};
 use zbus::names::ErrorName;
 
@@ -28,15 +26,8 @@ impl From<InvalidArgument> for Failure {
 }
 
 impl From<orchestrator::Error> for Failure {
-    /// The caller gets the error's own words; what caused it goes to the journal.
+    /// The caller gets the error's own words. The orchestrator has logged which call it ended.
     fn from(error: orchestrator::Error) -> Self {
-        let causes = std::iter::successors(error.source(), |cause| (*cause).source());
-        let causes = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-        if error.kind() == ErrorKind::Internal {
-            tracing::error!(%error, causes, "a call failed by a defect");
-        } else {
-            tracing::info!(%error, causes, "a call failed");
-        }
         Self::new(error.kind(), error.to_string())
     }
 }

@@ -112,7 +112,7 @@ impl Bus {
     /// Gives the name back, so that no new call arrives, and waits until what has happened so far is told.
     pub async fn stop(self) {
         if let Err(error) = self.connection.release_name(BUS_NAME).await {
-            tracing::warn!(%error, "the name could not be given back to the bus");
+            tracing::warn!(%error, "the name could not be given back to the bus: {error}");
         }
         let told = async {
             // The first is reached when the objects are as they should be; the signals go out before the second.
@@ -120,7 +120,7 @@ impl Bus {
             self.entrance.events_taken_in().await;
         };
         if tokio::time::timeout(BUS_DEADLINE, told).await.is_err() {
-            tracing::warn!("the last events were not told in time");
+            tracing::warn!("signals of the last events may be missing: the bus did not take them in time");
         }
         self.publisher.abort();
     }

@@ -160,7 +160,10 @@ impl Publisher {
                 self.untold.extend(changed.map(Untold::Properties));
                 self.keep(event);
             }
-            Err(error) => tracing::error!(%error, ?event, "an event could not be put on the bus"),
+            Err(error) => {
+                let about = about(&event);
+                tracing::error!(%error, %about, "the object of {about} does not show the last change: {error}");
+            }
         }
     }
 
@@ -194,7 +197,7 @@ impl Publisher {
     async fn tell(&mut self) {
         for untold in std::mem::take(&mut self.untold) {
             if let Err(error) = self.tell_one(untold).await {
-                tracing::error!(%error, "a signal could not be sent");
+                tracing::error!(%error, "a signal could not be sent on the bus: {error}");
             }
         }
     }
@@ -240,4 +243,17 @@ impl Publisher {
     fn emitter(&self) -> SignalEmitter<'static> {
         SignalEmitter::from_parts(self.connection.clone(), ObjectPath::from_static_str_unchecked(path::ROOT))
     }
+}
+
+/// What an event is about, for a line of the log.
+fn about(event: &Event) -> String {
+    let name = match event {
+        Event::Unikernel { before, after } => after.as_ref().or(before.as_ref()).map(|view| view.id.to_string()),
+        Event::Service { before, after } => {
+            after.as_ref().or(before.as_ref()).map(|view| format!("service {}", view.name))
+        }
+        Event::Stack { before, after } => after.as_ref().or(before.as_ref()).map(|view| format!("stack {}", view.name)),
+        _ => None,
+    };
+    name.unwrap_or_else(|| "the manager".into())
 }

@@ -29,6 +29,25 @@ pub enum JobKind {
     RemoveStack,
 }
 
+impl JobKind {
+    /// The method of the Manager.
+    pub fn method(self) -> &'static str {
+        match self {
+            Self::Deploy => "Deploy",
+            Self::Publish => "Publish",
+            Self::Unpublish => "Unpublish",
+            Self::Rollback => "Rollback",
+            Self::Collect => "Collect",
+            Self::Restart => "Restart",
+            Self::Destroy => "Destroy",
+            Self::Apply => "Apply",
+            Self::Activate => "Activate",
+            Self::RollbackStack => "RollbackStack",
+            Self::RemoveStack => "RemoveStack",
+        }
+    }
+}
+
 impl fmt::Display for JobKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -42,7 +42,7 @@ pub(super) async fn serve(flags: Flags, config: Config, signals: Signals) -> Res
             return unless_stopped(&mut stop, "the bus has ended: start again when it is back".into()).await;
         }
     }
-    info!("stopping");
+    info!("albatross-deployer stops");
     systemd::stopping();
     orchestrator.stop(STOP).await;
     serving.stop().await;
@@ -62,7 +62,8 @@ async fn start(flags: &Flags, config: Config) -> Result<(Orchestrator, Bus), Fai
     // The name before the table: to put many ports into the kernel takes longer, and calls that come before wait for it.
     let serving = bus::serve(&flags.bus, orchestrator.clone(), initial, events).await?;
     tokio::spawn(runner.run());
-    info!(version = env!("CARGO_PKG_VERSION"), bus = %flags.bus, "ready");
+    let (version, bus) = (env!("CARGO_PKG_VERSION"), &flags.bus);
+    info!(version, %bus, "albatross-deployer {version} is ready on {bus}");
     systemd::ready();
     Ok((orchestrator, serving))
 }

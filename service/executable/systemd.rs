@@ -11,7 +11,7 @@ pub(super) fn ready() {
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(error) => warn!(%error, "the time is not known, and systemd is not told of the reload"),
+        Err(error) => warn!(%error, "systemd is not notified of the reload, since the time cannot be read: {error}"),
     }
 }
 
@@ -28,6 +28,6 @@ pub(super) fn stopping() {
 
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        warn!(%error, "systemd was not told");
+        warn!(%error, "systemd could not be notified: {error}");
     }
 }

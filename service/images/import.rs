@@ -213,7 +213,8 @@ impl Drop for Copy {
         if self.unfinished
             && let Err(error) = fs::remove_file(&self.path)
         {
-            tracing::warn!(path = %self.path.display(), %error, "an unfinished image stays until the next start");
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "unfinished image {path} stays until the next start: {error}");
         }
     }
 }

@@ -105,13 +105,13 @@ impl Writer {
             }
             Err(error) => {
                 let error = Error::of(&self.storage.path, error);
-                error!(%error, "the ledger could not be written");
+                error!(%error, "a change could not be written: {error}");
                 // Closed before it is opened again: it holds the lock.
                 drop(database);
                 self.unsettled = Some(Unsettled { sequence, before });
                 match self.reopen() {
                     Ok(database) => self.database = Some(database),
-                    Err(error) => warn!(%error, "the ledger stays closed until the next change"),
+                    Err(error) => warn!(%error, "the ledger stays closed until the next change: {error}"),
                 }
                 Err(error)
             }

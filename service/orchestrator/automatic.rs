@@ -22,9 +22,9 @@ pub async fn run(orchestrator: Orchestrator) {
         }
         match collect(&orchestrator).await {
             Ok(0) => {}
-            Ok(removed) => info!(removed, "collected"),
+            Ok(removed) => info!(removed, "the automatic collection has removed {removed} things, each named above"),
             Err(error) => {
-                warn!(%error, "the automatic collection");
+                warn!(%error, "the automatic collection failed: {error}", error = error.line());
                 // A failure leads to a look, and that to here.
                 sleep(PAUSE).await;
             }

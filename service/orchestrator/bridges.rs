@@ -85,7 +85,7 @@ impl Done {
             match step {
                 Step::SetMac { network, bridge, mac } => match context.host.set_mac(bridge, mac).await {
                     Ok(()) => {
-                        info!(%network, %mac, "the bridge keeps its MAC address");
+                        info!(%network, %mac, "the bridge of network {network} keeps {mac} as its MAC address");
                         self.own_mac.insert(bridge);
                     }
                     Err(error) => {

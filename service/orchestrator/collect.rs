@@ -58,7 +58,8 @@ impl Collect {
                 return Err(Error::Cancelled);
             }
             if self.remove(context, &removal, job).await? {
-                info!(kind = removal.kind(), name = %removal, "collected");
+                let kind = removal.kind();
+                info!(kind, name = %removal, "collected: {kind} {name}", name = removal);
                 removed.push(removal);
             }
         }

@@ -252,7 +252,7 @@ pub async fn read(context: Arc<Context>) {
         match waited.and(connections.read().await) {
             Ok(read) => pause = draining::reading_pause(pause, read, longest),
             Err(error) => {
-                warn!(%error, "notifications of connections");
+                warn!(%error, "open connections may be counted late: {error}");
                 sleep(TRY_AGAIN).await;
             }
         }
@@ -262,13 +262,8 @@ pub async fn read(context: Arc<Context>) {
 /// Says when the kernel does not notify of connections. Never ends.
 pub async fn follow_setting(context: Arc<Context>) {
     let mut beat = context.beat.subscribe();
-    let mut said = false;
     loop {
         let note = (!events_enabled()).then(|| SWITCHED_OFF.to_string());
-        if note.is_some() && !said {
-            warn!("{SWITCHED_OFF}");
-        }
-        said = note.is_some();
         context.owner.trouble(Trouble::Connections, note).await;
         if beat.changed().await.is_err() {
             return;

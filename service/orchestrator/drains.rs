@@ -153,7 +153,9 @@ impl Drains {
             match &written {
                 Ok(()) => {
                     let open = self.following.remove(&drain).and_then(|progress| progress.open);
-                    info!(id = %drain.id, connections = open, "drained");
+                    let id = &drain.id;
+                    let connections = open.unwrap_or_default();
+                    info!(%id, connections, "{id} has drained, with {connections} connections left");
                 }
                 Err(error) => {
                     debug!(id = %drain.id, %error, "drained, but that could not be written yet");

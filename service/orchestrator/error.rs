@@ -95,11 +95,24 @@ impl Error {
 
     /// The words for everybody: without what guests have printed.
     pub fn public(&self) -> String {
+        self.without_guests("; the journal has what it said")
+    }
+
+    /// One line for the log, without what guests have printed: that is in the field of the error.
+    pub fn line(&self) -> String {
+        self.without_guests("").replace(char::is_control, " ")
+    }
+
+    /// `instead`: stands in place of a guest's console lines.
+    fn without_guests(&self, instead: &str) -> String {
         match self {
-            Self::NotReady { id, reason, .. } => format!("{id} is not ready: {reason}; the journal has what it said"),
-            Self::Member { member, stack, source } => format!("member {member} of stack {stack}: {}", source.public()),
+            Self::NotReady { id, reason, .. } => format!("{id} is not ready: {reason}{instead}"),
+            Self::Member { member, stack, source } => {
+                format!("member {member} of stack {stack}: {}", source.without_guests(instead))
+            }
             Self::Leaving { stack, source } => {
-                format!("stack {stack} is off its ports, and goes as soon as this has passed: {}", source.public())
+                let source = source.without_guests(instead);
+                format!("stack {stack} is off its ports, and goes as soon as this has passed: {source}")
             }
             Self::Image(images::Error::Build(words)) => {
                 let first = words.lines().next().unwrap_or_default();
@@ -109,6 +122,15 @@ impl Error {
                 format!("image {digest} is damaged in the store: deploy it from its source again")
             }
             other => other.to_string(),
+        }
+    }
+
+    /// Whether the service itself is at fault, and not its host or what it was given.
+    pub fn is_defect(&self) -> bool {
+        match self {
+            Self::Member { source, .. } | Self::Leaving { source, .. } => source.is_defect(),
+            Self::Ledger(_) | Self::Stopping => false,
+            other => other.kind() == ErrorKind::Internal,
         }
     }
 
@@ -184,5 +206,35 @@ fn albatross_kind(error: &albatross::Error) -> ErrorKind {
     match error {
         albatross::Error::Refused(_) => ErrorKind::AlbatrossRefused,
         _ => ErrorKind::AlbatrossUnavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_log_is_one_and_has_no_words_of_guests() {
+        let not_ready = || Error::NotReady {
+            id: "website.0123456789".parse().unwrap(),
+            reason: "it exited at once".into(),
+            console: vec!["guest: secret".into()],
+        };
+        let member = not_ready().of_member(&"website".parse().unwrap(), &"shop".parse().unwrap());
+        let build = Error::Image(images::Error::Build("the build failed\nstep 3: out of space".into()));
+        for (error, line) in [
+            (not_ready(), "website.0123456789 is not ready: it exited at once"),
+            (member, "member website of stack shop: website.0123456789 is not ready: it exited at once"),
+            (build, "the build failed (its last lines are for who has called)"),
+            (albatross::Error::Refused("no\nsuch \u{1b}[31mbridge".into()).into(), "no such  [31mbridge"),
+        ] {
+            assert_eq!(error.line(), line);
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_no_defect() {
+        assert!(Error::Defect.is_defect());
+        assert!(!Error::Ledger(ledger::Error::Stopped).is_defect() && !Error::Cancelled.is_defect());
     }
 }

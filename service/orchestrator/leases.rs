@@ -27,7 +27,7 @@ pub async fn answers(context: &Context, network: &NetworkName, address: IpAddr) 
     match context.host.answers(network, address, PROBE).await {
         Ok(None) => false,
         Ok(Some(mac)) => {
-            info!(%address, %network, %mac, "the address answers although nobody leased it");
+            info!(%address, %network, %mac, "{address} answers on network {network}, from {mac}, although nobody leased it: another one is chosen");
             let noted = context.owner.observe(move |facts| {
                 facts.answering.insert(address, Timestamp::now());
             });

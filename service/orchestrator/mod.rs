@@ -9,6 +9,7 @@
 
 mod automatic;
 mod bridges;
+mod call;
 mod checks;
 mod claims;
 mod collect;
@@ -50,6 +51,7 @@ use ipnet::IpNet;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info};
 
+use self::call::Call;
 use self::collect::{Collect, Drains};
 use self::context::Context;
 use self::deploy::deploy;
@@ -133,7 +135,11 @@ impl Orchestrator {
         let keep = Keep { services: request.keep, previous };
         let drains = if request.force { Drains::Go } else { Drains::Wait };
         let collect = Collect { keep, drains };
-        if request.dry_run { collect.removals(&self.context).await } else { self.collect_so(collect).await }
+        if request.dry_run {
+            Call::of_job(JobKind::Collect, &"").logged(collect.removals(&self.context).await)
+        } else {
+            self.collect_so(collect).await
+        }
     }
 
     async fn collect_so(&self, collect: Collect) -> Result<Vec<Removal>, Error> {
@@ -143,7 +149,7 @@ impl Orchestrator {
 
     /// Starts it again; one that has ended is deployed again under its old lease.
     pub async fn restart(&self, id: UnikernelId) -> Result<(), Error> {
-        let way = restart::way(&self.context, &id).await?;
+        let way = Call::of_job(JobKind::Restart, &id).logged(restart::way(&self.context, &id).await)?;
         self.work(JobKind::Restart, id.to_string(), move |context, job| async move {
             match way {
                 Way::Deploy(request) => deploy(context, *request, &job).await.map(drop),
@@ -168,12 +174,13 @@ impl Orchestrator {
         exclude: Vec<Exclusion>,
     ) -> Result<IpAddr, Error> {
         let context = Arc::clone(&self.context);
-        in_task(async move { leases::allocate(&context, tag, prefix, exclude).await }).await
+        let call = Call::new("AllocateAddress", &tag);
+        in_task(call, async move { leases::allocate(&context, tag, prefix, exclude).await }).await
     }
 
     /// Returns the address that is free now.
     pub async fn release_address(&self, tag: LeaseTag) -> Result<IpAddr, Error> {
-        leases::release(&self.context, tag).await
+        Call::new("ReleaseAddress", &tag).logged(leases::release(&self.context, tag).await)
     }
 
     /// Returns when the chain of the manifest is staged and, where that was asked for, live.
@@ -211,11 +218,12 @@ impl Orchestrator {
 
     /// A stack's chains as Graphviz DOT.
     pub async fn export_graph(&self, name: StackName) -> Result<String, Error> {
+        let call = Call::new("ExportGraph", &name);
         let graph = self.context.owner.look(move |state| {
             let stack = state.world.stack(&name).ok_or(planning::Error::NoSuchStack(name))?;
             Ok(dot::graph(&state.world, stack))
         });
-        graph.await?
+        call.logged(graph.await.flatten())
     }
 
     /// By tag.
@@ -239,21 +247,21 @@ impl Orchestrator {
     /// A pipe with the history of a console and its lines as they come, until its reader closes it or the unikernel is
     /// gone for good.
     pub async fn open_console(&self, id: UnikernelId, history: History) -> Result<OwnedFd, Error> {
-        console::open(&self.context, id, history).await
+        Call::new("OpenConsole", &id).logged(console::open(&self.context, id, history).await)
     }
 
     /// The last lines of a console, at most `count`, oldest first; also of a unikernel that has ended.
     pub async fn read_console(&self, id: UnikernelId, count: usize) -> Result<Vec<ConsoleLine>, Error> {
-        console::read(&self.context, id, count).await
+        Call::new("ReadConsole", &id).logged(console::read(&self.context, id, count).await)
     }
 
     pub async fn cancel(&self, number: JobNumber) -> Result<(), Error> {
-        self.context.jobs.cancel(number)
+        Call::new("Cancel", &number).logged(self.context.jobs.cancel(number))
     }
 
     /// A pipe with what a job has logged and logs, to the end of the job.
     pub async fn open_log(&self, number: JobNumber) -> Result<OwnedFd, Error> {
-        self.context.jobs.open_log(number)
+        Call::new("OpenLog", &number).logged(self.context.jobs.open_log(number))
     }
 
     /// Those that work, then the last that have ended.
@@ -289,7 +297,7 @@ impl Orchestrator {
             }
         };
         if timeout(limit, idle).await.is_err() {
-            info!("calls that still work are undone at the next start");
+            info!("calls that are not undone yet are undone at the next start");
         }
     }
 
@@ -305,7 +313,7 @@ impl Orchestrator {
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let context = Arc::clone(&self.context);
-        in_task(async move {
+        in_task(Call::of_job(kind, &subject), async move {
             let job = Arc::new(context.jobs.begin(kind, subject).await);
             let looking = Arc::clone(&context);
             let outcome = work(context, Arc::clone(&job)).await;
@@ -320,9 +328,14 @@ impl Orchestrator {
     }
 }
 
-async fn in_task<T: Send + 'static>(work: impl Future<Output = Result<T, Error>> + Send + 'static) -> Result<T, Error> {
-    tokio::spawn(work).await.unwrap_or_else(|defect| {
-        error!(%defect, "a call ended by a defect");
+/// The work of `call`, which goes on where nobody waits for it any more.
+async fn in_task<T: Send + 'static>(
+    call: Call,
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    let named = call.clone();
+    tokio::spawn(async move { call.logged(work.await) }).await.unwrap_or_else(|defect| {
+        error!(call = %named, %defect, "{call} was ended by a defect of this service: {defect}", call = named);
         Err(Error::Defect)
     })
 }

@@ -135,11 +135,22 @@ impl Switch {
             })
             .await?;
         if let Tried::Switched { .. } = tried {
-            info!(service = %self.service, "switched");
+            self.log(switched.as_ref());
             self.context.drains.notify_one();
             (self.live, self.switched) = (live, switched);
         }
         Ok(tried)
+    }
+
+    fn log(&self, switched: Option<&Switched>) {
+        let service = &self.service;
+        match switched {
+            Some(switched) => {
+                let [from, to] = [switched.live_before(), switched.live()].map(|id| id.map(tracing::field::display));
+                info!(%service, from, to, "service {service}: {switched}");
+            }
+            None => info!(%service, "service {service} is published already as it was asked for"),
+        }
     }
 
     /// Makes that go away which keeps a unikernel from being put live.
@@ -193,7 +204,8 @@ impl Switch {
         async move {
             // They stand in the ledger: the switch holds without them, and they are tried again.
             if let Err(error) = stale_flows::delete(&self.context).await {
-                warn!(%error, service = %self.service, "flows to the unikernel before stay for now");
+                let service = &self.service;
+                warn!(%error, %service, "service {service}: flows to the unikernel before stay for now: {error}");
             }
             Ok(Flow::Next)
         }

@@ -57,7 +57,7 @@ async fn finish_half_done(context: &Arc<Context>) -> bool {
 }
 
 async fn finish(context: &Arc<Context>, half_done: HalfDone) -> bool {
-    info!(?half_done, "was under way when the service ended, or could not be undone");
+    info!(%half_done, "{half_done} is unfinished: it is undone, or brought to its end");
     let outcome = match &half_done {
         HalfDone::Deploy(id) => undo_deploy(context, id).await,
         HalfDone::Removal(id) => finish_removal(context, id).await,
@@ -65,7 +65,7 @@ async fn finish(context: &Arc<Context>, half_done: HalfDone) -> bool {
         HalfDone::StackRemoval(stack) => stacks::finish_removal(context, stack).await,
     };
     if let Err(error) = &outcome {
-        warn!(?half_done, %error, "not yet");
+        warn!(%half_done, %error, "{half_done} stays unfinished for now: {error}", error = error.line());
     }
     outcome.is_ok()
 }
@@ -86,7 +86,9 @@ pub async fn end_late_ones(context: &Context, inventory: &mut Inventory) {
                 context.claims.not_late(id);
                 inventory.unikernels.retain(|running| wanted || running.id != *id);
             }
-            Err(error) => warn!(%id, %error, "came after its deployment was undone, and cannot be ended yet"),
+            Err(error) => {
+                warn!(%id, %error, "{id} came after its deployment was undone, and cannot be ended yet: {error}")
+            }
         }
     }
 }
@@ -136,7 +138,7 @@ async fn takes_up_again(context: &Context, id: &UnikernelId) -> Result<bool, Err
     };
     let returned = context.owner.decide(returned).await?;
     if returned {
-        info!(%id, "runs, although the call that was to start it failed");
+        info!(%id, "{id} runs, although the call that was to start it failed");
         context.returns.notify_one();
     }
     Ok(returned)
@@ -184,12 +186,12 @@ pub async fn match_images(context: &Context) -> Result<(), Error> {
         })
         .await?;
     for digest in stored.difference(&recorded) {
-        info!(%digest, "removing a file that is in no record");
+        info!(%digest, "removing image {digest}: a file of the store that is in no record");
         context.store.remove(*digest).await?;
     }
     let lost = recorded.difference(&stored).copied().filter(|digest| !fetchable.contains(digest)).collect::<Vec<_>>();
     for digest in lost.iter().filter(|digest| used.contains(digest)) {
-        warn!(%digest, "the file of an image is gone: its unikernels cannot be started again");
+        warn!(%digest, "the file of image {digest} is gone: its unikernels cannot be started again");
     }
     let forget = move |state: &State| {
         let lost = lost.into_iter().flat_map(|digest| builds::forget_image(&state.world, digest));

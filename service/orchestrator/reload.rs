@@ -43,11 +43,12 @@ impl Orchestrator {
     pub async fn reload(&self, file: &Path) -> Result<(), Error> {
         let outcome = reload(&self.context, file).await;
         let note = outcome.as_ref().err().map(|why| {
-            error!("the configuration is not taken over, and the one before holds: {why}");
+            error!(%why, "the configuration is not taken over, and the one before holds: {why}");
             format!("the configuration is not taken over, and the one before holds until a reload or restart succeeds: {why}")
         });
         if outcome.is_ok() {
-            info!(file = %file.display(), "the configuration was read again, and holds");
+            let file = file.display();
+            info!(%file, "the configuration was read again, and holds: {file}");
         }
         self.context.owner.trouble(Trouble::Configuration, note).await;
         outcome

@@ -133,7 +133,8 @@ impl Remove {
         async move {
             let id = self.id.clone();
             self.context.owner.decide(move |state| Ok((removal::forget(&state.world, &id), ()))).await?;
-            info!(id = %self.id, "destroyed");
+            let id = &self.id;
+            info!(%id, "{id} is destroyed");
             Ok(Flow::Next)
         }
         .boxed()

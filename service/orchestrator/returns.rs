@@ -72,7 +72,8 @@ async fn bring_back(context: Arc<Context>, unikernel: Unikernel) -> Start {
         }
         sleep(PAUSE).await;
     }
-    info!(id = %unikernel.id, "is ready again");
+    let id = &unikernel.id;
+    info!(%id, "{id} is ready again");
     (unikernel.id, unikernel.started_at)
 }
 

@@ -91,7 +91,8 @@ pub fn assemble(parts: Parts) -> Result<Assembled, StartError> {
     let Parts { config, state_directory, ledger, contents, store, albatross } = parts;
     let sources = Sources::new(&state_directory);
     if let Err(error) = imports::clear_workshop(&sources.workshop) {
-        warn!(%error, folder = %sources.workshop.display(), "what earlier builds have left cannot be removed");
+        let folder = sources.workshop.display();
+        warn!(%error, %folder, "files of earlier builds in {folder} cannot be removed: {error}");
     }
     let (events_sender, events) = mpsc::channel(EVENTS);
     let claims = Arc::new(Claims::default());
@@ -165,10 +166,10 @@ impl Runner {
         let Self { owner, context, reader, foreign_changes, link_events, events } = self;
         tokio::spawn(owner.run());
         if let Err(error) = recover::match_images(&context).await {
-            warn!(%error, "the image store could not be looked through");
+            warn!(%error, "the image store could not be compared with the ledger: {error}");
         }
         if let Err(error) = watching::beat(context.beat.clone()) {
-            warn!(%error, "no thread to beat time: what nobody tells of is not looked at");
+            warn!(%error, "periodic checks do not run, since their thread cannot start: {error}");
         }
         tokio::spawn(watching::follow_table(Arc::clone(&context), reader, foreign_changes));
         tokio::spawn(watching::follow_links(Arc::clone(&context), link_events));

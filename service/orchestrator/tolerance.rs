@@ -52,7 +52,7 @@ async fn end(context: &Context, over: BTreeSet<Deadline>) -> Result<(), Error> {
     match ended.await? {
         0 => {}
         services => {
-            info!(services, "connections of sources that may not connect any more are reset, of {services} services")
+            info!(services, "connections from sources that may not connect any more are reset, of {services} services")
         }
     }
     Ok(())

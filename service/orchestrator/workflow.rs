@@ -56,7 +56,7 @@ pub async fn run<W>(steps: &'static [Step<W>], work: &mut W, job: &Job) -> Resul
             Ok(Flow::Next) => {}
             Ok(Flow::Done) => break,
             Err(error) => {
-                undo(&steps[..=index], work).await;
+                undo(&steps[..=index], work, job).await;
                 return Err(error);
             }
         }
@@ -78,12 +78,15 @@ async fn perform<W>(step: &Step<W>, work: &mut W, job: &Job) -> Result<Flow, Err
     Ok(flow)
 }
 
-async fn undo<W>(steps: &'static [Step<W>], work: &mut W) {
+async fn undo<W>(steps: &'static [Step<W>], work: &mut W, job: &Job) {
     for step in steps.iter().rev() {
         match (step.undo)(work).await {
             Ok(()) => debug!(step = step.name, "undone"),
             // The intent stays in the ledger: what could not be undone now is when Albatross answers again.
-            Err(error) => warn!(step = step.name, error = %error, "could not be undone yet"),
+            Err(error) => {
+                let (call, step, line) = (job.call(), job.step_name(step.name), error.line());
+                warn!(%call, %step, %error, "{call}: step {step} is not undone yet: {error}", error = line);
+            }
         }
     }
 }

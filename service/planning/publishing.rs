@@ -1,6 +1,7 @@
 //! Publish, Unpublish and Rollback: which unikernel of a service is live, and on which ports.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -276,6 +277,36 @@ fn make_live(
     changes
 }
 
+/// Host ports that a line of the log names at most.
+const NAMED_PORTS: usize = 8;
+
+impl fmt::Display for Switched {
+    /// As a line of the log has it, without the service's name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (before, Some(publication)) = (self.live_before(), self.after.publication.as_deref()) else {
+            return match self.live_before() {
+                Some(before) => write!(f, "{before} is not published any more"),
+                None => f.write_str("nothing is published"),
+            };
+        };
+        let live = &publication.unikernel;
+        write!(f, "{live} is live on {}", ports_text(&publication.ports))?;
+        match before {
+            Some(before) if before != live => write!(f, ", and {before} was before"),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn ports_text(ports: &[PortMapping]) -> String {
+    let named = ports.iter().take(NAMED_PORTS);
+    let named = named.map(|port| format!("port {}/{}", port.host, port.protocol)).collect::<Vec<_>>().join(", ");
+    match ports.len().saturating_sub(NAMED_PORTS) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
 /// A switch that was made, for who has to take it back.
 #[derive(Debug, Clone)]
 pub struct Switched {
@@ -292,6 +323,16 @@ impl Switched {
             }
             _ => None,
         })
+    }
+
+    /// What was live before.
+    pub fn live_before(&self) -> Option<&UnikernelId> {
+        self.before.as_ref()?.publication.as_deref().map(|publication| &publication.unikernel)
+    }
+
+    /// What is live since then.
+    pub fn live(&self) -> Option<&UnikernelId> {
+        self.after.publication.as_deref().map(|publication| &publication.unikernel)
     }
 
     /// Back to what was published before; nothing where somebody has switched since, or has taken one of the ports.

@@ -1,6 +1,7 @@
 //! What Albatross runs against what the ledger says.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::facts::Facts;
@@ -229,6 +230,17 @@ pub enum HalfDone {
     Apply(StackName),
     /// A removal of a stack that has begun: to be finished.
     StackRemoval(StackName),
+}
+
+impl fmt::Display for HalfDone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deploy(id) => write!(f, "the deployment of {id}"),
+            Self::Removal(id) => write!(f, "the removal of {id}"),
+            Self::Apply(stack) => write!(f, "the apply of stack {stack}"),
+            Self::StackRemoval(stack) => write!(f, "the removal of stack {stack}"),
+        }
+    }
 }
 
 /// Everything that was under way when the service ended.

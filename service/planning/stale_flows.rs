@@ -22,7 +22,7 @@ pub fn selectors(world: &World, facts: &Facts, flows: &StaleFlows) -> Vec<FlowSe
         all.extend(ports.map(|&port| FlowSelector::RedirectedUdp { target, host_port: Some(port) }));
     }
     // Whoever has the address by now had it cleared before, and its flows are its own.
-    if flows.gone && is_dead(world, target) {
+    if flows.gone && world.pool().holder(target).is_none() {
         all.extend(of_address(target));
     }
     all.extend(not_redirected(facts, &flows.opened));
@@ -68,7 +68,7 @@ pub fn is_dead(world: &World, address: IpAddr) -> bool {
 mod tests {
     use super::super::stacks::samples;
     use super::*;
-    use crate::domain::{Change, ImageDigest, Phase, ServiceName, Transport, UnikernelId};
+    use crate::domain::{Change, ImageDigest, Lease, Phase, ServiceName, Timestamp, Transport, UnikernelId};
 
     fn website() -> ServiceName {
         "website".parse().unwrap()
@@ -80,7 +80,9 @@ mod tests {
 
     /// A unikernel at the flows' address, in this phase.
     fn world(phase: Phase) -> World {
-        let mut world = World::new(Vec::new(), Vec::new());
+        let prefix = "10.0.0.0/24".parse().unwrap();
+        let lease = Lease { tag: "next".parse().unwrap(), address: target(), prefix, since: Timestamp(0) };
+        let mut world = World::new(vec![lease], Vec::new());
         let id = UnikernelId::new(&website(), &[7; 32]);
         world.apply(vec![Change::PutUnikernel(Box::new(samples::unikernel(id, ImageDigest([7; 32]), phase)))]);
         world

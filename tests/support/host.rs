@@ -40,6 +40,8 @@ pub struct TestHost {
     pub directory: tempfile::TempDir,
     /// Further flags and variables of the service.
     pub environment: Vec<(String, String)>,
+    /// A program and its arguments that end by becoming the command behind them, which is the service.
+    pub wrapper: Vec<String>,
     service: Option<Child>,
 }
 
@@ -70,7 +72,7 @@ impl TestHost {
         client.sh("ip address add 192.0.2.2/24 dev eth0 && ip link set eth0 up && ip link set lo up");
         let albatross = StandIn::start(&[]);
         let directory = tempfile::tempdir().unwrap();
-        Some(Self { bus, albatross, client, directory, environment: Vec::new(), service: None })
+        Some(Self { bus, albatross, client, directory, environment: Vec::new(), wrapper: Vec::new(), service: None })
     }
 
     /// Starts the service and waits until it is on the bus.
@@ -89,7 +91,9 @@ impl TestHost {
     /// Starts the service and does not wait.
     pub fn spawn_service(&mut self) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
-        let service = Command::new(env!("CARGO_BIN_EXE_albatross-deployer"))
+        let mut command = self.wrapper.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_albatross-deployer")]);
+        let service = Command::new(command.next().unwrap())
+            .args(command)
             .args(["--bus", &self.bus.address])
             .arg("--state-directory")
             .arg(self.state())

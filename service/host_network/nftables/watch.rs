@@ -44,6 +44,16 @@ pub struct ForeignChange {
     pub process: String,
 }
 
+impl ForeignChange {
+    /// The program that made the change, for a line of the log: any process may choose its name.
+    pub fn program(&self) -> String {
+        match self.process.as_str() {
+            "" => "another program".into(),
+            process => process.escape_debug().to_string(),
+        }
+    }
+}
+
 impl ForeignChanges {
     pub(super) fn open(own_port: Arc<AtomicU32>) -> Result<Self, Error> {
         Ok(Self {

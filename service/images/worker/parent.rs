@@ -138,8 +138,8 @@ impl Running {
     /// `said`: its last words, such as those of a panic.
     async fn crashed(&mut self, said: &str) -> Error {
         let how = self.wait().await.map_or_else(|| "it goes on".into(), |status| status.to_string());
-        let said = said.chars().take(LAST_WORDS).collect::<String>();
-        tracing::warn!(how, said, "a worker did not say what came of its task");
+        let said = said.replace(char::is_control, " ").chars().take(LAST_WORDS).collect::<String>();
+        tracing::warn!(how, said, "a process that reads images ended without a result ({how}): {said}");
         Error::Unavailable(format!("the image could not be read: the process that reads it ended ({how})"))
     }
 }

@@ -123,10 +123,10 @@ impl Deploy {
         async move {
             // Ours keeps the reason why it had ended before: should this be undone, that is what it goes back to.
             let (unikernel, counts_as) = (self.unikernel()?.clone(), self.counts_as);
-            let id = unikernel.id.clone();
+            let (id, address) = (unikernel.id.clone(), unikernel.address);
             let ready = move |state: &State| Ok((admission::ready(&state.world, unikernel, counts_as), ()));
             self.context.owner.decide(ready).await?;
-            info!(%id, "deployed");
+            info!(%id, %address, "{id} is deployed at {address} and ready");
             // Should it die at once, that is to be known by its tap.
             let context = Arc::clone(&self.context);
             tokio::spawn(async move { watch::learn_taps(&context).await });

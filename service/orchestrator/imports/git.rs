@@ -62,7 +62,8 @@ pub(super) async fn import(
     let url = &repository.source.url;
     let signature_sought = wanted(context, options).signature;
     if let Some(mut built) = built(context, key, signature_sought).await? {
-        info!(%commit, repository = %url, image = %built.record.digest, "this was built before");
+        let image = built.record.digest;
+        info!(%commit, repository = %url, %image, "commit {commit} of {repository} was built before: {image}", repository = url);
         job.log(&format!("{commit} was built before: {}", built.record.digest));
         built.told.meant = Some(commit.to_string());
         return Ok(built);
@@ -72,7 +73,7 @@ pub(super) async fn import(
         () = job.cancelled() => return Err(Error::Cancelled),
         slot = context.sources.build_slots.acquire() => slot.map_err(|_| Error::Stopping)?,
     };
-    info!(%commit, repository = %url, "building an image");
+    info!(%commit, repository = %url, "building an image of commit {commit} of {repository}", repository = url);
     let mut imported = repository.build(&commit, build, options).await?;
     imported.told.meant = Some(commit.to_string());
     let (image, url) = (imported.record.digest, url.clone());

@@ -86,7 +86,7 @@ impl Imported {
     async fn give_back(self, context: &Context) {
         let digest = self.record.digest;
         if let Err(error) = self.drop_unused(context).await {
-            warn!(%error, %digest, "an image that nothing uses stays in the store");
+            warn!(%error, %digest, "image {digest}, which nothing uses, stays in the store: {error}");
         }
     }
 
@@ -247,7 +247,7 @@ async fn stored(context: &Context, digest: ImageDigest, job: &Job) -> Result<Imp
 /// Gets an image from where it came from, since what was stored is damaged. What has it open goes on with it as it is.
 async fn again(context: &Context, damaged: ImageRecord, job: &Job) -> Result<Imported, Error> {
     let digest = damaged.digest;
-    warn!(%digest, "a stored image is damaged");
+    warn!(%digest, "image {digest} is damaged in the store");
     let Some(origin) = damaged.origin else { return Err(Error::ImageDamaged { digest, origin: None }) };
     let shown = origin.to_string();
     let image = origin.pinned();
@@ -256,7 +256,7 @@ async fn again(context: &Context, damaged: ImageRecord, job: &Job) -> Result<Imp
     let failed = |source| Error::ImageDamaged { digest, origin: Some((shown, source)) };
     match fetched {
         Ok(imported) if imported.record.digest == digest => {
-            info!(%digest, "a damaged image was replaced by what it came from");
+            info!(%digest, "image {digest} was damaged, and is fetched again from its source");
             Ok(imported)
         }
         Ok(other) => {
@@ -276,7 +276,7 @@ async fn make_room(context: &Context) -> Result<(), Error> {
     let images = context.owner.look(|state| state.world.images().map(|image| image.digest).collect::<Vec<_>>()).await?;
     for digest in images {
         if collect::drop_unused_image(context, digest).await? {
-            info!(%digest, "dropped an image that nothing uses, to make room");
+            info!(%digest, "image {digest}, which nothing uses, is removed to make room");
         }
     }
     Ok(())

@@ -60,7 +60,8 @@ impl Sources {
 fn secret(state_directory: &Path) -> String {
     let path = state_directory.join("secret");
     secret::open(&path).unwrap_or_else(|error| {
-        warn!(%error, path = %path.display(), "builds begin with empty caches, and what earlier runs have left in the engine stays");
+        let path = path.display();
+        warn!(%error, %path, "builds begin with empty caches, and leftovers in the engine stay: {path}: {error}");
         secret::random().unwrap_or_default()
     })
 }

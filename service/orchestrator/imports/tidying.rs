@@ -117,9 +117,11 @@ impl Tidier {
         };
         match timeout(TIDYING, working).await {
             Ok(Ok(())) => return true,
-            Ok(Err(images::Error::Unavailable(why))) => info!(why, "the engine was not asked to tidy up"),
-            Ok(Err(error)) => warn!(%error, "the engine could not be tidied up"),
-            Err(_) => warn!("the engine was not tidied up in time"),
+            Ok(Err(images::Error::Unavailable(why))) => {
+                info!(why, "what a build has left in the engine stays for now: {why}")
+            }
+            Ok(Err(error)) => warn!(%error, "what a build has left in the engine could not be removed: {error}"),
+            Err(_) => warn!("what a build has left in the engine was not removed within {} s", TIDYING.as_secs()),
         }
         false
     }

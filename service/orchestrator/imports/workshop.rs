@@ -71,7 +71,8 @@ impl Drop for Folder {
             let path = self.path.clone();
             let thread = thread::Builder::new().name("workshop".into()).spawn(move || remove_in_turn(&path));
             if let Err(error) = thread {
-                warn!(%error, path = %self.path.display(), "a folder stays until the next start");
+                let path = self.path.display();
+                warn!(%error, %path, "folder {path} stays until the next start: {error}");
             }
         }
     }
@@ -89,7 +90,8 @@ fn remove_in_turn(path: &Path) {
         thread::sleep(PAUSE);
     }
     if let Err(error) = remove(path) {
-        warn!(%error, path = %path.display(), "a folder stays until the next start");
+        let path = path.display();
+        warn!(%error, %path, "folder {path} stays until the next start: {error}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod log;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use self::log::{Log, READERS};
+use super::call::Call;
 use super::error::{Error, ErrorKind};
 use crate::domain::{Event, JobKind, JobNumber, JobResult, JobView};
 
@@ -92,6 +94,7 @@ pub struct Job {
 struct Entry {
     jobs: Arc<Jobs>,
     number: JobNumber,
+    call: Call,
 }
 
 impl Jobs {
@@ -118,9 +121,9 @@ impl Jobs {
             inner.running.insert(number, Running { view: view.clone(), cancel, log: None, told: None });
             (view, receiver)
         };
-        let number = view.number;
+        let (number, call) = (view.number, Call::of_job(kind, &view.subject));
         self.tell(Event::Job(view)).await;
-        let entry = Arc::new(Entry { jobs: Arc::clone(self), number });
+        let entry = Arc::new(Entry { jobs: Arc::clone(self), number, call });
         Job { entry, cancels: vec![receiver], part: None }
     }
 
@@ -216,11 +219,20 @@ impl Job {
         Self { entry: Arc::clone(&self.entry), cancels: Vec::new(), part: self.part.clone() }
     }
 
-    pub async fn step(&self, step: &'static str) {
-        let step = match &self.part {
+    pub fn call(&self) -> &Call {
+        &self.entry.call
+    }
+
+    /// A step's name, with that of the part in front.
+    pub fn step_name(&self, step: &'static str) -> Cow<'static, str> {
+        match &self.part {
             Some(part) => format!("{part}: {step}").into(),
             None => step.into(),
-        };
+        }
+    }
+
+    pub async fn step(&self, step: &'static str) {
+        let step = self.step_name(step);
         let whole = self.part.is_none();
         let change = |view: &mut JobView| {
             view.step = step;

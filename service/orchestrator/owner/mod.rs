@@ -277,7 +277,7 @@ impl Owner {
 
     async fn take_back(&mut self, back: Vec<Change>, before: &Elements, after: &Elements) {
         if let Err(error) = self.ledger.commit(back.clone()).await {
-            error!(%error, "a change that the kernel refused stays in the ledger until the next change");
+            error!(%error, "a change that the kernel refused stays in the ledger until the next change: {error}");
             self.owed = back;
         }
         // Where the batch itself was refused this finds nothing to do, or fails the same way.
@@ -355,13 +355,9 @@ impl Owner {
     /// Whether the table is in the kernel as it should be.
     async fn install_table(&mut self) -> bool {
         let outcome = self.table.install(&self.ruleset()).await;
-        match &outcome {
-            Ok(true) => {
-                info!("the table was put into the kernel");
-                self.follow_up.table_was_missing();
-            }
-            Ok(false) => {}
-            Err(error) => warn!(%error, "the table could not be put into the kernel: {error}"),
+        if matches!(outcome, Ok(true)) {
+            info!("table inet albatross_deployer is put into the kernel");
+            self.follow_up.table_was_missing();
         }
         let note = outcome.err().map(|error| format!("publications are not in the kernel: {error}"));
         let installed = note.is_none();
@@ -389,7 +385,7 @@ impl Owner {
         let mut changes = reconcile::observe(&self.state.world, facts, &seen.last_words);
         changes.extend(reconcile::last_words(&changes, seen.consoles));
         if let Err(error) = self.write(changes).await {
-            warn!(%error, "what Albatross runs could not be written down");
+            warn!(%error, "the state of unikernels as Albatross reports it could not be recorded: {error}");
         }
         if self.settings.fall_back {
             self.fall_back().await;
@@ -415,24 +411,26 @@ impl Owner {
 
     async fn fall_back(&mut self) {
         let changes = publishing::fall_back(&self.state.world, &self.state.facts, Timestamp::now());
-        for service in changes.iter().filter_map(|change| match change {
-            Change::PutService(service) => Some(service),
-            _ => None,
-        }) {
-            warn!(service = %service.name, "what was live has ended or does not answer: going back to the one before");
+        for change in &changes {
+            if let Change::PutService(put) = change
+                && let (service, Some(id), Some(live)) = (&put.name, &put.fell_back_from, &put.publication)
+            {
+                let to = &live.unikernel;
+                info!(%service, %id, %to, "service {service}: {id} has ended or does not answer: going back to {to}");
+            }
         }
         if let Err(error) = self.write(changes).await {
-            error!(%error, "what was live has ended or does not answer, and going back to the one before failed");
+            error!(%error, "going back from unikernels that have ended or do not answer failed: {error}");
         }
         let defaults = self.settings.defaults;
         for (stack, changes) in moves::fall_back(&self.state.world, &self.state.facts, defaults, Timestamp::now()) {
-            warn!(%stack, "a member of what was live has ended or does not answer: going back to the chain before");
+            info!(%stack, "stack {stack}: a live member has ended or does not answer: going back to the chain before");
             let moved = match self.check_listeners(&changes).await {
                 Ok(()) => self.write(changes).await,
                 refused => refused,
             };
             if let Err(error) = moved {
-                error!(%error, "a member has ended or does not answer, and going back to the chain before failed");
+                error!(%error, %stack, "stack {stack}: going back to the chain before failed: {error}");
             }
         }
     }
@@ -448,13 +446,13 @@ impl Owner {
         match note {
             Some(note) => {
                 if self.troubles.get(&subject) != Some(&note) {
-                    warn!(?subject, note, "degraded");
+                    warn!(?subject, note, "degraded: {note}");
                 }
                 self.troubles.insert(subject, note);
             }
             None => {
-                if self.troubles.remove(&subject).is_some() {
-                    info!(?subject, "works again");
+                if let Some(note) = self.troubles.remove(&subject) {
+                    info!(?subject, note, "works again, no longer degraded: {note}");
                 }
             }
         }

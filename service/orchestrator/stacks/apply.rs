@@ -280,7 +280,8 @@ impl Apply {
         async move {
             for (_, imported) in std::mem::take(&mut self.images) {
                 if let Err(error) = imported.drop_unused(&self.context).await {
-                    warn!(%error, stack = %self.manifest.stack, "an image of it that nothing uses stays in the store");
+                    let stack = &self.manifest.stack;
+                    warn!(%error, %stack, "stack {stack}: an image that nothing uses stays in the store: {error}");
                 }
             }
             Ok(())
@@ -301,7 +302,8 @@ impl Apply {
             });
             match begun.await? {
                 Begun::Nothing => {
-                    info!(stack = %self.manifest.stack, "applied, and nothing had changed");
+                    let stack = &self.manifest.stack;
+                    info!(%stack, "stack {stack} is applied: nothing had changed");
                     self.context.stacks.notify_one();
                     self.drop_images().await?;
                     Ok(Flow::Done)
@@ -343,7 +345,8 @@ impl Apply {
             for _ in 0..OBSTACLES {
                 match self.try_to_place().await {
                     Err(Error::Refused(planning::Error::NotReady(why))) => {
-                        info!(stack = %self.manifest.stack, why, "once more");
+                        let stack = &self.manifest.stack;
+                        info!(%stack, why, "stack {stack}: its members are waited for once more: {why}");
                         self.making.as_mut().ok_or(Error::Defect)?.make(job).await?;
                     }
                     outcome => return outcome.map(|()| Flow::Next),
@@ -367,7 +370,8 @@ impl Apply {
         });
         let (placed, result) = placing.await?;
         self.placed = placed;
-        info!(stack = %self.manifest.stack, result, "applied");
+        let stack = &self.manifest.stack;
+        info!(%stack, result, "stack {stack} is applied: {result}");
         Ok(())
     }
 
@@ -394,7 +398,8 @@ impl Apply {
         };
         let given_up = self.context.owner.decide(move |state| Ok((staging::give_up(&state.world, &name, ended), ())));
         if let Err(error) = given_up.await {
-            warn!(%error, stack = %self.manifest.stack, "that an Apply failed could not be written down yet");
+            let stack = &self.manifest.stack;
+            warn!(%error, %stack, "stack {stack}: its failed apply could not be recorded yet: {error}");
         }
     }
 }

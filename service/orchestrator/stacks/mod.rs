@@ -87,6 +87,6 @@ async fn after_a_move(context: &Arc<Context>, name: &StackName) {
     context.stacks.notify_one();
     // They stand in the ledger: the move holds without them, and they are tried again.
     if let Err(error) = stale_flows::delete(context).await {
-        warn!(%error, stack = %name, "flows to the chain before stay for now");
+        warn!(%error, stack = %name, "stack {stack}: flows to the chain before stay for now: {error}", stack = name);
     }
 }

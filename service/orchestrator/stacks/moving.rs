@@ -1,5 +1,6 @@
 //! Activate and RollbackStack: one decision, and one batch for all ports of all members.
 
+use std::fmt;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -28,6 +29,16 @@ pub enum Way {
     Forth,
     /// The one before.
     Back,
+}
+
+impl fmt::Display for Way {
+    /// The chain, as the stack's properties name it before the move.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Forth => "staged",
+            Self::Back => "previous",
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -83,7 +94,8 @@ impl MoveStack {
             })
             .await?;
         if placed.is_some() {
-            info!(stack = %self.name, way = ?self.way, "moved");
+            let (stack, way) = (&self.name, self.way);
+            info!(%stack, %way, "stack {stack}: its {way} chain is live now");
         }
         self.placed = placed;
         Ok(raise)

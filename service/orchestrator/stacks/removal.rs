@@ -125,7 +125,8 @@ impl RemoveStack {
                 drop_unused_image(&self.context, image).await?;
             }
             self.context.owner.decide(move |_| Ok((vec![Change::RemoveStack(name)], ()))).await?;
-            info!(stack = %self.name, "removed");
+            let stack = &self.name;
+            info!(%stack, "stack {stack} is removed");
             Ok(Flow::Next)
         }
         .boxed()

@@ -119,7 +119,7 @@ async fn check(
         seen.push((watched.member, look));
     }
     if let Err(error) = looked(context, &stack, said).await {
-        warn!(%error, %stack, "that its images were looked at could not be written down");
+        warn!(%error, %stack, "the check of the watched images of stack {stack} could not be recorded: {error}");
     }
     if changed && !apply(&orchestrator, &stack, applied).await {
         // Tried again at the next look, as if it had not been seen.
@@ -131,7 +131,7 @@ async fn check(
 async fn looked(context: &Context, stack: &StackName, said: Option<String>) -> Result<(), Error> {
     context.owner.looked(stack.clone(), Timestamp::now()).await?;
     let Some(said) = said else { return Ok(()) };
-    warn!(%stack, said, "watched images");
+    warn!(%stack, said, "stack {stack}, watched images: {said}");
     let stack = stack.clone();
     context.owner.decide(move |state| Ok((watching::said(&state.world, &stack, said), ()))).await
 }
@@ -159,11 +159,12 @@ async fn apply(orchestrator: &Orchestrator, stack: &StackName, applied: Arc<Appl
     let request = ApplyRequest { manifest, caller, activate, watched: Some(applied) };
     match orchestrator.apply(request).await {
         Ok(_) => {
-            info!(%stack, "its watched images were looked at");
+            info!(%stack, "the watched images of stack {stack} were checked, and are applied");
             true
         }
         Err(error) => {
-            warn!(%stack, %error, "its watched images were looked at, and applying it again failed");
+            let error_line = error.line();
+            warn!(%stack, %error, "stack {stack} is not brought to its changed images: {error}", error = error_line);
             !error.is_passing()
         }
     }

@@ -49,7 +49,7 @@ pub async fn follow(context: Arc<Context>, mut events: LinkEvents) {
                 context.host_changed.notify_one();
             }
             Err(error) => {
-                warn!(%error, "link notifications");
+                warn!(%error, "changes of network devices may be noticed late: {error}");
                 sleep(TRY_AGAIN).await;
                 context.look.notify_one();
                 context.host_changed.notify_one();

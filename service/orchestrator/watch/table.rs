@@ -24,13 +24,11 @@ pub async fn follow(context: Arc<Context>, reader: Table, mut changes: ForeignCh
         }
         match next_change(&context, &reader, &mut changes).await {
             Ok(change) => {
-                info!(
-                    process = change.process,
-                    "somebody else changed the table: looking whether it is as it should be"
-                );
+                let process = change.program();
+                info!(%process, "{process} changed table inet albatross_deployer: it is put back where it differs");
             }
             Err(error) => {
-                warn!(%error, "nftables notifications");
+                warn!(%error, "changes of nftables tables may be noticed late: {error}");
                 sleep(TRY_AGAIN).await;
             }
         }

@@ -235,3 +235,24 @@ fn a_port_that_comes_from_another_service_lets_that_one_finish_its_connections()
     let until = world.service(&shop).unwrap().publication.as_ref().unwrap().tolerates_until;
     assert_eq!(until, Some(Deadline::new(Timestamp(5), Duration::from_secs(1))));
 }
+
+#[test]
+fn a_switch_is_one_line_with_its_ports() {
+    let mut world = World::new(Vec::new(), Vec::new());
+    let [two, three] = [2, 3].map(|number| UnikernelId::new(&website(), &[number; 32]));
+    let line = |changes: &[Change], world: &World| Switched::by(changes, world).unwrap().to_string();
+    put(&mut world, 2, Phase::Ready);
+    put(&mut world, 3, Phase::Ready);
+    let changes = now(publish(&world, &website(), &wanted(2), Timestamp(0)));
+    assert_eq!(line(&changes, &world), format!("{two} is live on port 80/tcp"));
+    world.apply(changes);
+    let ports = (1..=10).map(|host| PortMapping { protocol: PortProtocol::Any, host, unikernel: 80 });
+    let many = Wanted { ports: ports.collect(), ..wanted(2) };
+    let changes = now(publish(&world, &website(), &many, Timestamp(0)));
+    let named = (1..=8).map(|host| format!("port {host}/any")).collect::<Vec<_>>().join(", ");
+    assert_eq!(line(&changes, &world), format!("{two} is live on {named} and 2 more"));
+    let changes = now(publish(&world, &website(), &wanted(3), Timestamp(0)));
+    assert_eq!(line(&changes, &world), format!("{three} is live on port 80/tcp, and {two} was before"));
+    let changes = unpublish(&world, &website(), Timestamp(0)).unwrap();
+    assert_eq!(line(&changes, &world), format!("{two} is not published any more"));
+}
