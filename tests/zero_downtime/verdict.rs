@@ -37,6 +37,8 @@ pub struct Verdict {
     pub set_ups: Vec<Duration>,
     /// The time within which all requests began.
     pub over: Duration,
+    /// Requests that waited because the machine is too busy for the rate.
+    pub held_back: usize,
     seen: [usize; 3],
 }
 
@@ -45,6 +47,7 @@ pub fn judge(timeline: &Timeline, seen: &Seen, crashes: &[Crash]) -> Verdict {
     let start = seen.requests.iter().map(|asked| asked.began).min().unwrap();
     let end = seen.requests.iter().map(|asked| asked.began).max().unwrap();
     verdict.over = end - start;
+    verdict.held_back = seen.held_back;
     verdict.seen = [seen.requests.len(), seen.downloads.len(), seen.datagrams.len()];
     let wrong = |asked: &Asked| {
         let answer = asked.answer.as_ref().ok()?;
@@ -111,15 +114,20 @@ impl Verdict {
         self.seen[0] as f64 / self.over.as_secs_f64()
     }
 
+    pub fn requests(&self) -> usize {
+        self.seen[0]
+    }
+
     pub fn figures(&self, timeline: &Timeline, rollbacks: usize) -> String {
         let [requests, downloads, datagrams] = self.seen;
         let mut switches = timeline.switches.iter().map(|switch| switch.ended - switch.began).collect::<Vec<_>>();
         switches.sort_unstable();
         let set_up = |part: f64| self.set_ups[((self.set_ups.len() - 1) as f64 * part) as usize];
         let mut text = format!(
-            "{requests} requests ({:.0} a second), {} switches ({rollbacks} of them Rollback; {:.1} ms median, {:.1} ms slowest)\n  \
+            "{requests} requests ({:.0} a second; {} waited for the machine), {} switches ({rollbacks} of them Rollback; {:.1} ms median, {:.1} ms slowest)\n  \
              {} lost, {} answered by one that was not live\n",
             self.rate(),
+            self.held_back,
             timeline.switches.len(),
             ms(switches[switches.len() / 2]),
             ms(switches[switches.len() - 1]),
