@@ -43,9 +43,8 @@ fn from_nothing_to_live() {
         scene.nobody_at(STAGED);
         assert_eq!(state(&scene, &live.live["entry"]).await, "live");
         assert_eq!(state(&scene, &live.live["forward"]).await, "ready", "it has no ports");
-        let of_stack = told
-            .of_mail_until(|told| ["Live", "Staged"].iter().all(|property| told.changed.contains(*property)))
-            .await;
+        let of_stack =
+            told.of_mail_until(|told| ["Live", "Staged"].iter().all(|property| told.changed.contains(*property))).await;
         assert_eq!(of_stack.states, ["live"]);
         // Nothing is staged any more, and what is live is.
         scene.activate().await.unwrap();

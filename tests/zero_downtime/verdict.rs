@@ -21,6 +21,20 @@ impl Crash {
     fn had(&self, asked: &Asked) -> bool {
         asked.connected.is_some() && asked.began <= self.ended && asked.ended >= self.began
     }
+
+    /// The time in which a dead one may have been live: until the next switch has ended.
+    fn dead(&self, timeline: &Timeline) -> (Instant, Instant) {
+        let switched = timeline.switches.iter().map(|switch| switch.ended).find(|ended| *ended >= self.began);
+        (self.began, switched.map_or(self.ended, |switched| switched.max(self.ended)))
+    }
+
+    /// Whether it was refused while nobody else was live: on a busy machine the service knows of the death before it can
+    /// do the switch, and has clients told so at once.
+    fn refused(&self, asked: &Asked, timeline: &Timeline) -> bool {
+        let (began, ended) = self.dead(timeline);
+        let refused = asked.answer.as_ref().is_err_and(|error| error.starts_with("Connection refused"));
+        refused && asked.connected.is_none() && asked.began <= ended && asked.ended >= began
+    }
 }
 
 #[derive(Debug, Default)]
@@ -30,6 +44,8 @@ pub struct Verdict {
     pub wrong: Vec<String>,
     pub in_flight: usize,
     pub in_the_hands: usize,
+    /// Refused between a crash and the end of the switch.
+    pub refused: usize,
     pub datagrams_lost: Vec<String>,
     /// Without an answer, and sent before a switch or a crash was over.
     pub datagrams_on_the_way: usize,
@@ -57,7 +73,13 @@ pub fn judge(timeline: &Timeline, seen: &Seen, crashes: &[Crash]) -> Verdict {
         let in_flight = crashes.iter().any(|crash| crash.had(asked));
         verdict.in_flight += usize::from(in_flight);
         if asked.answer.is_err() {
-            if in_flight { verdict.in_the_hands += 1 } else { verdict.lost.push(told(start, asked)) }
+            if in_flight {
+                verdict.in_the_hands += 1;
+            } else if crashes.iter().any(|crash| crash.refused(asked, timeline)) {
+                verdict.refused += 1;
+            } else {
+                verdict.lost.push(told(start, asked));
+            }
         }
         verdict.wrong.extend(wrong(asked));
         verdict.set_ups.extend(asked.set_up());
@@ -89,12 +111,8 @@ pub fn judge(timeline: &Timeline, seen: &Seen, crashes: &[Crash]) -> Verdict {
 /// one that was dead. What is sent after a switch has no such excuse.
 fn on_the_way(datagram: &Asked, timeline: &Timeline, crashes: &[Crash]) -> bool {
     let switches = timeline.switches.iter().map(|switch| (switch.began, switch.ended));
-    let crashed = crashes.iter().map(|crash| {
-        let switched =
-            switches.clone().find(|(_, ended)| *ended >= crash.began).map_or(crash.ended, |(_, ended)| ended);
-        (crash.began, switched.max(crash.ended))
-    });
-    switches.clone().chain(crashed).any(|(began, ended)| datagram.began <= ended && datagram.ended >= began)
+    let crashed = crashes.iter().map(|crash| crash.dead(timeline));
+    switches.chain(crashed).any(|(began, ended)| datagram.began <= ended && datagram.ended >= began)
 }
 
 /// Times since the beginning, for whoever looks for the reason.
@@ -136,7 +154,11 @@ impl Verdict {
         );
         if self.in_flight > 0 {
             let (hands, flight) = (self.in_the_hands, self.in_flight);
-            let _ = writeln!(text, "  {hands} in the hands of the one that crashed, which had {flight}");
+            let refused = self.refused;
+            let _ = writeln!(
+                text,
+                "  {hands} in the hands of the one that crashed, which had {flight}; {refused} refused until the switch"
+            );
         }
         let _ = writeln!(
             text,
