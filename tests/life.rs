@@ -18,8 +18,10 @@ mod states;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use held_download::{A_WHILE, HeldDownload};
-use host::{AT_ONCE, GATE, MANAGER, Manager, Options, ROOT, TestHost, error_of, eventually, open_gate, options};
+use held_download::HeldDownload;
+use host::{
+    A_WHILE, AT_ONCE, GATE, MANAGER, Manager, Options, ROOT, TestHost, error_of, eventually, open_gate, options,
+};
 use netns::isolated;
 use states::States;
 use zbus::OwnedObjectPath;

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::held_download::{A_WHILE, HeldDownload};
-use crate::host::{Options, ROOT, error_of, eventually};
+use crate::held_download::HeldDownload;
+use crate::host::{A_WHILE, Options, ROOT, error_of, eventually};
 use crate::manifest::{FIRST, LIVE, SECOND, STAGED, THIRD, mail, mail_with, manifest, members};
 use crate::netns::isolated;
 use crate::scene::{Chain, Scene};

@@ -3,8 +3,7 @@
 use std::time::Instant;
 
 use crate::asking::Asking;
-use crate::held_download::A_WHILE;
-use crate::host::{GATE, Options, error_of, eventually, open_gate};
+use crate::host::{A_WHILE, GATE, Options, error_of, eventually, open_gate};
 use crate::manifest::{FIRST, LIVE, Member, SECOND, STAGED, mail, manifest, members};
 use crate::netns::isolated;
 use crate::scene::Scene;

@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use super::host::{HOST, PATIENCE, TestHost};
 
@@ -38,6 +37,3 @@ impl HeldDownload {
         assert_eq!(rest.len() - head - 4, BYTES, "the download ended early");
     }
 }
-
-/// How long the opposite of what must stay so is given to come.
-pub const A_WHILE: Duration = Duration::from_millis(500);

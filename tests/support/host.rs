@@ -35,6 +35,9 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// look at everything every 30 s or a drain of a minute.
 pub const AT_ONCE: Duration = Duration::from_secs(12);
 
+/// How long the opposite of what must stay so is given to come.
+pub const A_WHILE: Duration = Duration::from_millis(500);
+
 /// A readiness rule that holds once [`open_gate`] says so, and not after a time.
 pub const GATE: &str = "http:80/gate;status=418";
 
