@@ -22,7 +22,10 @@ use albatross_deployer::domain::{
 
 use albatross_stand_in::{Act, StandIn, World, done, info, refused};
 
-const DEADLINE: Duration = Duration::from_millis(300);
+const DEADLINE: Duration = Duration::from_secs(1);
+
+/// What a busy machine may take on top of a deadline.
+const ROOM: Duration = Duration::from_secs(8);
 
 fn client(stand_in: &StandIn) -> Client {
     client_at(stand_in, "")
@@ -273,7 +276,7 @@ async fn answers_that_are_none_are_refused() {
         let error = client(&stand_in).inventory().await.unwrap_err();
         let expected = if what == "hang" { "Unavailable" } else { "Garbled" };
         assert!(format!("{error:?}").starts_with(expected), "{what}: {error:?}");
-        assert!(started.elapsed() < DEADLINE * 3, "{what}");
+        assert!(started.elapsed() < DEADLINE + ROOM, "{what}");
     }
 }
 
@@ -347,7 +350,7 @@ async fn a_daemon_that_accepts_nobody_is_given_up_at_the_deadline() {
     for answer in futures_util::future::join_all(asked).await {
         assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
     }
-    assert!(started.elapsed() < DEADLINE * 4);
+    assert!(started.elapsed() < DEADLINE + ROOM);
 }
 
 #[tokio::test]

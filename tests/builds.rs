@@ -63,7 +63,7 @@ fn assert_nothing_left(host: &TestHost) {
 fn assert_nothing_left_but(host: &TestHost, images: usize) {
     let workshop = host.state().join("workshop");
     let folders = || std::fs::read_dir(&workshop).unwrap().map(|entry| entry.unwrap().path().display().to_string());
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + host::PATIENCE;
     // What was killed takes a moment to be gone, and then its folder goes.
     while let left = at_work(host).into_iter().chain(folders()).collect::<Vec<_>>()
         && let stored = host.stored_images()

@@ -15,7 +15,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use host::{HOST, Manager, Options, TestHost, error_of, eventually, options};
+use host::{AT_ONCE, HOST, Manager, Options, PATIENCE, TestHost, error_of, eventually, options};
 use netns::{Namespace, ask_tcp, ask_udp_with, isolated, serve, sh, udp_socket};
 
 const PORT: u16 = 8080;
@@ -23,9 +23,6 @@ const PORT: u16 = 8080;
 /// The client's two addresses outside.
 const CLIENT: &str = "192.0.2.2";
 const OTHER_CLIENT: &str = "192.0.2.3";
-
-/// Within which a client has to get an answer. A machine that is busy may take some of it.
-const AT_ONCE: Duration = Duration::from_secs(1);
 
 fn udp(socket: &UdpSocket) -> Option<String> {
     let answer = ask_udp_with(socket, &format!("{HOST}:{PORT}"))?;
@@ -46,14 +43,10 @@ fn connect(from: &str) -> std::io::Result<TcpStream> {
         (format!("{from}:0").parse().unwrap(), format!("{HOST}:{PORT}").parse().unwrap());
     rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
     bind(&socket, &from)?;
-    rustix::net::sockopt::set_socket_timeout(
-        &socket,
-        rustix::net::sockopt::Timeout::Send,
-        Some(Duration::from_secs(10)),
-    )?;
+    rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Send, Some(PATIENCE))?;
     connect(&socket, &to)?;
     let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     Ok(stream)
 }
 
@@ -79,7 +72,7 @@ fn until_reset(stream: &mut TcpStream) -> Duration {
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
                 return begin.elapsed();
             }
-            other => assert!(begin.elapsed() < Duration::from_secs(10), "no reset: {other:?}"),
+            other => assert!(begin.elapsed() < PATIENCE, "no reset: {other:?}"),
         }
     }
 }
@@ -250,7 +243,7 @@ fn clients_of_one_that_has_ended_are_refused_at_once() {
             let socket = socket.try_clone().unwrap();
             move || socket.connect((HOST, PORT)).unwrap()
         });
-        socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.send(b"?").unwrap();
         assert_eq!(socket.recv(&mut [0; 8]).map_err(|error| error.kind()), Err(ErrorKind::ConnectionRefused));
         // It answers again as soon as it runs again, and nothing is left of that in the table.
@@ -278,6 +271,12 @@ fn who_was_refused_gets_to_the_next() {
         assert_eq!(host.elements("gone4").len(), 0, "the address is free");
     });
 }
+
+/// What a busy machine may take for one request.
+const ROOM: Duration = Duration::from_secs(5);
+
+/// Milliseconds that those have who may not connect any more: until they are asked once.
+const DRAIN: u64 = 6_000;
 
 /// The unikernel hangs: it runs, and answers nothing. Its tap.
 fn hangs(host: &TestHost, id: &str) -> String {
@@ -309,11 +308,13 @@ fn a_client_whose_first_packet_went_to_one_that_hangs_gets_to_the_next() {
         let unanswered = || flows_of(&address).iter().filter(|flow| flow.contains(" SYN_SENT ")).count();
         eventually("their first packets have gone", async || unanswered() == 3).await;
         publish(&manager, Options::from([("unikernel", second.as_str().into())])).await;
+        // The pause before a packet is a second, and at most as long as all pauses before it and a second more.
+        let next_packet = 2 * begin.elapsed() + Duration::from_secs(1);
         for waiting in waiting {
             let (answer, took) = tokio::task::spawn_blocking(|| waiting.join().unwrap()).await.unwrap();
             println!("answered by {answer} after {took:?}");
             assert_eq!(answer, "version=2");
-            assert!(took < Duration::from_millis(4500), "at one of its first packets: {took:?}");
+            assert!(took < next_packet + ROOM, "not with its next packet: {took:?}");
         }
         assert_eq!(manager.told_of(&first, "State").await, "draining", "it still runs");
         sh(&format!("ip link set {tap} up"));
@@ -336,16 +337,18 @@ fn sources_that_are_narrowed_cut_udp_at_once_and_tcp_after_the_drain() {
             Options::from([("sources", vec![format!("{OTHER_CLIENT}/32")].into()), ("drain", drain.into())])
         };
         let narrowed = Instant::now();
-        publish(&manager, narrow(3000)).await;
-        assert_eq!((udp(&udp_forbidden), udp(&udp_allowed).is_some()), (None, true), "UDP at once");
-        if narrowed.elapsed() < Duration::from_millis(2500) {
-            assert_eq!(ask(&mut forbidden).unwrap(), "version=1", "TCP has its time");
+        publish(&manager, narrow(DRAIN)).await;
+        let answer = ask(&mut forbidden);
+        // On a machine that stood still meanwhile the time may be over, and nothing is said.
+        if narrowed.elapsed() < Duration::from_millis(DRAIN) {
+            assert_eq!(answer.unwrap(), "version=1", "TCP has its time");
         }
+        assert_eq!((udp(&udp_forbidden), udp(&udp_allowed).is_some()), (None, true), "UDP at once");
         // Somebody else's time is not over because the service was killed.
         host.kill_service();
         host.start_service().await;
         eventually("its time is over", async || !host.elements("enforced4").is_empty()).await;
-        assert!(narrowed.elapsed() >= Duration::from_millis(3000), "{:?}", narrowed.elapsed());
+        assert!(narrowed.elapsed() >= Duration::from_millis(DRAIN), "{:?}", narrowed.elapsed());
         let took = until_reset(&mut forbidden);
         assert!(took < AT_ONCE, "{took:?}");
         assert_eq!(ask(&mut allowed).unwrap(), "version=1", "who may connect goes on");

@@ -15,7 +15,7 @@ mod stand_in_process;
 use std::time::{Duration, Instant, SystemTime};
 
 use albatross_deployer::albatross::{Client, ConsoleHistory, Settings};
-use host::{MANAGER, Manager, Options, PATIENCE, ROOT, TestHost, error_of, eventually, options};
+use host::{AT_ONCE, MANAGER, Manager, Options, PATIENCE, ROOT, TestHost, error_of, eventually, options};
 use netns::isolated;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe::Receiver;
@@ -197,12 +197,12 @@ fn one_that_prints_without_end_costs_bounded_memory_and_holds_nobody_up() {
         let (after, to) = (resident(host.service_pid()), manager.read(&id, 1).await.unwrap());
         let lines = number(&to[0].1).unwrap() - number(&from[0].1).unwrap();
         println!("{lines} lines in 3 s; {before} KiB, then {after} KiB; slowest answer {slowest:?}");
-        assert!(lines > 10_000);
+        assert!(lines > 1_000);
         assert!(after < before + 4 * 1024, "{before} KiB, then {after} KiB");
-        assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+        assert!(slowest < AT_ONCE, "{slowest:?}");
         let begin = Instant::now();
         manager.deploy("other", &host.image("other", &[]), options("http:80/")).await.unwrap();
-        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
         drop(readers);
         manager.call("Destroy", &(&id, Options::new())).await.unwrap();
         timeout(PATIENCE, reading).await.unwrap().unwrap();
@@ -458,15 +458,15 @@ fn not_ready_by_a_line_that_does_not_come() {
             options
         };
         let silent = host.image("silent", &["--print=something else"]);
-        let (name, message) = error_of(manager.deploy("website", &silent, with("console:^ready$", 500)).await);
+        let (name, message) = error_of(manager.deploy("website", &silent, with("console:^ready$", 2_000)).await);
         assert_eq!(name, "NotReady", "{message}");
         assert!(message.contains("no line of its console matches ^ready$"), "{message}");
         assert!(message.contains("something else"), "{message}");
         let exits = host.image("exits", &["--print=almost", "--exit=3"]);
         let begin = Instant::now();
-        let (name, message) = error_of(manager.deploy("website", &exits, with("console:^ready$", 10_000)).await);
+        let (name, message) = error_of(manager.deploy("website", &exits, with("console:^ready$", 60_000)).await);
         assert!(name == "NotReady" && message.contains("exited") && message.contains("solo5_exit(3)"), "{message}");
-        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
         // One that prints without end is not ready by that, and holds nothing up.
         let noisy = host.image("noisy", &["--print-rate=0"]);
         let (name, message) = error_of(manager.deploy("website", &noisy, with("console:(x+x+)+y", 1_000)).await);

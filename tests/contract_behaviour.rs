@@ -89,7 +89,7 @@ fn neighbour() -> Namespace {
 
 /// What a client gets over TCP; `None` where it cannot connect.
 fn tcp(to: &str) -> Option<String> {
-    let wait = Duration::from_millis(700);
+    let wait = Duration::from_secs(4);
     let mut stream = TcpStream::connect_timeout(&to.parse().unwrap(), wait).ok()?;
     stream.set_read_timeout(Some(wait)).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
@@ -100,7 +100,7 @@ fn tcp(to: &str) -> Option<String> {
 
 fn udp(to: &str) -> Option<String> {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let mut answer = [0; 512];
     for _ in 0..2 {
         socket.send_to(b"?", to).ok()?;
@@ -228,7 +228,7 @@ async fn signals(manager: &Manager) -> MessageStream {
 /// `STATE>STATE` of each unikernel's change, switches and jobs, in the order in which they came.
 async fn told(signals: &mut MessageStream) -> Vec<String> {
     let mut told = Vec::new();
-    while let Ok(Some(Ok(message))) = tokio::time::timeout(Duration::from_millis(300), signals.next()).await {
+    while let Ok(Some(Ok(message))) = tokio::time::timeout(Duration::from_millis(500), signals.next()).await {
         let (header, body) = (message.header(), message.body());
         told.push(match header.member().unwrap().as_str() {
             "UnikernelStateChanged" => {

@@ -1,6 +1,8 @@
 //! Draining against the kernel's own list of connections, and clients of a unikernel that has died.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "support/held_download.rs"]
+mod held_download;
 #[path = "support/host.rs"]
 mod host;
 #[path = "support/netns.rs"]
@@ -18,16 +20,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use host::{HOST, Manager, Options, ROOT, TestHost, eventually, options};
+use held_download::HeldDownload;
+use host::{AT_ONCE, HOST, Manager, Options, PATIENCE, ROOT, TestHost, eventually, options};
 use netns::{ask_udp_with, isolated, sh, udp_socket};
 use socket2::{Domain, SockAddr, Socket, Type};
 use zbus::{MessageStream, OwnedVariant};
 
 const UNIKERNEL: &str = "org.albatross.Deployer1.Unikernel";
 const PORT: u16 = 8080;
-
-/// Some 30 ms, had the test the machine for itself.
-const AT_ONCE: Duration = Duration::from_secs(2);
 
 fn path(id: &str) -> String {
     format!("{ROOT}/unikernel/{}", id.replace('.', "_2e").replace('-', "_2d"))
@@ -99,23 +99,10 @@ impl Told {
 fn keep_alive(host: &TestHost, port: u16) -> TcpStream {
     host.client.run(move || {
         let mut stream = TcpStream::connect((HOST, port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
         assert!(stream.read(&mut [0; 512]).unwrap() > 0);
         stream
-    })
-}
-
-/// Reads in a thread until the other side closes; what came after the head.
-fn download(host: &TestHost, bytes: usize, rate: usize) -> std::thread::JoinHandle<(usize, Instant)> {
-    host.client.spawn(move || {
-        let mut stream = TcpStream::connect((HOST, PORT)).unwrap();
-        let request = format!("GET /download?bytes={bytes}&rate={rate} HTTP/1.1\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all).unwrap();
-        let head = all.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
-        (all.len() - head - 4, Instant::now())
     })
 }
 
@@ -155,14 +142,16 @@ fn counts_are_the_kernels_as_connections_close() {
         manager.publish("other", &[("any", 9090, 80)], Options::new()).await.unwrap();
 
         let mut idle = (0..5).map(|_| keep_alive(&host, PORT)).collect::<Vec<_>>();
-        let downloads = [(60_000, 60_000), (240_000, 100_000)].map(|(bytes, rate)| download(&host, bytes, rate));
+        let downloads = [(); 2].map(|()| HeldDownload::begin(&host, PORT));
         let of_other = keep_alive(&host, 9090);
         let [udp, udp_of_other] = [(); 2].map(|()| udp_socket(&host.client));
         let ask = |socket, port: u16| ask_udp_with(socket, &format!("{HOST}:{port}")).unwrap_or_default();
         assert!(ask(&udp, PORT).starts_with("version=1 "));
         assert!(ask(&udp_of_other, 9090).starts_with("version=3 "));
-        eventually("all are open", async || listed(&first.1).len() == 8).await;
-        assert_eq!(counted(&manager, &first.0).await, 8, "of one that is live");
+        eventually("all are open, of one that is live", async || {
+            listed(&first.1).len() == 8 && counted(&manager, &first.0).await == 8
+        })
+        .await;
 
         let told = Told::listen(&manager, &first.0).await;
         publish(&manager, Duration::from_secs(60)).await;
@@ -174,25 +163,16 @@ fn counts_are_the_kernels_as_connections_close() {
         agree(&manager, &told, &first, 7).await;
         println!("told first: {:?}", told.counts().iter().map(|(_, count)| *count).collect::<Vec<_>>());
         let mut delays = Vec::new();
-        while idle.len() > 1 {
-            let before = listed(&first.1).len();
+        for open in (3..7).rev() {
             drop(idle.pop());
-            eventually("closed", async || listed(&first.1).len() < before).await;
+            eventually("closed", async || listed(&first.1).len() == open).await;
             let begin = Instant::now();
-            // A download may end meanwhile.
-            eventually("the kernel, Get and PropertiesChanged agree", async || {
-                let last = told.counts().last().map(|(_, count)| *count as usize);
-                let open = listed(&first.1).len();
-                last == Some(open) && counted(&manager, &first.0).await as usize == open
-            })
-            .await;
-            delays.push(told.counts().last().unwrap().0.saturating_duration_since(begin));
+            delays.push(agree(&manager, &told, &first, open).await.saturating_duration_since(begin));
             tokio::time::sleep(Duration::from_millis(150)).await;
         }
         println!("from the end of a connection to the signal: {delays:?}");
         for download in downloads {
-            let (length, _) = tokio::task::spawn_blocking(|| download.join().unwrap()).await.unwrap();
-            assert!([60_000, 240_000].contains(&length), "byte for byte: {length}");
+            download.finish().await;
         }
         agree(&manager, &told, &first, 1).await;
         assert_eq!(state(&manager, &first.0).await, "draining");
@@ -231,12 +211,12 @@ fn a_drain_ends_when_its_time_is_up() {
         let told = Told::listen(&manager, &first.0).await;
         let begin = Instant::now();
         publish(&manager, Duration::from_millis(700)).await;
-        agree(&manager, &told, &first, 1).await;
         eventually("retired", async || told.state("retired").is_some()).await;
         let took = told.state("retired").unwrap() - begin;
         println!("retired {took:?} after a switch with 700 ms");
-        assert!((700..2000).contains(&took.as_millis()), "{took:?}");
-        assert_eq!(listed(&first.1).len(), 1, "TCP is never cut");
+        assert!(took >= Duration::from_millis(700) && took < AT_ONCE, "{took:?}");
+        // It has its connection still: that the time is up cuts no TCP.
+        agree(&manager, &told, &first, 1).await;
         stays.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
         let mut answer = [0; 512];
         let length = stays.read(&mut answer).unwrap();
@@ -288,8 +268,9 @@ fn used(host: &TestHost) -> (Duration, u64) {
     (Duration::from_millis(10 * ticks), sleeps.trim().parse().unwrap())
 }
 
-/// Connections from outside for two seconds, and what they cost the service. How many a second.
-async fn under_load(host: &TestHost, what: &str) -> (f64, Duration, u64) {
+/// Connections from outside for two seconds, and what they cost the service: the part of a processor, and wake-ups a
+/// second.
+async fn under_load(host: &TestHost, what: &str) -> (f64, f64) {
     let begin = Instant::now();
     let before = used(host);
     let load = host.client.spawn(move || {
@@ -301,11 +282,12 @@ async fn under_load(host: &TestHost, what: &str) -> (f64, Duration, u64) {
         connections
     });
     let connections = tokio::task::spawn_blocking(|| load.join().unwrap()).await.unwrap();
-    let rate = f64::from(connections) / begin.elapsed().as_secs_f64();
     let after = used(host);
+    let seconds = begin.elapsed().as_secs_f64();
+    let rate = f64::from(connections) / seconds;
     let (time, sleeps) = (after.0 - before.0, after.1 - before.1);
-    println!("{what}: {rate:.0} connections/s for 2 s, {time:?} of CPU time, {sleeps} wake-ups");
-    (rate, time, sleeps)
+    println!("{what}: {rate:.0} connections/s for {seconds:.1} s, {time:?} of CPU time, {sleeps} wake-ups");
+    (time.as_secs_f64() / seconds, sleeps as f64 / seconds)
 }
 
 #[test]
@@ -315,15 +297,15 @@ fn a_busy_host_is_not_slowed() {
         let manager = host.manager().await;
         let [first, _] = two_versions(&host, &manager).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let (_, _, idle) = under_load(&host, "nothing drains").await;
-        // Eight bunches; tokio's timers wake up a few times on the way to a quarter of a second.
-        assert!(idle < 80, "{idle} wake-ups by connections that nobody asked about");
+        let (_, idle) = under_load(&host, "nothing drains").await;
+        // Four bunches; tokio's timers wake up a few times on the way to a quarter of a second.
+        assert!(idle < 40.0, "{idle} wake-ups a second by connections that nobody asked about");
         let stays = keep_alive(&host, PORT);
         let told = Told::listen(&manager, &first.0).await;
         publish(&manager, Duration::from_secs(60)).await;
         agree(&manager, &told, &first, 1).await;
-        let (_, time, sleeps) = under_load(&host, "one drains").await;
-        assert!(time < Duration::from_secs(1) && sleeps < 400, "{time:?}, {sleeps}");
+        let (part, sleeps) = under_load(&host, "one drains").await;
+        assert!(part < 0.5 && sleeps < 200.0, "{part} of a processor, {sleeps} wake-ups a second");
         drop(stays);
         eventually("retired", async || told.state("retired").is_some()).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -560,12 +542,15 @@ fn many_drain_at_once() {
 /// The body of the answer, from the first packet on.
 fn get(begin: Instant) -> (String, Duration) {
     let mut stream = TcpStream::connect((HOST, PORT)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     (answer, begin.elapsed())
 }
+
+/// What a busy machine may take for one request.
+const ROOM: Duration = Duration::from_secs(5);
 
 /// `seen`: the service knows of the death before the switch.
 async fn clients_get_to_the_next(seen: bool) {
@@ -594,12 +579,15 @@ async fn clients_get_to_the_next(seen: bool) {
     if !seen {
         lose();
     }
-    println!("it was {before} before the switch, {:?} after the clients' first packets", begin.elapsed());
+    let switched = begin.elapsed();
+    println!("it was {before} before the switch, {switched:?} after the clients' first packets");
     for waiting in waiting {
         let (answer, took) = tokio::task::spawn_blocking(|| waiting.join().unwrap()).await.unwrap();
         println!("answered after {took:?}");
         assert!(answer.contains("version=2 "), "{answer}");
-        assert!(took < Duration::from_millis(2500), "at its second packet: {took:?}");
+        // The pause before a packet is a second, and at most as long as all pauses before it and a second more.
+        let next_packet = 2 * switched + Duration::from_secs(1);
+        assert!(took < next_packet + ROOM, "not with its next packet: {took:?}");
     }
     let all = std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap();
     let of_first = format!("src={} ", first.1);

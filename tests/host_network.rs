@@ -311,7 +311,7 @@ fn changes_by_others_are_noticed_and_put_right() {
         ] {
             sh(script);
             let begin = Instant::now();
-            let change = timeout(Duration::from_secs(1), changes.next()).await.expect(script).unwrap();
+            let change = timeout(PATIENCE, changes.next()).await.expect(script).unwrap();
             assert_eq!(change.process, "nft", "{script}");
             assert!(table.install(&wanted).await.unwrap(), "{script}");
             println!("{script}: put right {:?} after it was noticed", begin.elapsed());
@@ -327,12 +327,15 @@ fn a_burst_of_changes_is_told_once_or_twice() {
         let (table, mut changes) = Table::open_as(Ownership::Shared).unwrap();
         table.install(&of(&[])).await.unwrap();
         // Each line is a transaction.
+        let begin = Instant::now();
         sh("for i in 1 2 3 4 5 6 7 8; do echo add chain inet albatross_deployer mine$i; done | nft -i > /dev/null");
+        // Where that took nft longer than the service gathers, more often.
+        let most = 2 + begin.elapsed().as_millis() / 100;
         let mut told = 0;
         while timeout(Duration::from_millis(300), changes.next()).await.is_ok() {
             told += 1;
         }
-        assert!((1..=2).contains(&told), "{told}");
+        assert!((1..=most).contains(&told), "{told} times, {most} at most");
     });
 }
 
@@ -454,7 +457,7 @@ fn no_connection_fails_while_the_table_changes() {
         let client = client.spawn(move || {
             let (mut made, mut failed) = (0, 0);
             while !stopped.load(Ordering::Relaxed) {
-                match TcpStream::connect_timeout(&"192.0.2.1:8080".parse().unwrap(), Duration::from_secs(2)) {
+                match TcpStream::connect_timeout(&"192.0.2.1:8080".parse().unwrap(), PATIENCE) {
                     Ok(_) => made += 1,
                     Err(_) => failed += 1,
                 }
@@ -647,6 +650,12 @@ fn a_client_that_sent_before_the_port_was_published_is_redirected() {
     });
 }
 
+/// Longer than anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a busy machine may take for one thing.
+const ROOM: Duration = Duration::from_secs(5);
+
 /// The redirected connections to `target` that are alive.
 async fn alive(target: IpAddr) -> Vec<Listed> {
     let all = FlowLists::open().unwrap().walk().await.unwrap();
@@ -676,6 +685,18 @@ async fn next(events: &mut FlowEvents) -> Option<FlowNews> {
     })
     .await
     .ok()
+}
+
+/// The next news, which must come.
+async fn expected(events: &mut FlowEvents) -> FlowNews {
+    let wait = async {
+        loop {
+            if let Some(news) = next(events).await {
+                return news;
+            }
+        }
+    };
+    timeout(PATIENCE, wait).await.expect("news come")
 }
 
 /// How often `target` is told of until nothing more comes.
@@ -715,10 +736,10 @@ fn the_end_of_a_flow_from_before_is_told() {
         let flow = alive(target).await[0].flow;
         let closed = Instant::now();
         drop(connection);
-        let mut news = next(&mut events).await.expect("its end is told");
+        let mut news = expected(&mut events).await;
         while news != FlowNews::Of(FlowChange { target, flow, ended: true }) {
             assert_eq!(news, FlowNews::Of(FlowChange { target, flow, ended: false }));
-            news = next(&mut events).await.expect("its end is told");
+            news = expected(&mut events).await;
         }
         println!("told {:?} after it closed; without a listener never: {silent}", closed.elapsed());
         assert_eq!(count(target).await, 0);
@@ -740,22 +761,25 @@ fn only_begin_and_end_of_redirected_connections_are_told() {
             assert!(!matches!(news, FlowNews::Of(change) if change.target != target), "{news:?} was not redirected");
         }
         assert!(ask_tcp(&client, "192.0.2.1:8080").is_some());
-        let mut told = Vec::new();
-        while let Some(news) = next(&mut events).await {
-            let FlowNews::Of(change) = news else { panic!("{news:?}") };
-            assert_eq!(change.target, target);
-            told.push(change.ended);
+        // Its begin, and that it has closed; it is forgotten in two minutes.
+        for ended in [false, true] {
+            let news = expected(&mut events).await;
+            assert!(
+                matches!(news, FlowNews::Of(change) if change.target == target && change.ended == ended),
+                "{news:?}"
+            );
         }
-        assert_eq!(told, [false, true], "its begin, and that it has closed; it is forgotten in two minutes");
+        assert_eq!(next(&mut events).await, None);
         // Forgotten: nobody listens at that port of the unikernel.
         table.install(&in_field(&[publication("10.0.0.2", &[(ANY, 8080, 81)], &[], &[])], LOOPBACK)).await.unwrap();
         assert!(ask_tcp(&client, "192.0.2.1:8080").is_none());
-        let mut ends = BTreeMap::new();
+        let FlowNews::Of(first) = expected(&mut events).await else { panic!("not of a connection") };
+        let mut ends = BTreeMap::from([(first.flow, first.ended)]);
         while let Some(news) = next(&mut events).await {
             let FlowNews::Of(change) = news else { panic!("{news:?}") };
             ends.insert(change.flow, change.ended);
         }
-        assert!(!ends.is_empty() && ends.values().all(|ended| *ended), "{ends:?}");
+        assert!(ends.values().all(|ended| *ended), "{ends:?}");
     });
 }
 
@@ -775,7 +799,7 @@ fn connections_are_listed_and_asked_for() {
         assert_eq!(listed.len(), 151);
         assert_eq!(lists.still_alive(&listed).await.unwrap(), listed.iter().map(|flow| flow.flow).collect());
         open.truncate(10);
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + PATIENCE;
         while lists.still_alive(&listed).await.unwrap().len() != 11 {
             assert!(Instant::now() < end, "140 have closed");
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -847,7 +871,7 @@ fn only_what_was_never_answered_begins_anew() {
         table.install(&in_field(&[at("10.0.0.2")], LOOPBACK)).await.unwrap();
         let read = |stream: &mut TcpStream| {
             let mut buffer = [0; 64];
-            stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
             let length = std::io::Read::read(stream, &mut buffer).unwrap();
             String::from_utf8_lossy(&buffer[..length]).into_owned()
         };
@@ -862,17 +886,20 @@ fn only_what_was_never_answered_begins_anew() {
         let waiting: Vec<_> = (0..3)
             .map(|_| client.spawn(move || (TcpStream::connect("192.0.2.1:8080").unwrap(), begin.elapsed())))
             .collect();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        assert_eq!(count(target).await, 4, "the first packets went to the one that is down");
+        timeout(PATIENCE, async { while count(target).await != 4 {} })
+            .await
+            .expect("first packets go to the one that is down");
         table.apply(&difference(&elements(&at("10.0.0.2")), &elements(&at("10.0.0.3")))).await.unwrap();
         flows.delete(&FlowSelector::Unanswered { target: other }).await.unwrap();
         assert_eq!(count(target).await, 4, "those are others'");
         flows.delete(&FlowSelector::Unanswered { target }).await.unwrap();
         assert_eq!(count(target).await, 1, "the one that was answered stays");
+        // The pause before a packet is a second, and at most as long as all pauses before it and a second more.
+        let next_packet = 2 * begin.elapsed() + Duration::from_secs(1);
         for waiting in waiting {
             let (mut stream, took) = tokio::task::spawn_blocking(|| waiting.join().unwrap()).await.unwrap();
             println!("connected after {took:?}");
-            assert!(took < Duration::from_millis(2500), "{took:?}");
+            assert!(took < next_packet + ROOM, "not with its next packet: {took:?}");
             assert_eq!(read(&mut stream), "two 192.0.2.2");
         }
         one.sh("ip link set eth0 up");
@@ -888,21 +915,22 @@ fn who_answers_for_an_address() {
         let mac = one.sh("cat /sys/class/net/eth0/address 2>/dev/null || true; ip -o link show eth0");
         for _ in 0..2 {
             let begin = Instant::now();
-            let answer = host.answers(&br0(), "10.0.0.2".parse().unwrap(), Duration::from_secs(2)).await.unwrap();
+            let answer = host.answers(&br0(), "10.0.0.2".parse().unwrap(), PATIENCE).await.unwrap();
             println!("answered after {:?}", begin.elapsed());
-            assert!(begin.elapsed() < Duration::from_millis(300));
+            assert!(begin.elapsed() < PATIENCE / 4, "it waited: {:?}", begin.elapsed());
             assert!(mac.contains(&answer.unwrap().to_string()), "{answer:?} is not in {mac}");
         }
         let begin = Instant::now();
         let wait = Duration::from_millis(400);
         assert_eq!(host.answers(&br0(), "10.0.0.77".parse().unwrap(), wait).await.unwrap(), None);
-        assert!((400..800).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() >= wait && begin.elapsed() < wait + ROOM, "{:?}", begin.elapsed());
         assert_eq!(sh("ip neigh show dev br0 | grep -v fe80 || true"), "", "no trace is left");
         let error = host.answers(&"nope".parse().unwrap(), "10.0.0.2".parse().unwrap(), wait).await.unwrap_err();
         assert!(error.to_string().contains("bridge nope: ENODEV"), "{error}");
         // What is known from before, and may be of another unikernel, is no answer: the kernel would not even ask.
         for address in ["10.0.0.2", "10.0.0.77"] {
             sh(&format!("ip neigh replace {address} lladdr 02:00:00:00:00:09 dev br0 nud reachable"));
+            let wait = if address == "10.0.0.2" { PATIENCE } else { wait };
             let answer = host.answers(&br0(), address.parse().unwrap(), wait).await.unwrap();
             assert_eq!(answer.is_some_and(|answer| mac.contains(&answer.to_string())), address == "10.0.0.2");
         }
@@ -925,13 +953,14 @@ fn asking_costs_little_besides_the_wait() {
         let mut took = Vec::new();
         for _ in 0..100 {
             let begin = Instant::now();
-            let answer = host.answers(&br0(), "10.0.0.2".parse().unwrap(), Duration::from_secs(1)).await.unwrap();
+            let answer = host.answers(&br0(), "10.0.0.2".parse().unwrap(), PATIENCE).await.unwrap();
             took.push(begin.elapsed());
             assert!(answer.is_some());
         }
         took.sort();
         println!("asking for an address that answers at once: {:?}, at most {:?}", took[50], took[99]);
-        assert!(took[50] < Duration::from_millis(5), "{:?}", took[50]);
+        // Of a busy machine's others the fastest know nothing.
+        assert!(took[10] < Duration::from_millis(5), "{took:?}");
     });
 }
 
@@ -951,8 +980,12 @@ fn the_connection_sleeps_and_ends_with_its_last_user() {
         drop(first);
         second.addresses().await.unwrap();
         drop(second);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!(metrics.num_alive_tasks(), 0);
+        let ended = async {
+            while metrics.num_alive_tasks() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await
+            }
+        };
+        timeout(PATIENCE, ended).await.expect("its task ends");
     });
 }
 
@@ -1070,7 +1103,7 @@ async fn until(events: &mut LinkEvents, wanted: &dyn Fn(&LinkEvent) -> bool) -> 
             }
         }
     };
-    timeout(Duration::from_secs(20), wait).await.expect("the event comes")
+    timeout(PATIENCE, wait).await.expect("the event comes")
 }
 
 #[test]

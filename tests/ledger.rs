@@ -20,7 +20,7 @@ fn commit(ledger: &Ledger, changes: Vec<Change>) -> Result<(), Error> {
 
 /// Opens a ledger whose former handle was just dropped: its thread may need a moment to close the file.
 fn reopen(path: &Path) -> (Ledger, Contents) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match Ledger::open(path) {
             Err(Error::InUse { .. }) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),

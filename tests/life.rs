@@ -1,6 +1,8 @@
 //! The life of a unikernel after its deployment: it is waited for, ends, comes back, is gone back to, and is collected.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "support/held_download.rs"]
+mod held_download;
 #[path = "support/host.rs"]
 mod host;
 #[path = "support/netns.rs"]
@@ -13,9 +15,13 @@ mod stand_in_process;
 #[path = "support/states.rs"]
 mod states;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use host::{MANAGER, Manager, Options, ROOT, TestHost, error_of, eventually, options};
+use held_download::HeldDownload;
+use host::{
+    A_WHILE, AT_ONCE, GATE, MANAGER, Manager, Options, ROOT, TestHost, error_of, eventually, open_gate, options,
+};
 use netns::isolated;
 use states::States;
 use zbus::OwnedObjectPath;
@@ -50,26 +56,43 @@ fn config(host: &TestHost, text: &str) {
     std::fs::write(host.config(), text).unwrap();
 }
 
+/// Waits until so many calls of Publish wait.
+async fn waiting(manager: &Manager, calls: usize) {
+    type Job = (OwnedObjectPath, String, String, String);
+    eventually("Publish waits", async || {
+        let jobs: Vec<Job> = manager.call("ListJobs", &()).await.unwrap().deserialize().unwrap();
+        let mut waiting = 0;
+        for (path, ..) in jobs.iter().filter(|job| job.1 == "publish" && job.3 == "running") {
+            let step: Option<String> = manager.property(path.as_str(), JOB, "Step").await;
+            waiting += usize::from(step.as_deref() == Some("waiting"));
+        }
+        waiting == calls
+    })
+    .await;
+}
+
 #[test]
 fn publish_waits_for_one_that_is_on_its_way() {
     isolated("publish_waits_for_one_that_is_on_its_way", |_| async {
         let Some(host) = TestHost::start().await else { return };
         let manager = host.manager().await;
         let mut states = States::watch(&manager.0).await;
-        let image = host.image("1", &["--listen-after=1500"]);
+        let image = host.image("1", &[]);
         let deploying = manager.clone();
-        let deploy = tokio::spawn(async move { deploying.deploy("website", &image, options("tcp:80")).await });
+        let deploy = tokio::spawn(async move { deploying.deploy("website", &image, options(GATE)).await });
         let id = states.created().await;
         // By its name, and as the only one that there is.
-        let began = Instant::now();
-        let options = unikernel(&id);
-        let (named, only) = tokio::join!(
-            manager.publish("website", &[("tcp", 8080, 80)], options),
-            manager.publish("website", &[("tcp", 8080, 80)], Options::new())
-        );
-        named.unwrap();
-        only.unwrap();
-        assert!(began.elapsed() > Duration::from_secs(1), "it was not ready before: {:?}", began.elapsed());
+        let published = [Options::from([("unikernel", id.clone().into())]), Options::new()].map(|options| {
+            let manager = manager.clone();
+            tokio::spawn(async move { manager.publish("website", &[("tcp", 8080, 80)], options).await })
+        });
+        waiting(&manager, 2).await;
+        assert!(published.iter().all(|published| !published.is_finished()), "it was not ready before");
+        let (_, address, ..) = manager.leases().await.unwrap().remove(0);
+        open_gate(&address).await;
+        for published in published {
+            published.await.unwrap().unwrap();
+        }
         assert!(host.get(8080).unwrap().starts_with("version=1"));
         assert_eq!(deploy.await.unwrap().unwrap().0, id);
     });
@@ -107,9 +130,9 @@ fn a_publish_that_waits_can_be_cancelled() {
         let Some(host) = TestHost::start().await else { return };
         let manager = host.manager().await;
         let mut states = States::watch(&manager.0).await;
-        let image = host.image("1", &["--listen-after=3000"]);
+        let image = host.image("1", &[]);
         let deploying = manager.clone();
-        let deploy = tokio::spawn(async move { deploying.deploy("website", &image, options("tcp:80")).await });
+        let deploy = tokio::spawn(async move { deploying.deploy("website", &image, options(GATE)).await });
         let id = states.created().await;
         let publishing = manager.clone();
         let publish =
@@ -126,6 +149,8 @@ fn a_publish_that_waits_can_be_cancelled() {
         .await;
         manager.0.call_method(Some(host::NAME), job.as_str(), Some(JOB), "Cancel", &()).await.unwrap();
         assert_eq!(error_of(publish.await.unwrap()).0, "Cancelled");
+        let (_, address, ..) = manager.leases().await.unwrap().remove(0);
+        open_gate(&address).await;
         deploy.await.unwrap().unwrap();
         assert!(host.get(8080).is_err());
     });
@@ -289,7 +314,7 @@ fn a_loop_is_failed_and_can_be_destroyed() {
         for _ in 0..3 {
             let began = Instant::now();
             manager.call("ListLeases", &()).await.unwrap();
-            assert!(began.elapsed() < Duration::from_secs(1), "other calls are answered meanwhile");
+            assert!(began.elapsed() < AT_ONCE, "other calls are answered meanwhile");
         }
         manager.call("Destroy", &(id.as_str(), Options::from([("force", true.into())]))).await.unwrap();
         assert!(host.running().is_empty());
@@ -320,7 +345,7 @@ fn a_loop_ends_with_a_start_that_somebody_asked_for() {
             manager.call("Restart", &(id.as_str(),)).await.unwrap();
         }
         tokio::time::sleep(Duration::from_millis(600)).await;
-        assert_eq!(property::<String>(&manager, &id, "State").await, "live");
+        eventually("live", async || property::<String>(&manager, &id, "State").await == "live").await;
         let end = Instant::now() + host::PATIENCE;
         while property::<String>(&manager, &id, "State").await != "failed" {
             assert!(Instant::now() < end, "it does not fail");
@@ -328,7 +353,7 @@ fn a_loop_ends_with_a_start_that_somebody_asked_for() {
         }
         manager.call("Restart", &(id.as_str(),)).await.unwrap();
         tokio::time::sleep(Duration::from_millis(700)).await;
-        assert_eq!(property::<String>(&manager, &id, "State").await, "live");
+        eventually("live", async || property::<String>(&manager, &id, "State").await == "live").await;
         assert!(host.get(8080).unwrap().starts_with("version=1"));
     });
 }
@@ -337,28 +362,17 @@ fn a_loop_ends_with_a_start_that_somebody_asked_for() {
 fn what_has_drained_is_collected_when_that_is_wanted() {
     isolated("what_has_drained_is_collected_when_that_is_wanted", |_| async {
         let Some(mut host) = TestHost::without_service() else { return };
-        config(&host, "[collect]\nautomatic = true\nkeep-previous = 0\n");
+        config(&host, "[collect]\nautomatic = true\nkeep-previous = 0\n[publish]\ndrain = 600000\n");
         host.start_service().await;
         let manager = host.manager().await;
         let (first, _) = manager.deploy("website", &host.image("1", &[]), options("http:80/")).await.unwrap();
         manager.publish("website", &[("tcp", 8080, 80)], Options::new()).await.unwrap();
-        let slow = host.client.run(|| {
-            use std::io::{Read, Write};
-            let mut stream = std::net::TcpStream::connect((host::HOST, 8080)).unwrap();
-            stream
-                .write_all(b"GET /download?bytes=1000000&rate=1000000 HTTP/1.1\r\nConnection: close\r\n\r\n")
-                .unwrap();
-            std::thread::spawn(move || {
-                let mut all = Vec::new();
-                stream.read_to_end(&mut all).map(|_| all.len()).unwrap()
-            })
-        });
+        let download = HeldDownload::begin(&host, 8080);
         let (second, _) = manager.deploy("website", &host.image("2", &[]), options("http:80/")).await.unwrap();
         manager.publish("website", &[("tcp", 8080, 80)], Options::new()).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(A_WHILE).await;
         assert!(host.running().contains(&first), "it has a connection");
-        let read = tokio::task::spawn_blocking(move || slow.join().unwrap()).await.unwrap();
-        assert!(read > 1_000_000, "the download ended early: {read}");
+        download.finish().await;
         eventually("the first is collected", async || host.running() == [&*second]).await;
         eventually("with its lease", async || manager.leases().await.unwrap().len() == 1).await;
         eventually("and its image", async || host.stored_images().len() == 1).await;
@@ -417,6 +431,8 @@ fn a_deployment_asks_albatross_whether_what_it_has_runs() {
     });
 }
 
+static MARKS: AtomicUsize = AtomicUsize::new(0);
+
 /// Counts what `nft monitor` calls generations: one a batch.
 struct Generations(std::process::Child, std::path::PathBuf);
 
@@ -425,13 +441,20 @@ impl Generations {
         let path = host.directory.path().join("generations");
         let file = std::fs::File::create(&path).unwrap();
         let child = std::process::Command::new("nft").arg("monitor").stdout(file).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(300));
         Self(child, path)
     }
 
+    /// Generations of the service's batches. A table that is made now, and everything before it, is in the list.
     async fn so_far(&self) -> usize {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        std::fs::read_to_string(&self.1).unwrap().matches("# new generation").count()
+        let mark = format!("mark{}", MARKS.fetch_add(1, Ordering::Relaxed));
+        eventually("nft monitor tells of a table", async || {
+            netns::sh(&format!("nft add table inet {mark} && nft delete table inet {mark}"));
+            std::fs::read_to_string(&self.1).unwrap().contains(&format!("delete table inet {mark}"))
+        })
+        .await;
+        let told = std::fs::read_to_string(&self.1).unwrap();
+        let batches = told.split_inclusive("# new generation").filter(|batch| batch.ends_with("# new generation"));
+        batches.filter(|batch| !batch.contains("table inet mark")).count()
     }
 }
 
@@ -504,6 +527,6 @@ fn deaths_among_lost_notifications_are_noticed() {
         let began = Instant::now();
         states.until(&id, "exited").await;
         println!("told {:?} after the service could read again", began.elapsed());
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
     });
 }

@@ -16,6 +16,8 @@ mod chance;
 mod collecting;
 #[path = "stacks/failures.rs"]
 mod failures;
+#[path = "support/held_download.rs"]
+mod held_download;
 #[path = "support/host.rs"]
 mod host;
 #[path = "stacks/load.rs"]

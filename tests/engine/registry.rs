@@ -45,7 +45,7 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn();
         self.processes.push(process.unwrap());
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(60);
         while engine.namespace.run(move || TcpStream::connect(("127.0.0.1", port))).is_err() {
             assert!(Instant::now() < end, "the registry does not start");
             std::thread::sleep(Duration::from_millis(20));

@@ -14,7 +14,7 @@ use std::time::Duration;
 use open_loop::{Asked, Load};
 
 /// After this long a request is lost.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
 struct Tally {

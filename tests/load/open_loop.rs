@@ -1,4 +1,6 @@
-//! HTTP requests in an open loop: at a fixed rate, whatever becomes of the ones before.
+//! HTTP requests in an open loop: at a fixed rate, whatever becomes of the ones before, as long as the machine can do it.
+//! On a machine that is too busy for the rate requests would only wait for each other: no more than one second's are under
+//! way at a time, and the next begins when one of them has ended.
 #![allow(dead_code, reason = "the program and the tests take of this module what they need")]
 
 use std::net::SocketAddr;
@@ -38,14 +40,20 @@ pub struct Load {
 }
 
 impl Load {
-    /// Until `stop` says so; then those under way end. Each request is handed on when it has.
-    pub async fn run(self, stop: impl Fn() -> bool, mut each: impl FnMut(Asked)) {
+    /// Until `stop` says so; then those under way end. Each request is handed on when it has. How many had to wait
+    /// because the machine is too busy for the rate.
+    pub async fn run(self, stop: impl Fn() -> bool, mut each: impl FnMut(Asked)) -> usize {
+        let (most, mut held_back) = (self.rate as usize, 0);
         let mut ticks = interval(Duration::from_secs_f64(1.0 / self.rate));
         // What was not sent in time is sent at once, not left out.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let mut requests = JoinSet::new();
         while !stop() {
             ticks.tick().await;
+            if requests.len() >= most {
+                held_back += 1;
+                requests.join_next().await.into_iter().flatten().for_each(&mut each);
+            }
             requests.spawn(self.ask());
             while let Some(ended) = requests.try_join_next() {
                 ended.into_iter().for_each(&mut each);
@@ -54,6 +62,7 @@ impl Load {
         while let Some(ended) = requests.join_next().await {
             ended.into_iter().for_each(&mut each);
         }
+        held_back
     }
 
     async fn ask(self) -> Asked {

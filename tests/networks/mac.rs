@@ -148,8 +148,7 @@ impl Clients {
         let told = Arc::clone(&stop);
         let thread = host.client.spawn(move || {
             let target = format!("{HOST}:8080").parse().unwrap();
-            // A first segment that is lost comes again after a second: who waits less sees it.
-            let load = Load { target, path: "/", rate: 200.0, patience: Duration::from_secs(3) };
+            let load = Load { target, path: "/", rate: 200.0, patience: PATIENCE };
             let mut seen = Vec::new();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(load.run(|| told.load(Ordering::Relaxed), |asked| seen.push(asked)));

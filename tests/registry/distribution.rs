@@ -81,7 +81,7 @@ impl Distribution {
     }
 
     fn wait(&self) {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(60);
         while std::net::TcpStream::connect(&self.host).is_err() {
             assert!(Instant::now() < end, "the registry does not listen: {}", self.log());
             std::thread::sleep(Duration::from_millis(10));

@@ -19,7 +19,7 @@ use crate::timeline::{Switch, Timeline};
 const MOVES: usize = 100;
 /// Requests a second, each through three members.
 const RATE: f64 = 200.0;
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two moves; chance adds up to the second.
 const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(40)];
 const QUIET: Duration = Duration::from_millis(300);

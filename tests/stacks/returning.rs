@@ -1,9 +1,9 @@
 //! Back to the chain that was live before, and forward again.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::asking::Asking;
-use crate::host::{Options, error_of, eventually};
+use crate::host::{A_WHILE, GATE, Options, error_of, eventually, open_gate};
 use crate::manifest::{FIRST, LIVE, Member, SECOND, STAGED, mail, manifest, members};
 use crate::netns::isolated;
 use crate::scene::Scene;
@@ -52,9 +52,9 @@ fn what_is_staged_stays_staged() {
 }
 
 /// FIRST with members of which it is known when they are back.
-fn slow(scene: &Scene) -> String {
+fn gated(scene: &Scene) -> String {
     let members = members(&scene.host, FIRST).map(|one| match one.name {
-        "signer" => Member { image: scene.host.image("signer-1", &["--listen-after=1200"]), ..one },
+        "signer" => Member { ready: GATE, ..one }.more("timeout = 600000"),
         _ => one,
     });
     manifest("mail", &members).replace("network = \"br0\"", "network = \"br0\"\nrestart = \"never\"")
@@ -64,7 +64,17 @@ fn slow(scene: &Scene) -> String {
 fn what_has_ended_is_brought_back_first() {
     isolated("returning::what_has_ended_is_brought_back_first", |_| async {
         let Some(scene) = Scene::new().await else { return };
-        scene.apply_and_activate(&slow(&scene)).await.unwrap();
+        let (manager, text) = (scene.manager.clone(), gated(&scene));
+        let activate = Options::from([("activate", true.into())]);
+        let apply = tokio::spawn(async move { manager.call("Apply", &(text, activate)).await.map(drop) });
+        let signer = async || {
+            let leases = scene.manager.leases().await.unwrap();
+            leases.into_iter().find(|(id, ..)| id.starts_with("signer.")).map(|(_, address, ..)| address)
+        };
+        eventually("the signer has an address", async || signer().await.is_some()).await;
+        let signer = signer().await.unwrap();
+        open_gate(&signer).await;
+        apply.await.unwrap().unwrap();
         let first = scene.seen().await.live;
         scene.go_live(SECOND).await;
         let second = scene.seen().await.live;
@@ -74,11 +84,12 @@ fn what_has_ended_is_brought_back_first() {
             let asking = Asking::start(&scene.host, LIVE);
             let manager = scene.manager.clone();
             let back = tokio::spawn(async move { manager.call("RollbackStack", &("mail",)).await.map(drop) });
-            let until = Instant::now() + Duration::from_millis(900);
+            let until = Instant::now() + A_WHILE;
             while Instant::now() < until {
                 scene.is_answered_by(LIVE, &second, SECOND).await;
-                tokio::time::sleep(Duration::from_millis(20)).await;
             }
+            assert!(!back.is_finished());
+            open_gate(&signer).await;
             back.await.unwrap().unwrap();
             assert_eq!(scene.seen().await.live, first);
             scene.is_answered_by(LIVE, &first, FIRST).await;

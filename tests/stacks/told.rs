@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use zbus::message::Type;
 use zbus::{MatchRule, Message, MessageStream, OwnedObjectPath, OwnedVariant};
 
-use crate::host::{Manager, ROOT};
+use crate::host::{Manager, PATIENCE, ROOT};
 use crate::scene::path;
 
-/// After this long what was to be told has been told.
-const QUIET: Duration = Duration::from_millis(150);
+/// After this long without a signal what nobody waits for is not told either.
+const QUIET: Duration = Duration::from_millis(300);
 
 pub struct Told(MessageStream);
 
@@ -54,12 +54,19 @@ impl Told {
         .collect()
     }
 
-    pub async fn of_mail(&mut self) -> OfStack {
+    /// What is told of the mail stack since it was asked last: at least what is `complete`, and what comes with it.
+    pub async fn of_mail_until(&mut self, complete: impl Fn(&OfStack) -> bool) -> OfStack {
         let mut of_stack = OfStack::default();
-        for message in self.so_far().await {
-            of_stack.read(&message);
+        let end = Instant::now() + PATIENCE;
+        loop {
+            for message in self.so_far().await {
+                of_stack.read(&message);
+            }
+            if complete(&of_stack) {
+                return of_stack;
+            }
+            assert!(Instant::now() < end, "not within {PATIENCE:?}: {of_stack:?}");
         }
-        of_stack
     }
 }
 

@@ -14,7 +14,7 @@ const TWO_LOOKS: Duration = Duration::from_millis(2_600);
 fn watched(scene: &Scene) -> String {
     let place = signer(scene, "signer-1", &[]);
     let members = members(&scene.host, FIRST).map(|one| match one.name {
-        "signer" => Member { image: place.clone(), ..one }.more("watch = \"1s\"\ntimeout = 3000"),
+        "signer" => Member { image: place.clone(), ..one }.more("watch = \"1s\"\ntimeout = 6000"),
         _ => one,
     });
     manifest("mail", &members)

@@ -128,7 +128,7 @@ impl Engine {
 
     /// That there is nothing left, or soon is not.
     pub fn assert_clean(&self, after: &str) {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(60);
         loop {
             let left = self.leftovers();
             if left.is_empty() {

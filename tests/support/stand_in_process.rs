@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What is sent before the host is there is lost, and TCP would try again only after a second.
-const CONNECTING: Duration = Duration::from_millis(50);
+const CONNECTING: Duration = Duration::from_millis(500);
 
 /// A captured frame of the real daemon, with its length in front.
 pub fn frame(name: &str) -> Vec<u8> {
@@ -227,7 +227,7 @@ pub fn http_get(address: &str, path: &str) -> String {
 pub fn udp_ask(address: &str) -> String {
     let end = Instant::now() + PATIENCE;
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a deadline");
+    socket.set_read_timeout(Some(Duration::from_millis(500))).expect("a deadline");
     let mut answer = [0; 2048];
     loop {
         let received = socket.send_to(b"?", address).and_then(|_| socket.recv(&mut answer));

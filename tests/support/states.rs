@@ -10,6 +10,9 @@ use zbus::{MatchRule, MessageStream, OwnedObjectPath, OwnedVariant};
 
 use super::host::{MANAGER, PATIENCE};
 
+/// After this long without a signal there is none on its way: they go out together with the answer of the call.
+const QUIET: Duration = Duration::from_millis(500);
+
 pub struct States(MessageStream);
 
 /// One change of state.
@@ -67,7 +70,7 @@ impl States {
     /// What was told until now, as `old>new`.
     pub async fn so_far(&mut self) -> Vec<String> {
         let mut told = Vec::new();
-        while let Ok(Some(message)) = tokio::time::timeout(Duration::from_millis(100), self.0.next()).await {
+        while let Ok(Some(message)) = tokio::time::timeout(QUIET, self.0.next()).await {
             told.push(read(&message.unwrap()).change());
         }
         told

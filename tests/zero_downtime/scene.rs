@@ -28,8 +28,8 @@ pub struct Scene {
     pub timeline: Timeline,
     pub chance: Chance,
     pub rollbacks: usize,
-    /// Ids; that of version N at N - 1.
-    ids: Vec<String>,
+    /// Ids and addresses; those of version N at N - 1.
+    unikernels: Vec<(String, String)>,
 }
 
 /// One attempt, and when it had its answer.
@@ -41,24 +41,28 @@ impl Scene {
         let host = TestHost::start().await?;
         let manager = host.manager().await;
         let timeline = Timeline::new(&word(1));
-        let mut scene = Self { host, manager, timeline, chance: Chance::new(), rollbacks: 0, ids: Vec::new() };
+        let mut scene = Self { host, manager, timeline, chance: Chance::new(), rollbacks: 0, unikernels: Vec::new() };
         for version in 1..=versions {
-            let id = scene.deploy(version).await;
-            scene.ids.push(id);
+            let unikernel = scene.deploy(version).await;
+            scene.unikernels.push(unikernel);
         }
         scene.attempt(1, Call::Publish).await.unwrap().0.unwrap();
         Some(scene)
     }
 
     /// Ready by its web server's answer, or by its port.
-    pub async fn deploy(&self, version: usize) -> String {
+    pub async fn deploy(&self, version: usize) -> (String, String) {
         let image = self.host.image(&version.to_string(), &[]);
         let ready = if version % 2 == 1 { "http:80/" } else { "tcp:80" };
-        self.manager.deploy(SERVICE, &image, options(ready)).await.unwrap().0
+        self.manager.deploy(SERVICE, &image, options(ready)).await.unwrap()
     }
 
     pub fn id(&self, version: usize) -> &str {
-        &self.ids[version - 1]
+        &self.unikernels[version - 1].0
+    }
+
+    pub fn address(&self, version: usize) -> &str {
+        &self.unikernels[version - 1].1
     }
 
     pub fn attempt(&self, version: usize, call: Call) -> Attempt {

@@ -21,6 +21,20 @@ impl Crash {
     fn had(&self, asked: &Asked) -> bool {
         asked.connected.is_some() && asked.began <= self.ended && asked.ended >= self.began
     }
+
+    /// The time in which a dead one may have been live: until the next switch has ended.
+    fn dead(&self, timeline: &Timeline) -> (Instant, Instant) {
+        let switched = timeline.switches.iter().map(|switch| switch.ended).find(|ended| *ended >= self.began);
+        (self.began, switched.map_or(self.ended, |switched| switched.max(self.ended)))
+    }
+
+    /// Whether it was refused while nobody else was live: on a busy machine the service knows of the death before it can
+    /// do the switch, and has clients told so at once.
+    fn refused(&self, asked: &Asked, timeline: &Timeline) -> bool {
+        let (began, ended) = self.dead(timeline);
+        let refused = asked.answer.as_ref().is_err_and(|error| error.starts_with("Connection refused"));
+        refused && asked.connected.is_none() && asked.began <= ended && asked.ended >= began
+    }
 }
 
 #[derive(Debug, Default)]
@@ -30,6 +44,8 @@ pub struct Verdict {
     pub wrong: Vec<String>,
     pub in_flight: usize,
     pub in_the_hands: usize,
+    /// Refused between a crash and the end of the switch.
+    pub refused: usize,
     pub datagrams_lost: Vec<String>,
     /// Without an answer, and sent before a switch or a crash was over.
     pub datagrams_on_the_way: usize,
@@ -37,6 +53,8 @@ pub struct Verdict {
     pub set_ups: Vec<Duration>,
     /// The time within which all requests began.
     pub over: Duration,
+    /// Requests that waited because the machine is too busy for the rate.
+    pub held_back: usize,
     seen: [usize; 3],
 }
 
@@ -45,6 +63,7 @@ pub fn judge(timeline: &Timeline, seen: &Seen, crashes: &[Crash]) -> Verdict {
     let start = seen.requests.iter().map(|asked| asked.began).min().unwrap();
     let end = seen.requests.iter().map(|asked| asked.began).max().unwrap();
     verdict.over = end - start;
+    verdict.held_back = seen.held_back;
     verdict.seen = [seen.requests.len(), seen.downloads.len(), seen.datagrams.len()];
     let wrong = |asked: &Asked| {
         let answer = asked.answer.as_ref().ok()?;
@@ -54,7 +73,13 @@ pub fn judge(timeline: &Timeline, seen: &Seen, crashes: &[Crash]) -> Verdict {
         let in_flight = crashes.iter().any(|crash| crash.had(asked));
         verdict.in_flight += usize::from(in_flight);
         if asked.answer.is_err() {
-            if in_flight { verdict.in_the_hands += 1 } else { verdict.lost.push(told(start, asked)) }
+            if in_flight {
+                verdict.in_the_hands += 1;
+            } else if crashes.iter().any(|crash| crash.refused(asked, timeline)) {
+                verdict.refused += 1;
+            } else {
+                verdict.lost.push(told(start, asked));
+            }
         }
         verdict.wrong.extend(wrong(asked));
         verdict.set_ups.extend(asked.set_up());
@@ -86,12 +111,8 @@ pub fn judge(timeline: &Timeline, seen: &Seen, crashes: &[Crash]) -> Verdict {
 /// one that was dead. What is sent after a switch has no such excuse.
 fn on_the_way(datagram: &Asked, timeline: &Timeline, crashes: &[Crash]) -> bool {
     let switches = timeline.switches.iter().map(|switch| (switch.began, switch.ended));
-    let crashed = crashes.iter().map(|crash| {
-        let switched =
-            switches.clone().find(|(_, ended)| *ended >= crash.began).map_or(crash.ended, |(_, ended)| ended);
-        (crash.began, switched.max(crash.ended))
-    });
-    switches.clone().chain(crashed).any(|(began, ended)| datagram.began <= ended && datagram.ended >= began)
+    let crashed = crashes.iter().map(|crash| crash.dead(timeline));
+    switches.chain(crashed).any(|(began, ended)| datagram.began <= ended && datagram.ended >= began)
 }
 
 /// Times since the beginning, for whoever looks for the reason.
@@ -111,15 +132,20 @@ impl Verdict {
         self.seen[0] as f64 / self.over.as_secs_f64()
     }
 
+    pub fn requests(&self) -> usize {
+        self.seen[0]
+    }
+
     pub fn figures(&self, timeline: &Timeline, rollbacks: usize) -> String {
         let [requests, downloads, datagrams] = self.seen;
         let mut switches = timeline.switches.iter().map(|switch| switch.ended - switch.began).collect::<Vec<_>>();
         switches.sort_unstable();
         let set_up = |part: f64| self.set_ups[((self.set_ups.len() - 1) as f64 * part) as usize];
         let mut text = format!(
-            "{requests} requests ({:.0} a second), {} switches ({rollbacks} of them Rollback; {:.1} ms median, {:.1} ms slowest)\n  \
+            "{requests} requests ({:.0} a second; {} waited for the machine), {} switches ({rollbacks} of them Rollback; {:.1} ms median, {:.1} ms slowest)\n  \
              {} lost, {} answered by one that was not live\n",
             self.rate(),
+            self.held_back,
             timeline.switches.len(),
             ms(switches[switches.len() / 2]),
             ms(switches[switches.len() - 1]),
@@ -128,7 +154,11 @@ impl Verdict {
         );
         if self.in_flight > 0 {
             let (hands, flight) = (self.in_the_hands, self.in_flight);
-            let _ = writeln!(text, "  {hands} in the hands of the one that crashed, which had {flight}");
+            let refused = self.refused;
+            let _ = writeln!(
+                text,
+                "  {hands} in the hands of the one that crashed, which had {flight}; {refused} refused until the switch"
+            );
         }
         let _ = writeln!(
             text,

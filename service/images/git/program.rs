@@ -312,10 +312,10 @@ mod tests {
         assert!(failed.contains("why"), "{failed}");
         assert!(matches!(run("kill -KILL $$", 9), Err(Error::Failed { .. })));
         // With its output open, and without.
-        for script in ["exec sleep 60", "exec >&- 2>&-; exec sleep 60", "sleep 5 & exec sleep 60", "exec yes"] {
+        for script in ["exec sleep 60", "exec >&- 2>&-; exec sleep 60", "sleep 60 & exec sleep 60", "exec yes"] {
             let began = Instant::now();
             assert!(matches!(run(script, 1), Err(Error::TimedOut { .. })), "{script}");
-            assert!(began.elapsed() < Duration::from_secs(3));
+            assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         }
     }
 

