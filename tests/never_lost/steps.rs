@@ -55,6 +55,10 @@ fn no_workflow_is_forgotten() {
 #[cfg(feature = "fault-injection")]
 const MOST_WRITES: u32 = 12;
 
+/// How often a fault is set that must be met.
+#[cfg(feature = "fault-injection")]
+const TRIES: u32 = 4;
+
 #[cfg(feature = "fault-injection")]
 async fn fail_every_step(deed: Deed, workflows: &[&str]) {
     let Some(mut scene) = Scene::new().await else { return };
@@ -76,7 +80,11 @@ async fn fail_every_step(deed: Deed, workflows: &[&str]) {
             for time in 1..=MOST_WRITES {
                 let fault = format!("{point}={kind}@{time}");
                 let expected = Expected { before: &before, done: &done };
-                let hit = one_fault(&mut scene, deed, &known, &fault, &expected).await;
+                let mut hit = false;
+                // On a busy machine the owner may write something else late, and meet the fault before the deed can.
+                for _ in 0..if time == 1 { TRIES } else { 1 } {
+                    hit = hit || one_fault(&mut scene, deed, &known, &fault, &expected).await;
+                }
                 faults += usize::from(hit);
                 assert!(hit || time > 1, "{deed:?}: {fault} is never reached");
                 assert!(time < MOST_WRITES, "{deed:?} reaches {point} again and again");

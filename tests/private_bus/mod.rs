@@ -89,7 +89,7 @@ impl PrivateBus {
     }
 
     pub async fn client(&self) -> zbus::Connection {
-        self.patient_client(20).await
+        self.patient_client(60).await
     }
 
     /// One that waits as many seconds for an answer.

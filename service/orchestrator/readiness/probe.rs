@@ -88,15 +88,23 @@ async fn head(stream: TcpStream, request: Request<Empty<Bytes>>) -> hyper::Resul
 }
 
 fn in_words(error: &hyper::Error) -> String {
-    if error.is_parse_too_large() {
+    // A connection that has ended before the request was sent, and why.
+    let before = error.source().and_then(|source| source.downcast_ref::<hyper::Error>());
+    if let Some(before) = before {
+        in_words(before)
+    } else if error.is_parse_too_large() {
         "answers with a head that does not end".into()
     } else if error.is_parse() {
         "does not answer in HTTP".into()
     } else if error.is_incomplete_message() {
         "ends the connection before its answer is whole".into()
-    } else {
-        let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+    } else if let Some(reason) = error.source() {
         format!("does not answer: {reason}")
+    } else if error.is_canceled() || error.is_closed() {
+        format!("does not answer: {error}")
+    } else {
+        // Bytes that came before the request: hyper has no name for that.
+        "does not answer in HTTP".into()
     }
 }
 
@@ -205,5 +213,18 @@ mod tests {
             let said = outcome.unwrap_err();
             assert!(said.contains(why), "{}: {said}", String::from_utf8_lossy(answer));
         }
+    }
+
+    #[tokio::test]
+    async fn who_speaks_before_it_is_asked_does_not_answer_in_http() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        server.write_all(b"SSH-2.0-OpenSSH\r\n").await.unwrap();
+        stream.readable().await.unwrap();
+        let request = request(address.ip(), &rule("http:1/")).unwrap();
+        let error = timeout(LIMIT, head(stream, request)).await.unwrap().unwrap_err();
+        assert_eq!(in_words(&error), "does not answer in HTTP", "{error:?}");
     }
 }
