@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::context::Context;
 use super::owner::Trouble;
-use crate::domain::Network;
+use crate::domain::{Network, NetworkName};
 use crate::host_network::{self, Census, EventsWaiter, FlowEvents, FlowLists, FlowNews, events_enabled};
 use crate::planning::draining;
 
@@ -142,10 +142,11 @@ impl Connections {
     }
 
     /// Counts only what goes to these.
-    pub async fn keep_within(&self, networks: &[Network]) {
+    pub async fn keep_within(&self, networks: &[Network], in_use: &BTreeSet<NetworkName>) {
         let prefixes = networks.iter().map(|network| network.prefix).collect();
+        let used = networks.iter().filter(|network| in_use.contains(&network.name)).map(|network| network.prefix);
         let mut counting = self.counting.lock().await;
-        counting.loss |= counting.census.keep_within(prefixes);
+        counting.loss |= counting.census.keep_within(prefixes, &used.collect::<Vec<_>>());
     }
 }
 

@@ -48,10 +48,11 @@ struct Target {
 }
 
 impl Census {
-    /// Keeps only targets within `prefixes`. Returns whether connections may be missing now, because there is a new one.
-    pub fn keep_within(&mut self, prefixes: Vec<IpNet>) -> bool {
+    /// Keeps only targets within `prefixes`. Returns whether connections may be missing now: a new one is in `used`, where
+    /// unikernels have addresses already.
+    pub fn keep_within(&mut self, prefixes: Vec<IpNet>, used: &[IpNet]) -> bool {
         let is_new = |prefix: &IpNet| !self.prefixes.iter().any(|known| known.contains(prefix));
-        let grown = prefixes.iter().any(is_new);
+        let grown = prefixes.iter().any(|prefix| is_new(prefix) && used.contains(prefix));
         self.prefixes = prefixes;
         let left = self.targets.keys().copied().filter(|target| !self.is_ours(*target)).collect::<Vec<_>>();
         for target in left {
@@ -174,7 +175,8 @@ mod tests {
 
     fn census() -> Census {
         let mut census = Census::default();
-        assert!(census.keep_within(vec!["10.0.0.0/24".parse().unwrap()]));
+        let prefix = "10.0.0.0/24".parse().unwrap();
+        assert!(census.keep_within(vec![prefix], &[prefix]));
         census
     }
 
@@ -184,8 +186,12 @@ mod tests {
         census.apply(change(OTHER, 1, false));
         census.apply(change(TARGET, 2, false));
         assert_eq!((census.alive(OTHER), census.alive(TARGET), census.flows), (Some(0), Some(1), 1));
-        assert!(!census.keep_within(vec!["10.0.0.0/25".parse().unwrap()]), "nothing new");
-        assert!(census.keep_within(vec!["172.17.0.0/16".parse().unwrap()]));
+        let [half, other, unused] =
+            ["10.0.0.0/25", "172.17.0.0/16", "172.18.0.0/16"].map(|prefix| prefix.parse().unwrap());
+        assert!(!census.keep_within(vec![half], &[half]), "nothing new");
+        assert!(!census.keep_within(vec![half, unused], &[half]), "nobody has an address there");
+        assert!(!census.keep_within(vec![half, unused], &[half, unused]), "it was known before its first lease");
+        assert!(census.keep_within(vec![other], &[other]));
         assert_eq!((census.alive(TARGET), census.flows), (Some(0), 0));
     }
 

@@ -62,12 +62,16 @@ fn by_cgroup(id: u64, end: Instant) -> Option<String> {
     })
 }
 
+/// The topmost control group where systemd mounts both versions.
+const HYBRID_ROOT: &str = "/sys/fs/cgroup/unified";
+
 /// The control group with this number, which is that of its directory. None for the topmost, which says nothing.
 fn directory(within: &Path, id: u64, depth: usize, end: Instant) -> Option<PathBuf> {
     let entries = fs::read_dir(within).ok()?.flatten().take_while(|_| Instant::now() < end);
     let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     let directories = directories.map(|entry| entry.path()).collect::<Vec<_>>();
-    let is_it = |path: &&PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.ino() == id);
+    let has_number = |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.ino() == id);
+    let is_it = |path: &&PathBuf| path.as_path() != Path::new(HYBRID_ROOT) && has_number(path);
     if let Some(found) = directories.iter().find(is_it) {
         return Some(found.clone());
     }

@@ -46,9 +46,8 @@ pub async fn look(context: &Context) {
     };
     context.owner.trouble(Trouble::HostNetwork, None).await;
     let in_use = context.owner.networks_in_use().borrow().clone();
-    let mut networks = effective_networks(&context.config.get().networks, &host.bridges);
-    networks.retain(|network| in_use.contains(&network.name));
-    context.connections.keep_within(&networks).await;
+    let networks = effective_networks(&context.config.get().networks, &host.bridges);
+    context.connections.keep_within(&networks, &in_use).await;
     let config = Arc::clone(&context.config);
     let observed = context.owner.observe(move |facts| {
         facts.host = Some(host);
