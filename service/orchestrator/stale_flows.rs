@@ -65,7 +65,7 @@ impl FollowUp {
         self.stale.notify_one();
     }
 
-    /// The owner is about to write `changes` down.
+    /// The kernel has followed `changes`, and the view is about to.
     pub fn of(&self, changes: &[Change]) {
         for change in changes {
             match change {

@@ -232,7 +232,6 @@ impl Owner {
         let (mut before, after) = self.elements_around(&changes);
         let returning = gone::returning(&self.state.world, &self.state.facts, &changes);
         before.merge(Elements::of_gone(returning.iter().copied()));
-        self.follow_up.of(&changes);
         let written = self.ledger.commit(self.owed.iter().chain(&changes).cloned().collect()).await;
         self.note(Trouble::Ledger, written.as_ref().err().map(|error| error.to_string()));
         written?;
@@ -247,6 +246,8 @@ impl Owner {
             return Err(error);
         }
         self.state.facts.gone.retain(|address| !returning.contains(address));
+        // Only now that no packet makes another such flow: what was deleted before does not count.
+        self.follow_up.of(&changes);
         let services = changes.iter().any(|change| matches!(change, Change::PutService(_) | Change::RemoveService(_)));
         let may_change = networks::may_change(&changes);
         self.apply(changes).await;
