@@ -34,7 +34,13 @@ pub fn selectors(world: &World, facts: &Facts, flows: &StaleFlows) -> Vec<FlowSe
 pub fn unanswered(world: &World, flows: &StaleFlows) -> Option<FlowSelector> {
     let published = world.service(&flows.service).and_then(|service| service.publication.as_ref());
     let is_live = published.is_some_and(|publication| publication.target == flows.target);
-    (flows.half_open && !is_live).then_some(FlowSelector::Unanswered { target: flows.target })
+    let left = match flows.target {
+        // Also what was answered: its client gets a reset from who is live. Once it is reset, the same client could come again
+        // from the same port, and conntrack would send it here for ten seconds.
+        address if is_dead(world, address) => FlowSelector::To { address },
+        target => FlowSelector::Unanswered { target },
+    };
+    (flows.half_open && !is_live).then_some(left)
 }
 
 /// All flows to and from an address.
@@ -102,6 +108,15 @@ mod tests {
         let redirected = |host_port| FlowSelector::RedirectedUdp { target: target(), host_port };
         assert_eq!(of(&[53, 54]), [redirected(Some(53)), redirected(Some(54))]);
         assert_eq!(of(&[1, 2, 3, 4, 5]), [redirected(None)]);
+    }
+
+    #[test]
+    fn one_that_runs_keeps_what_it_has_answered() {
+        let flows = StaleFlows { half_open: true, ..StaleFlows::none(website(), target()) };
+        let left = |phase| unanswered(&world(phase), &flows);
+        assert_eq!(left(Phase::Ready), Some(FlowSelector::Unanswered { target: target() }));
+        assert_eq!(left(Phase::Exited), Some(FlowSelector::To { address: target() }));
+        assert_eq!(unanswered(&world(Phase::Exited), &StaleFlows::none(website(), target())), None);
     }
 
     #[test]
