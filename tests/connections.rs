@@ -188,6 +188,7 @@ fn clients_of_one_that_is_destroyed_are_reset() {
         publish(&manager, Options::new()).await;
         let mut writes = connected(&host.client, CLIENT);
         manager.call("Destroy", &(first.as_str(), Options::from([("force", true.into())]))).await.unwrap();
+        assert_eq!(flows_of(&address), Vec::<String>::new(), "once Destroy has answered");
         let took = until_reset(&mut writes);
         assert!(took < AT_ONCE, "{took:?}");
         // The next one that has the address begins without any of that.

@@ -133,6 +133,7 @@ impl Remove {
         async move {
             let id = self.id.clone();
             self.context.owner.decide(move |state| Ok((removal::forget(&state.world, &id), ()))).await?;
+            stale_flows::delete(&self.context).await?;
             let id = &self.id;
             info!(%id, "{id} is destroyed");
             Ok(Flow::Next)
