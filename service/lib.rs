@@ -51,7 +51,8 @@
 //! it is decided anew. TCP connections stay with the unikernel before until they have drained, which the kernel's notifications
 //! show. What conntrack would send elsewhere for as long as its client goes on is deleted (`planning::stale_flows`, within
 //! one request that selects in the kernel): UDP flows to the unikernel before, flows that began before the port was published,
-//! and TCP flows that the one before has not answered: at once where it has ended, else after a quarter of a second.
+//! and TCP flows that the one before has not answered, after a quarter of a second; where it has ended, all flows to it, at
+//! once.
 //!
 //! Who is redirected to a unikernel that has ended gets a reset from the table (`planning::gone`), and so do, once a drain's
 //! time is over, connections of sources that may not connect any more.

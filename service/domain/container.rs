@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::build::Target;
 use super::names::{InvalidName, checked_name};
+use super::port_range;
 
 /// The host of a registry, and its port where it is said, e.g. `ghcr.io` or `localhost:5000`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -255,8 +256,7 @@ pub(super) fn is_authority(text: &str) -> bool {
             && !label.ends_with('-')
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
-    let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse().is_ok_and(|port: u16| port > 0);
-    text.len() <= 255 && host.split('.').all(label) && port.is_some_and(is_port)
+    text.len() <= 255 && host.split('.').all(label) && port.and_then(port_range::port).is_some()
 }
 
 /// What the distribution specification takes for a registry in front of a name's first '/'.

@@ -24,6 +24,13 @@ pub struct Inventory {
     pub foreign_cpus: Vec<u32>,
 }
 
+impl Inventory {
+    /// Whether Albatross runs the unikernel.
+    pub fn runs(&self, id: &UnikernelId) -> bool {
+        self.unikernels.iter().any(|running| running.id == *id)
+    }
+}
+
 /// What Albatross's policy allows on the configured path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policy {

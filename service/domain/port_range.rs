@@ -46,8 +46,8 @@ impl FromStr for PortRange {
     }
 }
 
-/// Digits alone: `u16` would also take a sign.
-fn port(text: &str) -> Option<u16> {
+/// The number of a port, in digits alone: `u16` would also take a sign.
+pub(super) fn port(text: &str) -> Option<u16> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|&port| digits && port != 0)
 }

@@ -186,7 +186,7 @@ pub struct StaleFlows {
     pub target: IpAddr,
     /// Host ports of redirected UDP flows to `target`, as their clients see them.
     pub ports: BTreeSet<u16>,
-    /// TCP flows to `target` that no answer has come to: another unikernel is live.
+    /// TCP flows to `target` that no answer has come to, and all flows where nothing runs there: another unikernel is live.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub half_open: bool,
     /// All flows to and from `target`: the unikernel that had the address is gone.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::http::uri::PathAndQuery;
 use serde::{Deserialize, Serialize};
 
-use super::{ConsolePattern, InvalidPattern};
+use super::{ConsolePattern, InvalidPattern, port_range};
 
 /// When a unikernel counts as ready.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -228,11 +228,10 @@ impl FromStr for Readiness {
 }
 
 fn port_number(text: &str) -> Result<u16, &'static str> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse::<u16>().ok().filter(|&port| digits && port != 0).ok_or(RULES)
+    port_range::port(text).ok_or(RULES)
 }
 
-/// What stands behind `http:`.
+/// The rule that stands behind `http:`.
 fn http_rule(text: &str) -> Result<HttpRule, &'static str> {
     let (target, statuses) = match text.rsplit_once(STATUS) {
         Some((target, list)) => (target, list.parse()?),
@@ -261,7 +260,7 @@ fn host_and_rest(text: &str) -> Result<(HostName, &str), &'static str> {
     Ok((HostName::try_from(host.to_owned())?, rest))
 }
 
-/// A path goes into a request line as it is: nothing in it may end the line or the word, and a fragment is never sent.
+/// The path, checked: it goes into a request line as it is: nothing in it may end the line or the word, and a fragment is never sent.
 fn checked_path(path: &str) -> Result<&str, &'static str> {
     let is_word = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
     if path.len() > MAX_PATH || !is_word || path.parse::<PathAndQuery>().is_err() {

@@ -126,7 +126,8 @@ pub(super) fn read(database: &Database) -> Result<Contents, Error> {
     Ok(contents)
 }
 
-/// What was written before unikernels had numbers was deployed when it was created, as far as anybody knows.
+/// A unikernel with its number: what was written before there were any was deployed when it was created, as far as anybody
+/// knows.
 fn in_order(mut unikernel: Unikernel) -> Unikernel {
     if unikernel.deployed == Ordinal::default() {
         unikernel.deployed = unikernel.created_at.into();
@@ -134,7 +135,7 @@ fn in_order(mut unikernel: Unikernel) -> Unikernel {
     unikernel
 }
 
-/// Of all that is there: files of earlier schemas do not say which was given last.
+/// The greatest number of all that is there: files of earlier schemas do not say which was given last.
 fn greatest_ordinal(contents: &Contents) -> Ordinal {
     let unikernels = contents.unikernels.iter().flat_map(|unikernel| [Some(unikernel.deployed), unikernel.last_live]);
     let released = contents.released.iter().map(|&(_, at)| at);

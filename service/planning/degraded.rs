@@ -1,8 +1,7 @@
 //! The lines of Degraded about unikernels: what does not work now, and what to do about it.
 
-use std::collections::BTreeSet;
-
 use super::facts::Facts;
+use super::gone::down;
 use super::listing::listed;
 use super::reconcile;
 use super::world::World;
@@ -14,7 +13,7 @@ const NAMED: usize = 8;
 /// Characters of a reason in a note.
 const REASON: usize = 160;
 
-/// albatrossd has lost its console daemon, and connects to that only when it starts.
+/// The note that albatrossd has lost its console daemon, and connects to that only when it starts.
 pub const CONSOLE_LOST: &str = "Albatross creates nothing any more, and nobody hears what its unikernels print: albatross-console has ended, and \
      albatrossd does not know the next one. See that it runs, and restart albatrossd, which restarts all unikernels";
 
@@ -92,16 +91,6 @@ pub fn fell_back(world: &World, _: &Facts) -> Option<String> {
         "{names}: was live and has ended or stopped answering, so its service or stack went back to the one before. Deploy \
          and publish, or Apply, one that stays up"
     ))
-}
-
-/// Tells which have ended for good, as far as is known: no call works on them, and Albatross, which starts some again at
-/// once, was asked since and does not run them.
-fn down<'a>(world: &'a World, facts: &'a Facts) -> impl Fn(&UnikernelId) -> bool + 'a {
-    let runs = facts.inventory.unikernels.iter().map(|running| &running.id).collect::<BTreeSet<_>>();
-    move |id| {
-        let ended = world.unikernel(id).is_none_or(Unikernel::has_ended);
-        ended && !facts.busy.contains(id) && !runs.contains(id)
-    }
 }
 
 fn with_reason(id: &UnikernelId, reason: &str) -> String {

@@ -5,14 +5,23 @@ use std::net::IpAddr;
 
 use super::facts::Facts;
 use super::world::World;
-use crate::domain::{Change, UnikernelId};
+use crate::domain::{Change, Unikernel, UnikernelId};
 
 /// The addresses of unikernels that have ended and that Albatross, asked since, does not run. Until it has answered, it may
 /// be about to start one again: its clients are better served by waiting.
 pub fn addresses(world: &World, facts: &Facts) -> BTreeSet<IpAddr> {
-    let runs = |id: &UnikernelId| facts.inventory.unikernels.iter().any(|running| running.id == *id);
-    let ended = world.unikernels().filter(|unikernel| unikernel.has_ended() && !facts.busy.contains(&unikernel.id));
-    ended.filter(|unikernel| !runs(&unikernel.id)).map(|unikernel| unikernel.address).collect()
+    let is_down = down(world, facts);
+    world.unikernels().filter(|unikernel| is_down(&unikernel.id)).map(|unikernel| unikernel.address).collect()
+}
+
+/// Tells which have ended for good, as far as is known: no call works on them, and Albatross, which starts some again at
+/// once, was asked since and does not run them.
+pub(super) fn down<'a>(world: &'a World, facts: &'a Facts) -> impl Fn(&UnikernelId) -> bool + 'a {
+    let runs = facts.inventory.unikernels.iter().map(|running| &running.id).collect::<BTreeSet<_>>();
+    move |id| {
+        let ended = world.unikernel(id).is_none_or(Unikernel::has_ended);
+        ended && !facts.busy.contains(id) && !runs.contains(id)
+    }
 }
 
 /// Those of `facts.gone` that `changes` bring back, or take away with their unikernel.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::facts::Facts;
+use super::listing::listed;
 use super::networks;
 use super::world::World;
 use crate::domain::{AddressedLink, Bridge, ConntrackFill, NetworkName};
@@ -82,7 +83,7 @@ pub fn forwarding(world: &World, facts: &Facts) -> Option<String> {
     }
     let stuck = links_not_forwarding(host, world, facts);
     let settings = stuck.iter().map(|name| format!("{}=1", setting(name))).collect::<Vec<_>>().join(", ");
-    let names = named(stuck)?;
+    let names = listed(stuck.into_iter(), NAMED)?;
     Some(format!(
         "the host does not forward the IPv4 packets that come in by {names}, though net.ipv4.ip_forward is 1: whoever is \
          there reaches no unikernel behind another link, or has no answer. Set {settings} in /etc/sysctl.d"
@@ -105,7 +106,7 @@ fn is_published_on(link: &AddressedLink, world: &World) -> bool {
     world.publications().any(|(_, one)| one.addresses.is_empty() || one.addresses.iter().any(own))
 }
 
-/// As sysctl.d(5) has it: with slashes a dot is a part of the name.
+/// The setting as sysctl.d(5) has it: with slashes a dot is a part of the name.
 fn setting(link: &str) -> String {
     if link.contains('.') {
         format!("net/ipv4/conf/{link}/forwarding")
@@ -146,12 +147,6 @@ fn joined(notes: impl Iterator<Item = String>) -> Option<String> {
         text += &format!("; and {more} more");
     }
     (!text.is_empty()).then_some(text)
-}
-
-fn named(names: Vec<&str>) -> Option<String> {
-    let (first, rest) = names.split_at(names.len().min(NAMED));
-    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-    (!first.is_empty()).then(|| first.join(", ") + &more)
 }
 
 #[cfg(test)]

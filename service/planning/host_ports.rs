@@ -101,20 +101,19 @@ impl PortPolicy {
 
     /// Listeners whose clients a publication takes, without the configuration saying that it may.
     pub fn overshadowed<'a>(&self, world: &World, listeners: &'a [Listener]) -> Vec<&'a Listener> {
-        let taken = |listener: &&Listener| {
-            let mut published = world.published_between(listener.transport, listener.port, listener.port);
-            published.any(|port| !self.take_over.contains(&port) && listener.serves(&port, self.loopback))
-        };
-        listeners.iter().filter(taken).collect()
+        listeners.iter().filter(|listener| self.overshadows(world, listener)).collect()
+    }
+
+    fn overshadows(&self, world: &World, listener: &Listener) -> bool {
+        let mut published = world.published_between(listener.transport, listener.port, listener.port);
+        published.any(|port| !self.take_over.contains(&port) && listener.serves(&port, self.loopback))
     }
 
     /// What Degraded says of `listeners` that are still overshadowed.
     pub fn overshadowed_note(&self, world: &World, listeners: &[NamedListener]) -> Option<String> {
         /// Listeners that one note names.
         const NAMED: usize = 8;
-        let all = listeners.iter().map(|named| named.listener.clone()).collect::<Vec<_>>();
-        let taken = self.overshadowed(world, &all);
-        let taken = listeners.iter().filter(|named| taken.contains(&&named.listener));
+        let taken = listeners.iter().filter(|named| self.overshadows(world, &named.listener));
         let texts = taken.map(|NamedListener { listener, process }| {
             format!("{} port {} ({process} on {})", listener.transport, listener.port, listener.address)
         });
@@ -159,7 +158,7 @@ fn of_member(member: &ServiceName, error: Error) -> Error {
 }
 
 /// Whether the host takes packets to `address` as its own. Of 127.0.0.0/8 it does for every address.
-fn is_own(facts: &Facts, address: IpAddr) -> bool {
+pub(super) fn is_own(facts: &Facts, address: IpAddr) -> bool {
     address.is_ipv4() && (address.is_loopback() || facts.host_addresses.contains(&address))
 }
 

@@ -26,13 +26,11 @@ fn is_next(world: &World, facts: &Facts, unikernel: &Unikernel) -> bool {
     is_newest && unikernel.awaits_publication()
 }
 
-/// The same of one, that has become the newest with the number `ordinal` before it was ready.
+/// `id` as deployed with the number `ordinal`, which was drawn before it was ready, unless it was deployed later still.
 pub fn deployed_as(world: &World, id: &UnikernelId, ordinal: Ordinal) -> Vec<Change> {
-    let mut changes = Vec::new();
-    if let Some(unikernel) = world.unikernel(id).filter(|unikernel| unikernel.deployed < ordinal) {
-        alter(&mut changes, unikernel, |unikernel| unikernel.deployed = ordinal);
-    }
-    changes
+    let older = world.unikernel(id).filter(|unikernel| unikernel.deployed < ordinal);
+    let changed = older.map(|unikernel| Unikernel { deployed: ordinal, ..unikernel.clone() });
+    changed.map(|unikernel| Change::PutUnikernel(Box::new(unikernel))).into_iter().collect()
 }
 
 /// Alters what `changes` make of `unikernel`, be it nothing yet.

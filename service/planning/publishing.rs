@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::error::Error;
 use super::facts::Facts;
+use super::listing::listed;
 use super::world::World;
 use crate::domain::{
     Change, Deadline, HostPort, Phase, PortMapping, Publication, Service, ServiceName, Stack, StaleFlows, Timestamp,
@@ -114,8 +115,8 @@ pub fn fallen<'a>(world: &'a World, facts: &'a Facts) -> impl Iterator<Item = (&
         let live = world.unikernel(&service.publication.as_ref()?.unikernel).filter(free)?;
         let previous = world.unikernel(service.previous.as_ref()?).filter(free)?;
         let fails = live.has_ended() || facts.checks.failing(live).is_some();
-        let runs = || facts.inventory.unikernels.iter().any(|running| running.id == previous.id);
-        (fails && previous.phase == Phase::Ready && runs()).then_some((live, previous))
+        let works = || previous.phase == Phase::Ready && facts.inventory.runs(&previous.id);
+        (fails && works()).then_some((live, previous))
     })
 }
 
@@ -174,7 +175,8 @@ fn chosen<'a>(world: &'a World, service: &ServiceName, id: Option<&UnikernelId>)
         }
         return runs(world.unikernel(id).ok_or_else(|| Error::NoSuchUnikernel(id.clone()))?);
     }
-    // The newest that has been ready, whatever the clock says: one that is started again at this moment must not give way to an older one.
+    // The newest that has been ready, whatever the clock says: one that is started again at this moment must not give way to
+    // an older one.
     let been_ready = |unikernel: &Unikernel| matches!(unikernel.phase, Phase::Ready | Phase::Returned);
     let running = world.members(service).filter(|unikernel| runs(unikernel).is_ok());
     running.max_by_key(|unikernel| (been_ready(unikernel), unikernel.deployed)).ok_or_else(|| {
@@ -281,30 +283,23 @@ fn make_live(
 const NAMED_PORTS: usize = 8;
 
 impl fmt::Display for Switched {
-    /// As a line of the log has it, without the service's name.
+    /// The switch as a line of the log has it, without the service's name.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (before, Some(publication)) = (self.live_before(), self.after.publication.as_deref()) else {
-            return match self.live_before() {
-                Some(before) => write!(f, "{before} is not published any more"),
-                None => f.write_str("nothing is published"),
-            };
-        };
-        let live = &publication.unikernel;
-        write!(f, "{live} is live on {}", ports_text(&publication.ports))?;
-        match before {
-            Some(before) if before != live => write!(f, ", and {before} was before"),
-            _ => Ok(()),
+        match (self.live_before(), self.after.publication.as_deref()) {
+            (None, None) => f.write_str("nothing is published"),
+            (Some(before), None) => write!(f, "{before} is not published any more"),
+            (before, Some(publication)) => {
+                let live = &publication.unikernel;
+                write!(f, "{live} is live on {}", ports_text(&publication.ports))?;
+                before.filter(|before| *before != live).map_or(Ok(()), |before| write!(f, ", and {before} was before"))
+            }
         }
     }
 }
 
 fn ports_text(ports: &[PortMapping]) -> String {
-    let named = ports.iter().take(NAMED_PORTS);
-    let named = named.map(|port| format!("port {}/{}", port.host, port.protocol)).collect::<Vec<_>>().join(", ");
-    match ports.len().saturating_sub(NAMED_PORTS) {
-        0 => named,
-        more => format!("{named} and {more} more"),
-    }
+    let named = ports.iter().map(|port| format!("port {}/{}", port.host, port.protocol));
+    listed(named, NAMED_PORTS).unwrap_or_default()
 }
 
 /// A switch that was made, for who has to take it back.

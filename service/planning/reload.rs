@@ -4,6 +4,7 @@
 //! can change is refused rather than ignored.
 
 use super::address_pool::AddressPool;
+use super::listing::listed;
 use crate::domain::{Lease, Network};
 
 /// Leases that a refusal names; of more it says how many.
@@ -69,14 +70,9 @@ fn check_network(before: &Network, after: &[Network], pool: &AddressPool) -> Res
     Ok(())
 }
 
-/// `website.6773c00d6d (10.0.0.2), printer (10.0.0.3) and 2 more`
+/// The leases as a message names them: `website.6773c00d6d (10.0.0.2), printer (10.0.0.3) and 2 more`.
 fn names(leases: &[&Lease]) -> String {
-    let named = leases.iter().take(NAMED).map(|lease| format!("{} ({})", lease.tag, lease.address));
-    let named = named.collect::<Vec<_>>().join(", ");
-    match leases.len().saturating_sub(NAMED) {
-        0 => named,
-        more => format!("{named} and {more} more"),
-    }
+    listed(leases.iter().map(|lease| format!("{} ({})", lease.tag, lease.address)), NAMED).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ pub fn forget(world: &World, id: &UnikernelId) -> Vec<Change> {
     flows.into_iter().chain(forget_record(world, id)).collect()
 }
 
-/// The same of one that nobody can have been connected to.
+/// [`forget`] of one that nobody can have been connected to.
 pub fn forget_record(world: &World, id: &UnikernelId) -> Vec<Change> {
     let mut changes = Vec::new();
     if world.unikernel(id).is_some() {

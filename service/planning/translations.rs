@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::facts::Facts;
+use super::host_ports::is_own;
 use super::listing::listed;
 use super::world::World;
 use crate::domain::{HostPort, Transport};
@@ -114,8 +115,7 @@ impl Walk<'_> {
     }
 
     fn translated(&mut self, id: &ChainId, matched: &Matched) {
-        let own = |address: IpAddr| address.is_loopback() || self.facts.host_addresses.contains(&address);
-        if matched.destination.is_some_and(|address| !own(address)) {
+        if matched.destination.is_some_and(|address| !is_own(self.facts, address)) {
             return;
         }
         let transports = [Transport::Tcp, Transport::Udp].into_iter();

@@ -70,13 +70,14 @@ fn main() -> ExitCode {
 /// file is.
 fn build_stand_in() {
     let this = std::env::current_exe().unwrap();
-    let profile = this.parent().and_then(Path::parent).and_then(Path::file_name).unwrap().to_str().unwrap();
-    if this.parent().unwrap().parent().unwrap().join("examples/albatrossd-stand-in").exists() {
+    let folder = this.parent().and_then(Path::parent).unwrap();
+    let (target, profile) = (folder.parent().unwrap(), folder.file_name().unwrap().to_str().unwrap());
+    if folder.join("examples/albatrossd-stand-in").exists() {
         return;
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build.args(["build", "--profile", profile, "--example", "albatrossd-stand-in"]);
+    build.args(["build", "--profile", profile, "--example", "albatrossd-stand-in", "--target-dir"]).arg(target);
     // What cargo says to this file of its package: build scripts that look at it would run anew each time.
     let told = std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(|name| name.starts_with("CARGO_")));
     for (name, _) in told {

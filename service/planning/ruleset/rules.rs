@@ -76,13 +76,13 @@ fn to_redirected() -> Rule {
     }
 }
 
-/// The kernel sends its resets as part of the connection, and so by these chains: none is answered by another.
+/// The rule that lets resets pass: the kernel sends its resets as part of the connection, and so by these chains: none is answered by another.
 fn resets_pass() -> Rule {
     Rule { purpose: "resets".into(), when: vec![Condition::TcpReset], then: Action::Return }
 }
 
-/// Only connections to unikernels: others may translate the same port to somewhere else. UDP flows of sources that may not
-/// connect any more are deleted, and then judged by `published`.
+/// The rule that leads to `strict`. Only connections to unikernels: others may translate the same port to somewhere else.
+/// UDP flows of sources that may not connect any more are deleted, and then judged by `published`.
 fn to_strict(network: &Network) -> Rule {
     let family = Family::of(network.prefix.network());
     Rule {

@@ -60,7 +60,6 @@ struct Fallen<'a> {
 }
 
 fn fallen<'a>(world: &'a World, facts: &'a Facts) -> impl Iterator<Item = Fallen<'a>> {
-    let runs = |id: &UnikernelId| facts.inventory.unikernels.iter().any(|running| running.id == *id);
     let free = |id: &UnikernelId| !facts.busy.contains(id);
     let fails = |unikernel: &Unikernel| unikernel.has_ended() || facts.checks.failing(unikernel).is_some();
     let free_stacks = world.stacks().filter(|stack| !facts.busy_stacks.contains(&stack.name));
@@ -71,7 +70,7 @@ fn fallen<'a>(world: &'a World, facts: &'a Facts) -> impl Iterator<Item = Fallen
         let previous = previous.members.values().map(|member| world.unikernel(&member.unikernel));
         let mut previous = previous.collect::<Option<Vec<_>>>()?;
         let works = |unikernel: &&Unikernel| {
-            runs(&unikernel.id) && free(&unikernel.id) && !(live.has(&unikernel.id) && fails(unikernel))
+            facts.inventory.runs(&unikernel.id) && free(&unikernel.id) && !(live.has(&unikernel.id) && fails(unikernel))
         };
         let all_work = previous.iter().all(works);
         previous.retain(|unikernel| !live.has(&unikernel.id));

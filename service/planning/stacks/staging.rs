@@ -87,20 +87,12 @@ fn take_over_rules(world: &World, chain: &Chain, changes: &mut Vec<Change>) {
     for member in chain.members.values() {
         let wanted = &member.plan.configuration;
         let ruled = |there: &Unikernel| admission::ruled(there, &wanted.readiness, wanted.timeout, wanted.check);
-        let written = changes.iter_mut().rev().find_map(|change| match change {
-            Change::PutUnikernel(unikernel) if unikernel.id == member.unikernel => Some(unikernel),
-            _ => None,
-        });
-        match written {
-            Some(unikernel) => {
+        if let Some(there) = world.unikernel(&member.unikernel).filter(|there| ruled(there).is_some()) {
+            order::alter(changes, there, |unikernel| {
                 if let Some(ruled) = ruled(unikernel) {
-                    **unikernel = ruled;
+                    *unikernel = ruled;
                 }
-            }
-            None => {
-                let ruled = world.unikernel(&member.unikernel).and_then(ruled);
-                changes.extend(ruled.map(|ruled| Change::PutUnikernel(Box::new(ruled))));
-            }
+            });
         }
     }
 }
@@ -109,7 +101,7 @@ fn working(stack: Stack) -> Vec<Change> {
     vec![Change::PutStack(Box::new(Stack { attempt: Attempt::Working, ..stack }))]
 }
 
-/// An Apply is a deployment of all members, also of those that it finds there.
+/// Counts an Apply as a deployment of all members, also of those that it finds there.
 fn applied_again(world: &World, facts: &Facts, chain: &Chain, changes: &mut Vec<Change>) {
     order::deployed_again(world, facts, chain.members.values().map(|member| &member.unikernel), changes);
 }
