@@ -17,7 +17,7 @@ use albatross_deployer::domain::{
 };
 use albatross_deployer::host_network::nftables::{Ownership, Table, export};
 use albatross_deployer::host_network::{
-    Deletion, Error, FlowChange, FlowEvents, FlowLists, FlowNews, Flows, Host, LinkEvent, LinkEvents, Listed,
+    Census, Deletion, Error, FlowChange, FlowEvents, FlowLists, FlowNews, Flows, Host, LinkEvent, LinkEvents, Listed,
     drops_forwarded, forwarding,
 };
 use albatross_deployer::planning::ruleset::{
@@ -618,6 +618,42 @@ fn only_the_stale_udp_flows_are_deleted() {
 }
 
 #[test]
+fn udp_flows_that_events_told_of_are_deleted_one_by_one() {
+    let _alone = alone();
+    isolated("udp_flows_that_events_told_of_are_deleted_one_by_one", |host| async {
+        let Field { host: _host, client, .. } = field(host);
+        let (table, _changes) = Table::open().unwrap();
+        let ports = [(ANY, 53, 80), (ANY, 54, 80)];
+        table.install(&in_field(&[publication("10.0.0.2", &ports, &[], &[])], LOOPBACK)).await.unwrap();
+        let (flows, mut events) = (Flows::open().unwrap(), FlowEvents::open().unwrap());
+        let target: IpAddr = "10.0.0.2".parse().unwrap();
+        let mut census = Census::default();
+        census.keep_within(vec!["10.0.0.0/24".parse().unwrap()], &[]);
+        let sockets = (0..150).map(|_| udp_socket(&client)).collect::<Vec<_>>();
+        assert!(sockets.iter().all(|socket| ask_udp_with(socket, "192.0.2.1:53").is_some()));
+        assert!(ask_udp(&client, "192.0.2.1:54").is_some());
+        assert!(ask_tcp(&client, "192.0.2.1:53").is_some());
+        let known = |census: &Census, port| census.udp(target, port).unwrap();
+        while known(&census, None).len() < 151 {
+            let FlowNews::Of(change) = expected(&mut events).await else { panic!("lost") };
+            census.apply(change);
+        }
+        let to_53 = known(&census, Some(53));
+        assert_eq!((to_53.len(), known(&census, Some(54)).len(), count(target).await), (150, 1, 151));
+        flows.delete_listed(&to_53).await.unwrap();
+        assert_eq!(count(target).await, 1, "of the other port");
+        flows.delete_listed(&to_53).await.expect("what has ended by itself is no error");
+        assert!(ask_udp_with(&sockets[0], "192.0.2.1:53").is_some());
+        flows.delete_listed(&to_53).await.unwrap();
+        assert_eq!(count(target).await, 2, "a younger flow with the same tuple is another");
+        while known(&census, Some(53)).len() != 1 {
+            let FlowNews::Of(change) = expected(&mut events).await else { panic!("lost") };
+            census.apply(change);
+        }
+    });
+}
+
+#[test]
 fn a_client_that_sent_before_the_port_was_published_is_redirected() {
     isolated("a_client_that_sent_before_the_port_was_published_is_redirected", |host| async {
         let Field { host: _host, client, .. } = field(host);
@@ -703,7 +739,7 @@ async fn expected(events: &mut FlowEvents) -> FlowNews {
 async fn news_of(target: IpAddr, events: &mut FlowEvents) -> usize {
     let mut heard = 0;
     while let Some(news) = next(events).await {
-        heard += usize::from(matches!(news, FlowNews::Of(change) if change.target == target));
+        heard += usize::from(matches!(&news, FlowNews::Of(change) if change.target == target));
     }
     heard
 }
@@ -737,8 +773,8 @@ fn the_end_of_a_flow_from_before_is_told() {
         let closed = Instant::now();
         drop(connection);
         let mut news = expected(&mut events).await;
-        while news != FlowNews::Of(FlowChange { target, flow, ended: true }) {
-            assert_eq!(news, FlowNews::Of(FlowChange { target, flow, ended: false }));
+        while news != FlowNews::Of(FlowChange { target, flow, ended: true, udp: None }) {
+            assert_eq!(news, FlowNews::Of(FlowChange { target, flow, ended: false, udp: None }));
             news = expected(&mut events).await;
         }
         println!("told {:?} after it closed; without a listener never: {silent}", closed.elapsed());
@@ -758,14 +794,14 @@ fn only_begin_and_end_of_redirected_connections_are_told() {
         assert!(ask_tcp(&client, "10.0.0.1:1").is_none());
         assert!(ask_udp(&client, "192.0.2.1:1").is_none());
         while let Some(news) = next(&mut events).await {
-            assert!(!matches!(news, FlowNews::Of(change) if change.target != target), "{news:?} was not redirected");
+            assert!(!matches!(&news, FlowNews::Of(change) if change.target != target), "{news:?} was not redirected");
         }
         assert!(ask_tcp(&client, "192.0.2.1:8080").is_some());
         // Its begin, and that it has closed; it is forgotten in two minutes.
         for ended in [false, true] {
             let news = expected(&mut events).await;
             assert!(
-                matches!(news, FlowNews::Of(change) if change.target == target && change.ended == ended),
+                matches!(&news, FlowNews::Of(change) if change.target == target && change.ended == ended),
                 "{news:?}"
             );
         }

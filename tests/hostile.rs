@@ -134,7 +134,7 @@ fn slow_image(host: &TestHost) -> String {
 async fn at_work(host: &TestHost, image: &str) -> (tokio::task::JoinHandle<zbus::Result<(String, String)>>, Worker) {
     let (manager, image) = (host.manager().await, image.to_owned());
     let call = tokio::spawn(async move { manager.deploy("website", &image, options("running")).await });
-    eventually("a worker is at work", async || !workers_of(host.service_pid()).is_empty()).await;
+    eventually("a worker is at work", async || workers_of(host.service_pid()).iter().any(Worker::is_confined)).await;
     (call, workers_of(host.service_pid()).remove(0))
 }
 

@@ -96,6 +96,11 @@ impl Errno {
         matches!(self.name(), Some("ENOENT" | "EEXIST"))
     }
 
+    /// What was asked for, or was to be deleted, is not there.
+    pub(super) fn is_of_nothing(self) -> bool {
+        self.name() == Some("ENOENT")
+    }
+
     fn advice(self) -> &'static str {
         match self.name() {
             Some("EPERM" | "EACCES") => {

@@ -19,7 +19,8 @@ pub mod nftables;
 pub use conntrack_table::conntrack_fill;
 pub use error::{Errno, Error};
 pub use flows::{
-    Census, Deletion, EventsWaiter, FlowChange, FlowEvents, FlowId, FlowLists, FlowNews, Flows, Listed, events_enabled,
+    Census, Deletion, EventsWaiter, FlowChange, FlowEvents, FlowId, FlowKey, FlowLists, FlowNews, Flows, Listed,
+    events_enabled,
 };
 pub use legacy_tables::drops_forwarded;
 pub use link_events::{LinkEvent, LinkEvents};

@@ -81,7 +81,7 @@ impl Host {
         message.attributes = vec![NeighbourAttribute::Destination(address.into())];
         let object = format!("neighbour {address}");
         match self.connection.ask(&object, |handle| handle.neighbours().del(message).execute()).await {
-            Err(Error::Refused { errno, .. }) if errno.name() == Some("ENOENT") => Ok(()),
+            Err(Error::Refused { errno, .. }) if errno.is_of_nothing() => Ok(()),
             other => other,
         }
     }

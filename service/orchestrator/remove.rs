@@ -133,6 +133,8 @@ impl Remove {
         async move {
             let id = self.id.clone();
             self.context.owner.decide(move |state| Ok((removal::forget(&state.world, &id), ()))).await?;
+            // There is nothing left to work on. Who asks for it now is told that it is gone, and not that it is in use.
+            self.claim = None;
             stale_flows::delete(&self.context).await?;
             let id = &self.id;
             info!(%id, "{id} is destroyed");

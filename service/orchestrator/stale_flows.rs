@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 use super::context::Context;
 use super::error::Error;
 use crate::domain::{Change, FlowSelector, StaleFlows};
+use crate::host_network::{self, Listed};
 use crate::planning::stale_flows;
 
 /// How long a unikernel that is not live any more may take to answer the connections that are on their way to it. One that
@@ -159,9 +160,8 @@ enum Outcome {
 async fn delete_one(context: &Context, work: &Work) -> Outcome {
     let entry = context.follow_up.entry(&work.flows);
     let waits = work.unanswered.is_some() && !work.dead && entry.is_answering();
-    let at_once = work.at_once.iter().copied().filter(|_| !entry.is_cleared());
-    let selectors = at_once.chain(work.unanswered.filter(|_| !waits)).collect::<Vec<_>>();
-    match context.flows.delete_all(&selectors).await {
+    let unanswered = work.unanswered.filter(|_| !waits);
+    match delete_selected(context, &work.at_once, unanswered, entry.is_cleared()).await {
         Ok(()) => {
             context.follow_up.cleared(&work.flows, entry.made_stale);
             if waits { Outcome::Waits } else { Outcome::Deleted(entry.made_stale) }
@@ -172,6 +172,33 @@ async fn delete_one(context: &Context, work: &Work) -> Outcome {
             warn!(%error, %service, %target, "connections of {service} to {target} still go there: {error}");
             Outcome::Refused
         }
+    }
+}
+
+/// The flows that the service knows are deleted by what the kernel finds them by, which it does at once. For the others it
+/// goes through its table, and not again for those `at_once` that were `cleared`.
+async fn delete_selected(
+    context: &Context,
+    at_once: &[FlowSelector],
+    unanswered: Option<FlowSelector>,
+    cleared: bool,
+) -> Result<(), host_network::Error> {
+    let mut walks = Vec::new();
+    for &selector in at_once {
+        match known(context, selector).await {
+            Some(flows) => context.flows.delete_listed(&flows).await?,
+            None => walks.extend((!cleared).then_some(selector)),
+        }
+    }
+    walks.extend(unanswered);
+    context.flows.delete_all(&walks).await
+}
+
+/// The flows that `selector` selects, where all of them are known.
+async fn known(context: &Context, selector: FlowSelector) -> Option<Vec<Listed>> {
+    match selector {
+        FlowSelector::RedirectedUdp { target, host_port } => context.connections.udp_flows(target, host_port).await,
+        _ => None,
     }
 }
 

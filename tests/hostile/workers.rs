@@ -20,6 +20,12 @@ impl Worker {
         is_worker(self.0)
     }
 
+    /// Whether it has given up all that it does not need, and so is about to begin with its task.
+    pub fn is_confined(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap_or_default();
+        status.lines().any(|line| line == "Seccomp:\t2")
+    }
+
     /// The most memory that it has had, in bytes.
     fn memory(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0)).ok()?;

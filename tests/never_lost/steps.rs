@@ -9,7 +9,7 @@ use crate::{
     scene::{Deed, Known, Scene},
 };
 #[cfg(feature = "fault-injection")]
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Each deed is a test of its own, so that they run side by side.
 macro_rules! every_step {
@@ -81,9 +81,11 @@ async fn fail_every_step(deed: Deed, workflows: &[&str]) {
                 let fault = format!("{point}={kind}@{time}");
                 let expected = Expected { before: &before, done: &done };
                 let mut hit = false;
-                // On a busy machine the owner may write something else late, and meet the fault before the deed can.
-                for _ in 0..if time == 1 { TRIES } else { 1 } {
-                    hit = hit || one_fault(&mut scene, deed, &known, &fault, &expected).await;
+                // On a busy machine the owner may write late what the preparation left to do, and meet the fault before the
+                // deed can: it gets more and more time for that before the fault is set.
+                for attempt in 0..if time == 1 { TRIES } else { 1 } {
+                    let rest = Duration::from_secs(attempt.into());
+                    hit = hit || one_fault(&mut scene, deed, &known, (&fault, rest), &expected).await;
                 }
                 faults += usize::from(hit);
                 assert!(hit || time > 1, "{deed:?}: {fault} is never reached");
@@ -106,12 +108,19 @@ struct Expected<'a> {
 
 /// Whether the fault was met.
 #[cfg(feature = "fault-injection")]
-async fn one_fault(scene: &mut Scene, deed: Deed, known: &Known, fault: &str, expected: &Expected<'_>) -> bool {
+async fn one_fault(
+    scene: &mut Scene,
+    deed: Deed,
+    known: &Known,
+    (fault, rest): (&str, Duration),
+    expected: &Expected<'_>,
+) -> bool {
     let Expected { before, done } = expected;
     // Prepared without the fault, and at rest before it can be met.
     scene.restart_service(None).await;
     scene.prepare(deed).await;
     scene.until(&format!("{deed:?}, prepared for {fault}: {before:#?}"), |account| account == *before).await;
+    tokio::time::sleep(rest).await;
     scene.restart_service(Some(fault.to_owned())).await;
     scene.until("as before, after a restart", |account| account == *before).await;
     let outcome = scene.perform(deed, known).await;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::events::FlowChange;
-use super::flow::FlowId;
+use super::flow::{FlowId, FlowKey};
 
 /// Connections that are kept at most: 10 MiB. The kernel's own limit (`nf_conntrack_max`) is 262,144 by default, at more
 /// than 300 bytes each.
@@ -15,15 +15,16 @@ const MAX_FLOWS: usize = 1 << 20;
 /// Connections at most for which it is kept how the kernel finds them: 10 MiB.
 const MAX_UNREPORTED: usize = 1 << 16;
 
+/// UDP flows at most for which it is kept how the kernel finds them: 10 MiB.
+const MAX_UDP: usize = 1 << 16;
+
 /// A redirected connection that is alive, and what the kernel finds it by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     /// Where its answers come from.
     pub target: IpAddr,
     pub flow: FlowId,
-    /// The tuple as the client sees it, as the kernel wrote it.
-    pub tuple: Box<[u8]>,
-    pub zone: Option<u16>,
+    pub key: FlowKey,
 }
 
 /// The alive connections to each target. Only targets in the networks' prefixes are kept: what others translate costs
@@ -34,7 +35,9 @@ pub struct Census {
     targets: BTreeMap<IpAddr, Target>,
     flows: usize,
     unreported: usize,
+    udp: usize,
     max_flows: Option<usize>,
+    max_udp: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -43,8 +46,12 @@ struct Target {
     /// Those of them that came from a list, so that the kernel may never notify of their end: it does so only of
     /// connections that began while somebody listened.
     unreported: BTreeMap<FlowId, Listed>,
+    /// Those of them that are of UDP.
+    udp: BTreeMap<FlowId, FlowKey>,
     /// More than could be kept.
     overflowed: bool,
+    /// More of UDP than could be kept.
+    udp_overflowed: bool,
 }
 
 impl Census {
@@ -69,6 +76,7 @@ impl Census {
         if let Some(gone) = self.targets.remove(&target) {
             self.flows -= gone.alive.len();
             self.unreported -= gone.unreported.len();
+            self.udp -= gone.udp.len();
         }
     }
 
@@ -77,17 +85,24 @@ impl Census {
         if change.ended {
             self.end(change.target, change.flow);
         } else if self.is_ours(change.target) {
-            self.begin(change.target, change.flow);
+            self.begin(change.target, change.flow, change.udp);
         }
     }
 
-    fn begin(&mut self, target: IpAddr, flow: FlowId) {
+    fn begin(&mut self, target: IpAddr, flow: FlowId, udp: Option<FlowKey>) {
         let full = self.flows >= self.max_flows.unwrap_or(MAX_FLOWS);
         let entry = self.targets.entry(target).or_default();
         if full && !entry.alive.contains(&flow) {
             entry.overflowed = true;
         } else if entry.alive.insert(flow) {
             self.flows += 1;
+        }
+        if let Some(key) = udp.filter(|_| entry.alive.contains(&flow)) {
+            if self.udp >= self.max_udp.unwrap_or(MAX_UDP) && !entry.udp.contains_key(&flow) {
+                entry.udp_overflowed = true;
+            } else if entry.udp.insert(flow, key).is_none() {
+                self.udp += 1;
+            }
         }
         // The kernel tells of this one.
         if entry.unreported.remove(&flow).is_some() {
@@ -103,6 +118,9 @@ impl Census {
         if entry.unreported.remove(&flow).is_some() {
             self.unreported -= 1;
         }
+        if entry.udp.remove(&flow).is_some() {
+            self.udp -= 1;
+        }
         if entry.alive.is_empty() && !entry.overflowed {
             self.targets.remove(&target);
         }
@@ -111,12 +129,12 @@ impl Census {
     /// Begins anew with all connections of a list. Those that events have told of before are still told of.
     pub fn replace(&mut self, listed: Vec<Listed>) {
         let before = std::mem::take(&mut self.targets);
-        (self.flows, self.unreported) = (0, 0);
+        (self.flows, self.unreported, self.udp) = (0, 0, 0);
         for found in listed.into_iter().filter(|found| self.is_ours(found.target)).collect::<Vec<_>>() {
             let reported =
                 |known: &Target| known.alive.contains(&found.flow) && !known.unreported.contains_key(&found.flow);
             let reported = before.get(&found.target).is_some_and(reported);
-            self.begin(found.target, found.flow);
+            self.begin(found.target, found.flow, Some(found.key.clone()).filter(FlowKey::is_udp));
             if !reported && self.unreported < MAX_UNREPORTED {
                 let entry = self.targets.entry(found.target).or_default();
                 if entry.alive.contains(&found.flow) && entry.unreported.insert(found.flow, found).is_none() {
@@ -146,6 +164,14 @@ impl Census {
         }
     }
 
+    /// The UDP flows to `target` that came to this port of the host, or to any; `None` where they are more than can be kept.
+    pub fn udp(&self, target: IpAddr, host_port: Option<u16>) -> Option<Vec<Listed>> {
+        let Some(entry) = self.targets.get(&target) else { return Some(Vec::new()) };
+        let wanted = entry.udp.iter().filter(|(_, key)| host_port.is_none() || key.host_port() == host_port);
+        let listed = wanted.map(|(&flow, key)| Listed { target, flow, key: key.clone() });
+        (!entry.overflowed && !entry.udp_overflowed).then(|| listed.collect())
+    }
+
     /// How many are alive; `None` where they are more than can be kept.
     pub fn alive(&self, target: IpAddr) -> Option<u32> {
         match self.targets.get(&target) {
@@ -165,12 +191,18 @@ mod tests {
     const TARGET: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
     const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(172, 17, 0, 2));
 
+    /// Those with an odd number are of UDP, to a port of the same number.
+    fn key(flow: u32) -> FlowKey {
+        FlowKey::of(if flow % 2 == 1 { 17 } else { 6 }, flow.try_into().unwrap())
+    }
+
     fn change(target: IpAddr, flow: u32, ended: bool) -> FlowChange {
-        FlowChange { target, flow: FlowId(flow), ended }
+        let udp = Some(key(flow)).filter(|key| !ended && key.is_udp());
+        FlowChange { target, flow: FlowId(flow), ended, udp }
     }
 
     fn listed(flow: u32) -> Listed {
-        Listed { target: TARGET, flow: FlowId(flow), tuple: [1, 2].into(), zone: None }
+        Listed { target: TARGET, flow: FlowId(flow), key: key(flow) }
     }
 
     fn census() -> Census {
@@ -221,6 +253,24 @@ mod tests {
         assert!(census.unreported(TARGET).is_empty());
     }
 
+    fn udp(census: &Census, port: Option<u16>) -> Option<Vec<u32>> {
+        Some(census.udp(TARGET, port)?.into_iter().map(|listed| listed.flow.0).collect())
+    }
+
+    #[test]
+    fn udp_flows_are_found_by_their_port() {
+        let mut census = Census { max_udp: Some(2), ..census() };
+        assert_eq!(udp(&census, None), Some(vec![]));
+        (0..4).for_each(|flow| census.apply(change(TARGET, flow, false)));
+        assert_eq!((udp(&census, None), udp(&census, Some(3))), (Some(vec![1, 3]), Some(vec![3])));
+        census.apply(change(TARGET, 3, false));
+        assert_eq!(udp(&census, Some(3)), Some(vec![3]), "told of twice");
+        census.apply(change(TARGET, 5, false));
+        assert_eq!((udp(&census, Some(3)), census.alive(TARGET)), (None, Some(5)), "more than can be kept");
+        census.replace(vec![listed(3)]);
+        assert_eq!(udp(&census, None), Some(vec![3]));
+    }
+
     #[derive(Debug, Clone)]
     enum Deed {
         Event(u32, bool),
@@ -263,7 +313,9 @@ mod tests {
                 }
                 prop_assert_eq!(census.alive(TARGET), u32::try_from(model.len()).ok());
                 prop_assert_eq!(census.unreported(TARGET).len(), silent.len());
-                prop_assert_eq!((census.flows, census.unreported), (model.len(), silent.len()));
+                let of_udp = model.iter().copied().filter(|flow| flow % 2 == 1).collect::<Vec<_>>();
+                prop_assert_eq!((census.flows, census.unreported, census.udp), (model.len(), silent.len(), of_udp.len()));
+                prop_assert_eq!(udp(&census, None), Some(of_udp));
             }
         }
     }

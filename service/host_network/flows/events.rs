@@ -10,7 +10,7 @@ use super::super::attributes::Attributes;
 use super::super::netlink::{Frame, Heard, Mailbox, Waiter, frames};
 use super::census::Listed;
 use super::filter;
-use super::flow::{FlowId, ID, has_closed};
+use super::flow::{FlowId, FlowKey, ID, has_closed};
 
 /// NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE (a TCP connection that closes changes its state long before it is
 /// forgotten) and NFNLGRP_CONNTRACK_DESTROY.
@@ -31,7 +31,7 @@ pub fn events_enabled() -> bool {
 }
 
 /// A notification of conntrack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FlowNews {
     /// Of a connection that was redirected.
     Of(FlowChange),
@@ -41,13 +41,15 @@ pub enum FlowNews {
 }
 
 /// A redirected connection has begun or ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlowChange {
     /// Where its answers come from.
     pub target: IpAddr,
     pub flow: FlowId,
     /// It is not alive any more.
     pub ended: bool,
+    /// What it is found by, where it is one of UDP that has begun.
+    pub udp: Option<FlowKey>,
 }
 
 /// Begin and end of redirected connections, from the moment of [`Self::open`] on. Of a flow that began while nobody
@@ -118,13 +120,9 @@ impl FlowEvents {
 
 /// A redirected connection of a list, where it is alive.
 pub(super) fn listed(frame: &Frame<'_>) -> Option<Listed> {
-    const TUPLE: u16 = 1; // CTA_TUPLE_ORIG
-    const ZONE: u16 = 18; // CTA_ZONE
-    let FlowChange { target, flow, ended } = change(frame)?;
-    let attributes = Attributes::after(HEADER, frame.payload);
-    let tuple = attributes.bytes(TUPLE)?.into();
-    let zone = attributes.bytes(ZONE).and_then(|zone| zone.try_into().ok()).map(u16::from_be_bytes);
-    (!ended).then_some(Listed { target, flow, tuple, zone })
+    let FlowChange { target, flow, ended, .. } = change(frame)?;
+    let key = FlowKey::parse(Attributes::after(HEADER, frame.payload))?;
+    (!ended).then_some(Listed { target, flow, key })
 }
 
 /// struct nfgenmsg
@@ -137,9 +135,11 @@ fn change(frame: &Frame<'_>) -> Option<FlowChange> {
     const DST_NAT: u32 = 1 << 5; // IPS_DST_NAT
     let attributes = Attributes::after(HEADER, frame.payload);
     let redirected = attributes.number_be(STATUS)? & DST_NAT != 0;
-    let ended = frame.kind & 0xff == DELETE || tcp_state(attributes).is_some_and(has_closed);
+    let state = tcp_state(attributes);
+    let ended = frame.kind & 0xff == DELETE || state.is_some_and(has_closed);
     let (target, flow) = (source(attributes)?, FlowId(attributes.number_be(ID)?));
-    redirected.then_some(FlowChange { target, flow, ended })
+    let key = if ended || state.is_some() { None } else { FlowKey::parse(attributes) };
+    redirected.then(|| FlowChange { target, flow, ended, udp: key.filter(FlowKey::is_udp) })
 }
 
 /// Where its answers come from.

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use netlink_packet_core::{DefaultNla, NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST};
+use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_REQUEST};
+use netlink_packet_netfilter::NetfilterMessage;
 use netlink_packet_netfilter::conntrack::ConntrackMessage;
-use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use tracing::debug;
 
@@ -12,12 +12,10 @@ use super::super::Error;
 use super::super::netlink::{Channel, Sending, encode};
 use super::census::Listed;
 use super::events;
-use super::flow::FlowId;
+use super::flow::{FlowId, ID};
+use super::{DELETE, GET, OBJECT, message};
 
-const OBJECT: &str = "the host's connections";
-const GET: u8 = 1; // IPCTNL_MSG_CT_GET
-
-/// Connections that are asked for in one datagram: some 100 µs of work for the kernel.
+/// Connections that are asked for or deleted in one datagram: some 100 µs of work for the kernel.
 const AT_ONCE: usize = 64;
 
 #[derive(Debug)]
@@ -41,38 +39,41 @@ impl FlowLists {
         debug!("walking conntrack");
         // What an older kernel lists besides is left out by `listed`.
         let flag = |kind| DefaultNla::new(kind, DST_NAT.to_be_bytes().to_vec());
-        let request = message(NetfilterProtoFamily::Unspec, vec![flag(STATUS), flag(STATUS_MASK)]);
+        let attributes = vec![flag(STATUS), flag(STATUS_MASK)];
+        let request = message(None, ConntrackMessage::Other { message_type: GET, attributes });
         self.channel.dump(Sending::Apart, OBJECT, request, |frame| Ok(events::listed(frame))).await
     }
 
     /// Those of `flows` that are still alive, each looked up in the kernel's hash table.
     pub async fn still_alive(&mut self, flows: &[Listed]) -> Result<BTreeSet<FlowId>, Error> {
-        let mut alive = BTreeSet::new();
-        for some in flows.chunks(AT_ONCE) {
-            let sequences = self.channel.sequences(u32::try_from(some.len()).unwrap_or(u32::MAX));
-            let last = *sequences.end();
-            let messages = sequences.zip(some).flat_map(|(sequence, flow)| {
-                let flags = if sequence == last { NLM_F_REQUEST | NLM_F_ACK } else { NLM_F_REQUEST };
-                encode(question(flow), flags, sequence)
-            });
-            let messages = messages.collect::<Vec<_>>();
-            let answered = self.channel.gather(OBJECT, &messages, last, events::listed).await?;
-            alive.extend(answered.into_iter().map(|flow| flow.flow));
-        }
-        Ok(alive)
+        let alive = request_each(&mut self.channel, GET, flows).await?;
+        Ok(alive.into_iter().map(|flow| flow.flow).collect())
     }
 }
 
-fn question(flow: &Listed) -> NetfilterMessage {
-    const TUPLE: u16 = 1; // CTA_TUPLE_ORIG
-    const ZONE: u16 = 18; // CTA_ZONE
-    let zone = flow.zone.map(|zone| DefaultNla::new(ZONE, zone.to_be_bytes().to_vec()));
-    let tuple = DefaultNla::new(TUPLE | NLA_F_NESTED, flow.tuple.to_vec());
-    let family = if flow.target.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
-    message(family, std::iter::once(tuple).chain(zone).collect())
+/// Deletes each of `flows` that is still there.
+pub(super) async fn delete_each(channel: &mut Channel, flows: &[Listed]) -> Result<(), Error> {
+    request_each(channel, DELETE, flows).await.map(drop)
 }
 
-fn message(family: NetfilterProtoFamily, attributes: Vec<DefaultNla>) -> NetfilterMessage {
-    let message = ConntrackMessage::Other { message_type: GET, attributes };
-    NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message)
+/// Sends one request for each of `flows`, which the kernel looks up in its hash table. Returns those that it answers.
+async fn request_each(channel: &mut Channel, message_type: u8, flows: &[Listed]) -> Result<Vec<Listed>, Error> {
+    let mut answered = Vec::new();
+    for some in flows.chunks(AT_ONCE) {
+        let sequences = channel.sequences(u32::try_from(some.len()).unwrap_or(u32::MAX));
+        let messages = sequences.clone().zip(some).flat_map(|(sequence, flow)| {
+            let flags = if sequence == *sequences.end() { NLM_F_REQUEST | NLM_F_ACK } else { NLM_F_REQUEST };
+            encode(request(message_type, flow), flags, sequence)
+        });
+        let messages = messages.collect::<Vec<_>>();
+        answered.extend(channel.gather(OBJECT, &messages, sequences, events::listed).await?);
+    }
+    Ok(answered)
+}
+
+fn request(message_type: u8, flow: &Listed) -> NetfilterMessage {
+    // Without the id, a younger flow with the same tuple would be taken for this one.
+    let id = DefaultNla::new(ID, flow.flow.0.to_be_bytes().to_vec());
+    let attributes = flow.key.attributes().chain([id]).collect();
+    message(Some(flow.target), ConntrackMessage::Other { message_type, attributes })
 }

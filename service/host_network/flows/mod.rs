@@ -20,7 +20,7 @@ use tracing::debug;
 pub use census::{Census, Listed};
 pub use events::{EventsWaiter, FlowChange, FlowEvents, FlowNews, events_enabled};
 use flow::Flow;
-pub use flow::FlowId;
+pub use flow::{FlowId, FlowKey};
 pub use lists::FlowLists;
 
 use self::select::Criteria;
@@ -91,6 +91,11 @@ impl Flows {
         channel.execute(Sending::Apart, OBJECT, request, 0).await
     }
 
+    /// Deletes these, each of which the kernel looks up in its hash table: 2 µs each.
+    pub async fn delete_listed(&self, flows: &[Listed]) -> Result<(), Error> {
+        lists::delete_each(&mut *self.channel.lock().await, flows).await
+    }
+
     /// [`Flows::delete`] of each. The kernel goes through its table once for each of a few, and of many the flows are listed
     /// once and deleted one by one.
     pub async fn delete_all(&self, selectors: &[FlowSelector]) -> Result<(), Error> {
@@ -121,7 +126,7 @@ async fn delete_one_by_one(channel: &mut Channel, criteria: &[Criteria]) -> Resu
             match channel.execute(Sending::Here, &object, request, 0).await {
                 Ok(()) => {}
                 // It has ended by itself in the meantime.
-                Err(Error::Refused { errno, .. }) if errno.name() == Some("ENOENT") => {}
+                Err(Error::Refused { errno, .. }) if errno.is_of_nothing() => {}
                 Err(error) => return Err(error),
             }
         }

@@ -82,7 +82,7 @@ impl Listeners {
             match channel.dump(Sending::Here, OBJECT, request(family, transport, only), read).await {
                 Ok(listeners) => all.extend(listeners),
                 // A host without IPv6 has no listener of it.
-                Err(Error::Refused { errno, .. }) if family == AF_INET6 && errno.name() == Some("ENOENT") => {}
+                Err(Error::Refused { errno, .. }) if family == AF_INET6 && errno.is_of_nothing() => {}
                 Err(error) => return Err(error),
             }
         }

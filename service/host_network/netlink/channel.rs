@@ -186,21 +186,25 @@ impl Channel {
         &mut self,
         object: &str,
         messages: &[u8],
-        last: u32,
+        sequences: RangeInclusive<u32>,
         mut read: impl FnMut(&Frame<'_>) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
         self.renew()?;
         self.unfinished = true;
         let answer = timeout(DEADLINE, async {
             self.send(object, messages).await?;
-            let mut all = Vec::new();
+            let (mut all, mut refused) = (Vec::new(), None);
             loop {
                 self.receive(object).await?;
-                for frame in frames(&self.buffer) {
-                    match frame.kind {
-                        NLMSG_ERROR if frame.sequence == last => return Ok(all),
-                        NLMSG_ERROR => {}
-                        _ => all.extend(read(&frame)),
+                for frame in frames(&self.buffer).filter(|frame| sequences.contains(&frame.sequence)) {
+                    if frame.kind != NLMSG_ERROR {
+                        all.extend(read(&frame));
+                        continue;
+                    }
+                    let errno = Verdict::parse(&frame).and_then(|verdict| verdict.errno);
+                    refused = refused.or(errno.filter(|errno| !errno.is_of_nothing()));
+                    if frame.sequence == *sequences.end() {
+                        return refused.map_or(Ok(all), |errno| Err(Error::refused(object, errno)));
                     }
                 }
             }

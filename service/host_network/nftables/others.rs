@@ -172,7 +172,7 @@ async fn elements(channel: &mut Channel, table: &OtherTable, set: &str) -> Resul
     match channel.dump(Sending::Here, OBJECT, request, read).await {
         Ok(lists) => Ok(joined(lists.into_iter().flatten().take(MAX_ELEMENTS).collect())),
         // Gone since its rule was read.
-        Err(Error::Refused { errno, .. }) if errno.name() == Some("ENOENT") => Ok(Vec::new()),
+        Err(Error::Refused { errno, .. }) if errno.is_of_nothing() => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }
