@@ -5,7 +5,7 @@
 use crate::{
     account::Account,
     asking::Asking,
-    host::{Options, PATIENCE},
+    host::{Options, PATIENCE, eventually},
     manifest::{FIRST, LIVE, SECOND, STAGED, Versions, mail},
     netns::isolated,
     scene::{Scene, Seen},
@@ -261,14 +261,18 @@ async fn one_fault(
     scene.restart_service(Some(fault)).await;
     let outcome = perform(scene, deed).await;
     let kills = fault.contains("=kill");
-    // It was answered first: killed at its next write, or now.
-    if kills && outcome.is_ok() && deed != Deed::Remove {
+    let hit = if kills {
+        if outcome.is_ok() && deed == Deed::Remove {
+            let removed = async || !scene.host.is_running() || scene.mail().await.is_none();
+            eventually("the removal is over, which goes on behind its answer", removed).await;
+        }
+        let killed = outcome.is_err() || !scene.host.is_running();
+        if killed {
+            assert!(!scene.host.wait_for_end().success());
+        }
+        // It was answered first: it would be killed at its next write, or is now.
         scene.restart_service(None).await;
-    }
-    let hit = if kills && (outcome.is_err() || !scene.host.is_running()) {
-        assert!(!scene.host.wait_for_end().success());
-        scene.restart_service(None).await;
-        true
+        killed
     } else {
         assert!(scene.host.is_running(), "{deed:?}, {fault}: the service has ended");
         outcome.is_err()
