@@ -633,7 +633,7 @@ fn udp_flows_that_events_told_of_are_deleted_one_by_one() {
         assert!(sockets.iter().all(|socket| ask_udp_with(socket, "192.0.2.1:53").is_some()));
         assert!(ask_udp(&client, "192.0.2.1:54").is_some());
         assert!(ask_tcp(&client, "192.0.2.1:53").is_some());
-        let known = |census: &Census, port| census.udp(target, port).unwrap();
+        let known = |census: &Census, port| census.udp(target, port, 1_000).unwrap();
         while known(&census, None).len() < 151 {
             let FlowNews::Of(change) = expected(&mut events).await else { panic!("lost") };
             census.apply(change);

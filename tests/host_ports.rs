@@ -257,6 +257,17 @@ fn who_is_not_root_publishes_what_the_configuration_allows() {
             assert!(refused.contains("member entry") && refused.contains("may not publish tcp port 25"), "{refused}");
         }
         as_member(&host, &["Apply", "sa{sv}", &manifest("ports = [\"2525:80\"]"), "0"]).await.unwrap();
+        // Nor does it go live, or back, by them what root has applied.
+        let root_applies = async |ports: &str| manager.call("Apply", &(manifest(ports), Options::new())).await.unwrap();
+        let moves = async |method| as_member(&host, &[method, "s", "mail"]).await;
+        moves("Activate").await.unwrap();
+        root_applies("ports = [\"25:80\"]").await;
+        let refused = moves("Activate").await.unwrap_err();
+        assert!(refused.contains("member entry") && refused.contains("may not publish tcp port 25"), "{refused}");
+        manager.call("Activate", &("mail",)).await.unwrap();
+        moves("RollbackStack").await.unwrap();
+        let refused = moves("RollbackStack").await.unwrap_err();
+        assert!(refused.contains("may not publish tcp port 25"), "{refused}");
         // Root is not bound by it.
         manager.publish("website", &[("tcp", 22, 80)], Options::new()).await.unwrap();
     });
@@ -291,7 +302,7 @@ fn addresses_are_the_hosts_own() {
 }
 
 /// What `nft` calls other tables' translations of TCP port 8080, in the forms that there are.
-const OTHERS: [(&str, &str); 6] = [
+const OTHERS: [(&str, &str); 7] = [
     (
         "nft -f - <<END
 table ip other {
@@ -334,6 +345,10 @@ iptables-nft -t nat -A DOCKER ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --
         "table ip nat, chain DOCKER",
     ),
     (
+        "iptables-nft -t nat -A PREROUTING -p tcp -m multiport --dports 22,8000:8100 -j DNAT --to-destination 10.0.0.99",
+        "table ip nat, chain PREROUTING",
+    ),
+    (
         "iptables-nft -t nat -A OUTPUT -d 127.0.0.1 -p tcp --dport 8000:8100 -j REDIRECT --to-ports 81",
         "table ip nat, chain OUTPUT",
     ),
@@ -373,9 +388,11 @@ END");
         host.kill_service();
         sh("nft delete table ip other; nft delete table inet albatross_deployer 2> /dev/null || true");
         sh(OTHERS[0].0);
+        sh("iptables-nft -t nat -A PREROUTING -p tcp -m multiport --dports 22,25 -j DNAT --to-destination 10.0.0.99");
         host.start_service().await;
         eventually("ours comes first", async || host.get(8080).is_ok_and(|body| body.contains("version=1"))).await;
         let manager = host.manager().await;
         eventually_degraded(&manager, &["tcp port 8080 by table ip other, chain before"], true).await;
+        assert!(!degraded(&manager).await.iter().any(|note| note.contains("table ip nat")), "others of a list");
     });
 }

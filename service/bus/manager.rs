@@ -278,9 +278,9 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Failure> {
-        self.entrance.admit(connection, &header).await?;
+        let caller = self.entrance.admit(connection, &header).await?;
         let stack = arguments::stack(stack)?;
-        self.entrance.after_events(self.entrance.orchestrator.activate(stack).await).await
+        self.entrance.after_events(self.entrance.orchestrator.activate(stack, caller).await).await
     }
 
     /// Makes the chain of a stack live again that was live before, in one move; the one that is live becomes the previous
@@ -295,9 +295,9 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Failure> {
-        self.entrance.admit(connection, &header).await?;
+        let caller = self.entrance.admit(connection, &header).await?;
         let stack = arguments::stack(stack)?;
-        self.entrance.after_events(self.entrance.orchestrator.rollback_stack(stack).await).await
+        self.entrance.after_events(self.entrance.orchestrator.rollback_stack(stack, caller).await).await
     }
 
     /// Takes a stack off all host ports in one move, and ends its unikernels when their connections have ended or their

@@ -173,7 +173,7 @@ mod tests {
         assert!(console.settled().now_or_never().is_some(), "it waits once more");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn one_that_never_stops_printing_is_not_waited_for_long() {
         let console = std::sync::Arc::new(Console::default());
         let printing = std::sync::Arc::clone(&console);

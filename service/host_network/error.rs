@@ -101,9 +101,14 @@ impl Errno {
         self.name() == Some("ENOENT")
     }
 
+    /// The service lacks a right.
+    pub(super) fn is_of_rights(self) -> bool {
+        matches!(self.name(), Some("EPERM" | "EACCES"))
+    }
+
     fn advice(self) -> &'static str {
         match self.name() {
-            Some("EPERM" | "EACCES") => {
+            _ if self.is_of_rights() => {
                 "; the service needs CAP_NET_ADMIN: see AmbientCapabilities= and CapabilityBoundingSet= of its unit"
             }
             Some("EOPNOTSUPP" | "EPROTONOSUPPORT" | "EAFNOSUPPORT") => {

@@ -1,5 +1,6 @@
 //! Counts the connections through published ports: from the kernel's notifications, after one walk of conntrack at the
-//! start. Where notifications are switched off or were lost, by another walk, and not often.
+//! start. Where notifications are switched off or were lost, by another walk, and not often. Of UDP flows it knows as well what
+//! the kernel finds them by.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify};
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::context::Context;
@@ -39,7 +40,8 @@ const WALK_PAUSE: RangeInclusive<Duration> = Duration::from_millis(250)..=Durati
 const CONFIRM_PAUSE: Duration = Duration::from_secs(1);
 const CONFIRM_RELIEF: u32 = 20;
 
-/// So many flows are deleted one by one before a walk of 262,144 buckets, 6 ms, is faster.
+/// The kernel deletes by a filter as long as this in 262,144 buckets, and as many flows one by one in that time.
+const A_WALK: Duration = Duration::from_millis(6);
 const FEWER_THAN_A_WALK: usize = 2_000;
 
 /// Between two attempts at what the kernel refuses.
@@ -128,13 +130,17 @@ impl Connections {
     /// The UDP flows to `target` that came to this port of the host, or to any, each with what the kernel finds it by. `None`
     /// where they are not all known, or so many that the kernel deletes them faster by a walk.
     pub async fn udp_flows(&self, target: IpAddr, host_port: Option<u16>) -> Option<Vec<Listed>> {
-        let mut counting = self.counting.lock().await;
+        let mut counting = timeout(A_WALK, self.counting.lock()).await.ok()?;
         let complete = counting.catch_up().await && !counting.loss;
         if counting.take_changed() {
             self.changed.notify_one();
         }
-        let known = counting.census.udp(target, host_port).filter(|_| complete)?;
-        (known.len() <= FEWER_THAN_A_WALK).then_some(known)
+        counting.census.udp(target, host_port, FEWER_THAN_A_WALK).filter(|_| complete)
+    }
+
+    /// These were deleted, of which the kernel may not tell.
+    pub async fn deleted(&self, flows: &[Listed]) {
+        self.counting.lock().await.census.confirm(flows, &BTreeSet::new());
     }
 
     /// Says whether somebody waits for the end of connections, so that notifications are read soon.
@@ -149,7 +155,9 @@ impl Connections {
 
     async fn read(&self) -> Result<usize, host_network::Error> {
         let mut counting = self.counting.lock().await;
+        counting.loss |= !events_enabled();
         let read = counting.read().await;
+        counting.loss |= read.is_err();
         if counting.take_changed() {
             self.changed.notify_one();
         }
@@ -192,8 +200,8 @@ impl Counting {
         Ok((MOST, false))
     }
 
-    /// Reads everything that is queued, and notes whether something was not told. Returns whether nothing is left: else the
-    /// kernel may still be dropping what comes.
+    /// Reads everything that is queued, and notes whether something was not told. `false` where something is left: the kernel
+    /// may still be dropping what comes.
     async fn catch_up(&mut self) -> bool {
         self.loss |= !events_enabled();
         match self.read().await {
@@ -279,6 +287,10 @@ pub async fn follow_setting(context: Arc<Context>) {
     let mut beat = context.beat.subscribe();
     loop {
         let note = (!events_enabled()).then(|| SWITCHED_OFF.to_string());
+        if note.is_some() {
+            // What began meanwhile is not told of later either.
+            context.connections.counting.lock().await.loss = true;
+        }
         context.owner.trouble(Trouble::Connections, note).await;
         if beat.changed().await.is_err() {
             return;

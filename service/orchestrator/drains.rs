@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info};
 
 use super::connections::Count;
@@ -17,6 +17,9 @@ use crate::planning::draining::{self, Draining, IN_FLIGHT, SIGNAL_PACE, Verdict}
 
 /// Connections that the kernel does not notify of are asked for this often.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long requests get that came to a unikernel which was live for a moment, before it is ended again.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
 /// Until the end of a drain is written once more.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -179,6 +182,26 @@ impl Drains {
             progress.signalled = Some((count, now));
             // The bus may be gone: then nobody listens.
             let _ = self.events.send(Event::Connections { id: drain.id.clone(), count }).await;
+        }
+    }
+}
+
+/// Waits until nobody is connected to these any more, which were live in a switch that is undone; not for long.
+pub async fn let_finish(context: &Context, ids: Vec<UnikernelId>) {
+    let look = context.owner.look(move |state| {
+        ids.iter().filter_map(|id| Some(state.world.unikernel(id)?.address)).collect::<BTreeSet<_>>()
+    });
+    let addresses = look.await.unwrap_or_default();
+    if addresses.is_empty() {
+        return;
+    }
+    let end = Instant::now() + LAST_REQUESTS;
+    while Instant::now() < end {
+        // A packet may still be on its way through the rules of before.
+        sleep(IN_FLIGHT).await;
+        let (counts, _) = context.connections.counts(addresses.iter().copied()).await;
+        if addresses.iter().all(|address| counts.get(address).is_some_and(|count| count.open == Some(0))) {
+            return;
         }
     }
 }

@@ -62,7 +62,7 @@ use self::restart::{RESTART, Restart, Way};
 use self::stacks::{Apply, MOVE, MoveStack, REMOVE_STACK, RemoveStack};
 use crate::consoles::History;
 use crate::domain::{
-    ConsoleLine, Exclusion, JobKind, JobNumber, JobResult, JobView, Lease, LeaseTag, Publication, ServiceName,
+    Caller, ConsoleLine, Exclusion, JobKind, JobNumber, JobResult, JobView, Lease, LeaseTag, Publication, ServiceName,
     StackName, UnikernelId, UnikernelState,
 };
 use crate::host_network::{self, nftables};
@@ -192,18 +192,18 @@ impl Orchestrator {
     }
 
     /// Makes the staged chain live.
-    pub async fn activate(&self, stack: StackName) -> Result<(), Error> {
-        self.move_stack(JobKind::Activate, stack, stacks::Way::Forth).await
+    pub async fn activate(&self, stack: StackName, caller: Caller) -> Result<(), Error> {
+        self.move_stack(JobKind::Activate, stack, stacks::Way::Forth, caller).await
     }
 
     /// Makes the chain live that was live before.
-    pub async fn rollback_stack(&self, stack: StackName) -> Result<(), Error> {
-        self.move_stack(JobKind::RollbackStack, stack, stacks::Way::Back).await
+    pub async fn rollback_stack(&self, stack: StackName, caller: Caller) -> Result<(), Error> {
+        self.move_stack(JobKind::RollbackStack, stack, stacks::Way::Back, caller).await
     }
 
-    async fn move_stack(&self, kind: JobKind, stack: StackName, way: stacks::Way) -> Result<(), Error> {
+    async fn move_stack(&self, kind: JobKind, stack: StackName, way: stacks::Way, caller: Caller) -> Result<(), Error> {
         self.work(kind, stack.to_string(), move |context, job| async move {
-            workflow::run(MOVE, &mut MoveStack::new(context, stack, way), &job).await
+            workflow::run(MOVE, &mut MoveStack::new(context, stack, way, caller), &job).await
         })
         .await
     }

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::context::Context;
 use super::deploy::deploy;
+use super::drains;
 use super::error::Error;
 use super::jobs::Job;
 use super::request::DeployRequest;
@@ -178,6 +179,7 @@ impl Switch {
             if let Some(switched) = self.switched.take() {
                 self.context.owner.take_back(move |state| Ok((switched.take_back(&state.world), ()))).await?;
                 stale_flows::delete(&self.context).await?;
+                drains::let_finish(&self.context, self.revived.iter().cloned().collect()).await;
             }
             match self.revived.take() {
                 Some(revived) => self.end_again(revived).await,

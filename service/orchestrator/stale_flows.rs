@@ -13,7 +13,6 @@ use tracing::{debug, warn};
 use super::context::Context;
 use super::error::Error;
 use crate::domain::{Change, FlowSelector, StaleFlows};
-use crate::host_network::{self, Listed};
 use crate::planning::stale_flows;
 
 /// How long a unikernel that is not live any more may take to answer the connections that are on their way to it. One that
@@ -45,6 +44,8 @@ struct Entry {
     made_stale: u64,
     /// As which number everything was deleted that need not wait.
     cleared: Option<u64>,
+    /// As which number the kernel went through its table for it, so that nothing was deleted by what is known alone.
+    swept: Option<u64>,
     /// Until when unanswered connections may still be answered.
     answer_until: Option<Instant>,
 }
@@ -52,6 +53,10 @@ struct Entry {
 impl Entry {
     fn is_cleared(&self) -> bool {
         self.cleared == Some(self.made_stale)
+    }
+
+    fn is_swept(&self) -> bool {
+        self.swept == Some(self.made_stale)
     }
 
     fn is_answering(&self) -> bool {
@@ -92,9 +97,14 @@ impl FollowUp {
         self.lock().entries.get(flows).copied().unwrap_or_default()
     }
 
-    /// Everything that need not wait was deleted, as it was stale at `made_stale`.
-    fn cleared(&self, flows: &StaleFlows, made_stale: u64) {
-        self.lock().entries.entry(flows.clone()).or_default().cleared = Some(made_stale);
+    /// Everything that need not wait was deleted, as it was stale at `made_stale`; `swept`: not by what is known alone.
+    fn cleared(&self, flows: &StaleFlows, made_stale: u64, swept: bool) {
+        let mut inner = self.lock();
+        let entry = inner.entries.entry(flows.clone()).or_default();
+        entry.cleared = Some(made_stale);
+        if swept {
+            entry.swept = Some(made_stale);
+        }
     }
 
     /// Forgets an entry, unless it was made stale again since `made_stale`.
@@ -116,6 +126,8 @@ impl FollowUp {
 struct Work {
     flows: StaleFlows,
     at_once: Vec<FlowSelector>,
+    /// Those of them that select UDP flows to a target which has not got their port any more.
+    left: Vec<FlowSelector>,
     unanswered: Option<FlowSelector>,
     /// Nobody is left who could answer.
     dead: bool,
@@ -125,7 +137,7 @@ struct Work {
 pub async fn delete(context: &Context) -> Result<(), Error> {
     let all = work(context).await?;
     for work in &all {
-        delete_one(context, work).await;
+        delete_one(context, work, Pass::Call).await;
     }
     if !all.is_empty() {
         // The ledger still has them.
@@ -138,6 +150,7 @@ async fn work(context: &Context) -> Result<Vec<Work>, Error> {
     let look = context.owner.look(|state| {
         let work = state.world.stale_flows().map(|flows| Work {
             at_once: stale_flows::selectors(&state.world, &state.facts, flows),
+            left: stale_flows::left(&state.world, flows),
             unanswered: stale_flows::unanswered(&state.world, flows),
             dead: stale_flows::is_dead(&state.world, flows.target),
             flows: flows.clone(),
@@ -157,13 +170,35 @@ enum Outcome {
     Refused,
 }
 
-async fn delete_one(context: &Context, work: &Work) -> Outcome {
+/// When something is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    /// A call waits for it: flows that the service knows are deleted by what the kernel finds them by, which it does at once.
+    Call,
+    /// Nobody waits: the kernel goes through its table, and finds what the service has not heard of.
+    After,
+}
+
+async fn delete_one(context: &Context, work: &Work, pass: Pass) -> Outcome {
     let entry = context.follow_up.entry(&work.flows);
     let waits = work.unanswered.is_some() && !work.dead && entry.is_answering();
-    let unanswered = work.unanswered.filter(|_| !waits);
-    match delete_selected(context, &work.at_once, unanswered, entry.is_cleared()).await {
+    let mut selectors = match pass {
+        Pass::Call if entry.is_cleared() => Vec::new(),
+        Pass::After if entry.is_swept() => Vec::new(),
+        // What was deleted from a target that has got the port back is its own by now.
+        Pass::After if entry.is_cleared() => work.left.clone(),
+        Pass::Call | Pass::After => work.at_once.clone(),
+    };
+    let mut swept = !entry.is_cleared() || pass == Pass::After;
+    if pass == Pass::Call {
+        let asked = selectors.len();
+        selectors = delete_known(context, selectors, &work.left).await;
+        swept &= selectors.len() == asked;
+    }
+    selectors.extend(work.unanswered.filter(|_| !waits));
+    match context.flows.delete_all(&selectors).await {
         Ok(()) => {
-            context.follow_up.cleared(&work.flows, entry.made_stale);
+            context.follow_up.cleared(&work.flows, entry.made_stale, swept);
             if waits { Outcome::Waits } else { Outcome::Deleted(entry.made_stale) }
         }
         // The change itself holds. What is left stands in the ledger, and is tried again.
@@ -175,30 +210,30 @@ async fn delete_one(context: &Context, work: &Work) -> Outcome {
     }
 }
 
-/// The flows that the service knows are deleted by what the kernel finds them by, which it does at once. For the others it
-/// goes through its table, and not again for those `at_once` that were `cleared`.
-async fn delete_selected(
-    context: &Context,
-    at_once: &[FlowSelector],
-    unanswered: Option<FlowSelector>,
-    cleared: bool,
-) -> Result<(), host_network::Error> {
-    let mut walks = Vec::new();
-    for &selector in at_once {
-        match known(context, selector).await {
-            Some(flows) => context.flows.delete_listed(&flows).await?,
-            None => walks.extend((!cleared).then_some(selector)),
+/// Deletes UDP flows to targets that are `left` by all of them. Returns the other selectors.
+async fn delete_known(context: &Context, selectors: Vec<FlowSelector>, left: &[FlowSelector]) -> Vec<FlowSelector> {
+    let mut unknown = Vec::new();
+    for selector in selectors {
+        if !left.contains(&selector) || !delete_those_known(context, selector).await {
+            unknown.push(selector);
         }
     }
-    walks.extend(unanswered);
-    context.flows.delete_all(&walks).await
+    unknown
 }
 
-/// The flows that `selector` selects, where all of them are known.
-async fn known(context: &Context, selector: FlowSelector) -> Option<Vec<Listed>> {
-    match selector {
-        FlowSelector::RedirectedUdp { target, host_port } => context.connections.udp_flows(target, host_port).await,
-        _ => None,
+/// Whether that could be done.
+async fn delete_those_known(context: &Context, selector: FlowSelector) -> bool {
+    let FlowSelector::RedirectedUdp { target, host_port } = selector else { return false };
+    let Some(flows) = context.connections.udp_flows(target, host_port).await else { return false };
+    match context.flows.delete_listed(&flows).await {
+        Ok(()) => {
+            context.connections.deleted(&flows).await;
+            true
+        }
+        Err(error) => {
+            debug!(%error, "flows are not deleted one by one");
+            false
+        }
     }
 }
 
@@ -226,7 +261,7 @@ async fn finish(context: &Context) -> Result<bool, Error> {
     }
     let (mut done, mut waits) = (Vec::new(), false);
     for work in work(context).await? {
-        match delete_one(context, &work).await {
+        match delete_one(context, &work, Pass::After).await {
             Outcome::Deleted(made_stale) => done.push((work.flows, made_stale)),
             Outcome::Waits => waits = true,
             Outcome::Refused => {}

@@ -9,7 +9,8 @@ use super::facts::Facts;
 use super::listing::listed;
 use super::world::World;
 use crate::domain::{
-    Caller, Change, HostPort, Listener, Manifest, PortMapping, PortRanges, Publication, ServiceName, host_ports,
+    Caller, Chain, Change, HostPort, Listener, Manifest, Member, PortMapping, PortRanges, Publication, ServiceName,
+    host_ports,
 };
 
 /// What the configuration says about ports of the host.
@@ -53,6 +54,13 @@ impl PortPolicy {
             self.admit(facts, caller, &ports, &plan.addresses).map_err(|error| of_member(name, error))?;
         }
         Ok(())
+    }
+
+    /// Refuses a chain to `caller` that would publish ports which they may not.
+    pub fn permit_chain(&self, caller: &Caller, chain: &Chain) -> Result<(), Error> {
+        chain.members.iter().try_for_each(|(name, Member { plan, .. })| {
+            self.permit(caller, &plan.ports, &plan.addresses).map_err(|error| of_member(name, error))
+        })
     }
 
     fn permit(&self, caller: &Caller, ports: &[PortMapping], addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {

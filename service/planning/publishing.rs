@@ -374,12 +374,13 @@ impl Switched {
 ///
 /// - UDP has no connections: conntrack would keep a client on the old unikernel for as long as it sends, and one that may
 ///   not connect any more as well.
-/// - A TCP connection that the unikernel before has not answered begins anew with the client's next SYN.
+/// - A TCP connection that the unikernel before has not answered begins anew with the client's next SYN, also where nobody is
+///   live now: whoever is live by then has it, and else it is refused.
 /// - What came to a port before it was published was not redirected, and would not be for as long as the client sends.
 fn stale_flows(service: &ServiceName, before: Option<&Publication>, after: Option<&Publication>) -> Vec<StaleFlows> {
     let replaced = before.map(|before| {
         let ports = udp_ports_left(before, after);
-        let half_open = after.is_some_and(|after| after.target != before.target);
+        let half_open = after.is_none_or(|after| after.target != before.target);
         StaleFlows { ports, half_open, ..StaleFlows::none(service.clone(), before.target) }
     });
     let opened = after.map(|after| {

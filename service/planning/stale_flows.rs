@@ -14,19 +14,28 @@ const FEW_PORTS: usize = 4;
 /// What is to be deleted for `flows` at once.
 pub fn selectors(world: &World, facts: &Facts, flows: &StaleFlows) -> Vec<FlowSelector> {
     let target = flows.target;
-    let mut all = Vec::new();
-    if flows.ports.len() > FEW_PORTS {
-        all.push(FlowSelector::RedirectedUdp { target, host_port: None });
-    } else {
-        let ports = flows.ports.iter();
-        all.extend(ports.map(|&port| FlowSelector::RedirectedUdp { target, host_port: Some(port) }));
-    }
+    let mut all = redirected_udp(flows);
     // Whoever has the address by now had it cleared before, and its flows are its own.
     if flows.gone && world.pool().holder(target).is_none() {
         all.extend(of_address(target));
     }
     all.extend(not_redirected(facts, &flows.opened));
     all
+}
+
+/// Those of [`selectors`] that select UDP flows to a target which nothing is published at any more. A live one has flows of its
+/// own by now, though some of before may be stale (`sources` that were narrowed).
+pub fn left(world: &World, flows: &StaleFlows) -> Vec<FlowSelector> {
+    let is_live = world.publications().any(|(_, publication)| publication.target == flows.target);
+    if is_live { Vec::new() } else { redirected_udp(flows) }
+}
+
+fn redirected_udp(flows: &StaleFlows) -> Vec<FlowSelector> {
+    let target = flows.target;
+    if flows.ports.len() > FEW_PORTS {
+        return vec![FlowSelector::RedirectedUdp { target, host_port: None }];
+    }
+    flows.ports.iter().map(|&port| FlowSelector::RedirectedUdp { target, host_port: Some(port) }).collect()
 }
 
 /// What is to be deleted of `flows` once the unikernel, if it runs, has had the time to answer what was on its way to it.
@@ -72,9 +81,11 @@ pub fn is_dead(world: &World, address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::stacks::samples;
     use super::*;
-    use crate::domain::{Change, ImageDigest, Lease, Phase, ServiceName, Timestamp, Transport, UnikernelId};
+    use crate::domain::{Change, ImageDigest, Lease, Phase, Service, ServiceName, Timestamp, Transport, UnikernelId};
 
     fn website() -> ServiceName {
         "website".parse().unwrap()
@@ -108,6 +119,30 @@ mod tests {
         let redirected = |host_port| FlowSelector::RedirectedUdp { target: target(), host_port };
         assert_eq!(of(&[53, 54]), [redirected(Some(53)), redirected(Some(54))]);
         assert_eq!(of(&[1, 2, 3, 4, 5]), [redirected(None)]);
+    }
+
+    fn live_at_target() -> Service {
+        let publication = Publication {
+            unikernel: UnikernelId::new(&website(), &[7; 32]),
+            target: target(),
+            ports: Vec::new(),
+            addresses: BTreeSet::new(),
+            sources: Vec::new(),
+            drain: 0,
+            tolerates_until: None,
+        };
+        Service { publication: Some(Arc::new(publication)), ..Service::new(website()) }
+    }
+
+    #[test]
+    fn one_that_is_live_has_udp_flows_of_its_own() {
+        let flows = StaleFlows { ports: [53].into(), ..StaleFlows::none(website(), target()) };
+        let redirected = FlowSelector::RedirectedUdp { target: target(), host_port: Some(53) };
+        let mut world = world(Phase::Ready);
+        assert_eq!(left(&world, &flows), [redirected]);
+        world.apply(vec![Change::PutService(Box::new(live_at_target()))]);
+        assert_eq!(left(&world, &flows), []);
+        assert_eq!(selectors(&world, &facts(), &flows), [redirected], "its sources may have been narrowed");
     }
 
     #[test]

@@ -57,6 +57,20 @@ fn a_bridge_with_unikernels_keeps_its_mac_address() {
     });
 }
 
+/// Set after its first tap, it would be that one's.
+#[test]
+fn a_bridge_keeps_the_mac_address_that_it_had_before_its_first_unikernel() {
+    isolated("a_bridge_keeps_the_mac_address_that_it_had_before_its_first_unikernel", |_| async {
+        let Some(host) = TestHost::start().await else { return };
+        let manager = host.manager().await;
+        let before = mac("br0");
+        for version in ["1", "2"] {
+            manager.deploy("website", &host.image(version, &[]), options("tcp:80")).await.unwrap();
+            assert_eq!(mac("br0"), before);
+        }
+    });
+}
+
 /// Times that a port with a lower address than all others comes and goes.
 const CHANGES: usize = 40;
 /// Clients, each of which waits for an answer before it asks again: more would fill the buffer of a guest that has to wait

@@ -15,7 +15,7 @@ const MAX_FLOWS: usize = 1 << 20;
 /// Connections at most for which it is kept how the kernel finds them: 10 MiB.
 const MAX_UNREPORTED: usize = 1 << 16;
 
-/// UDP flows at most for which it is kept how the kernel finds them: 10 MiB.
+/// The most UDP flows whose keys are kept: 10 MiB.
 const MAX_UDP: usize = 1 << 16;
 
 /// A redirected connection that is alive, and what the kernel finds it by.
@@ -46,11 +46,11 @@ struct Target {
     /// Those of them that came from a list, so that the kernel may never notify of their end: it does so only of
     /// connections that began while somebody listened.
     unreported: BTreeMap<FlowId, Listed>,
-    /// Those of them that are of UDP.
+    /// The keys of those that are of UDP.
     udp: BTreeMap<FlowId, FlowKey>,
     /// More than could be kept.
     overflowed: bool,
-    /// More of UDP than could be kept.
+    /// More UDP flows began than could be kept.
     udp_overflowed: bool,
 }
 
@@ -164,12 +164,18 @@ impl Census {
         }
     }
 
-    /// The UDP flows to `target` that came to this port of the host, or to any; `None` where they are more than can be kept.
-    pub fn udp(&self, target: IpAddr, host_port: Option<u16>) -> Option<Vec<Listed>> {
+    /// The UDP flows to `target` that came to this port of the host, or to any. `None` where they are not all known, or where
+    /// the target has more than `most`.
+    pub fn udp(&self, target: IpAddr, host_port: Option<u16>, most: usize) -> Option<Vec<Listed>> {
+        if !self.is_ours(target) {
+            return None;
+        }
         let Some(entry) = self.targets.get(&target) else { return Some(Vec::new()) };
+        if entry.overflowed || entry.udp_overflowed || entry.udp.len() > most {
+            return None;
+        }
         let wanted = entry.udp.iter().filter(|(_, key)| host_port.is_none() || key.host_port() == host_port);
-        let listed = wanted.map(|(&flow, key)| Listed { target, flow, key: key.clone() });
-        (!entry.overflowed && !entry.udp_overflowed).then(|| listed.collect())
+        Some(wanted.map(|(&flow, key)| Listed { target, flow, key: key.clone() }).collect())
     }
 
     /// How many are alive; `None` where they are more than can be kept.
@@ -254,7 +260,7 @@ mod tests {
     }
 
     fn udp(census: &Census, port: Option<u16>) -> Option<Vec<u32>> {
-        Some(census.udp(TARGET, port)?.into_iter().map(|listed| listed.flow.0).collect())
+        Some(census.udp(TARGET, port, 4)?.into_iter().map(|listed| listed.flow.0).collect())
     }
 
     #[test]
@@ -269,6 +275,10 @@ mod tests {
         assert_eq!((udp(&census, Some(3)), census.alive(TARGET)), (None, Some(5)), "more than can be kept");
         census.replace(vec![listed(3)]);
         assert_eq!(udp(&census, None), Some(vec![3]));
+        assert_eq!(census.udp(TARGET, None, 0), None, "more than are wanted");
+        assert_eq!(census.udp(OTHER, None, 4), None, "nobody counts what goes there");
+        census.keep_within(Vec::new(), &[]);
+        assert_eq!(udp(&census, None), None, "its network is gone");
     }
 
     #[derive(Debug, Clone)]

@@ -46,7 +46,7 @@ impl FlowKey {
         std::iter::once(DefaultNla::new(ORIGINAL | NLA_F_NESTED, self.tuple.to_vec())).chain(zone)
     }
 
-    /// That of a flow with this protocol and destination port.
+    /// A key with this protocol and destination port.
     #[cfg(test)]
     pub(super) fn of(protocol: u8, port: u16) -> Self {
         let [high, low] = port.to_be_bytes();

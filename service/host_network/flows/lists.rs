@@ -1,4 +1,5 @@
-//! Connections that the kernel is asked for: all of them by a walk, or single ones by what they are found by.
+//! Connections that the kernel is asked for: all of them by a walk, or single ones by what they are found by. Single ones
+//! are deleted so, too.
 
 use std::collections::BTreeSet;
 
@@ -46,18 +47,24 @@ impl FlowLists {
 
     /// Those of `flows` that are still alive, each looked up in the kernel's hash table.
     pub async fn still_alive(&mut self, flows: &[Listed]) -> Result<BTreeSet<FlowId>, Error> {
-        let alive = request_each(&mut self.channel, GET, flows).await?;
+        let alive = request_each(&mut self.channel, Sending::Here, GET, flows).await?;
         Ok(alive.into_iter().map(|flow| flow.flow).collect())
     }
 }
 
 /// Deletes each of `flows` that is still there.
 pub(super) async fn delete_each(channel: &mut Channel, flows: &[Listed]) -> Result<(), Error> {
-    request_each(channel, DELETE, flows).await.map(drop)
+    // Behind a walk of the table, which others may have begun.
+    request_each(channel, Sending::Apart, DELETE, flows).await.map(drop)
 }
 
 /// Sends one request for each of `flows`, which the kernel looks up in its hash table. Returns those that it answers.
-async fn request_each(channel: &mut Channel, message_type: u8, flows: &[Listed]) -> Result<Vec<Listed>, Error> {
+async fn request_each(
+    channel: &mut Channel,
+    sending: Sending,
+    message_type: u8,
+    flows: &[Listed],
+) -> Result<Vec<Listed>, Error> {
     let mut answered = Vec::new();
     for some in flows.chunks(AT_ONCE) {
         let sequences = channel.sequences(u32::try_from(some.len()).unwrap_or(u32::MAX));
@@ -66,13 +73,13 @@ async fn request_each(channel: &mut Channel, message_type: u8, flows: &[Listed])
             encode(request(message_type, flow), flags, sequence)
         });
         let messages = messages.collect::<Vec<_>>();
-        answered.extend(channel.gather(OBJECT, &messages, sequences, events::listed).await?);
+        answered.extend(channel.gather(sending, OBJECT, messages, sequences, events::listed).await?);
     }
     Ok(answered)
 }
 
 fn request(message_type: u8, flow: &Listed) -> NetfilterMessage {
-    // Without the id, a younger flow with the same tuple would be taken for this one.
+    // Without the id, a younger flow with the same tuple would be deleted in place of this one.
     let id = DefaultNla::new(ID, flow.flow.0.to_be_bytes().to_vec());
     let attributes = flow.key.attributes().chain([id]).collect();
     message(Some(flow.target), ConntrackMessage::Other { message_type, attributes })

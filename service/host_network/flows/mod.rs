@@ -91,12 +91,12 @@ impl Flows {
         channel.execute(Sending::Apart, OBJECT, request, 0).await
     }
 
-    /// Deletes these, each of which the kernel looks up in its hash table: 2 µs each.
+    /// Deletes these, each of which the kernel looks up in its hash table: 2 µs each. What has ended already is no error.
     pub async fn delete_listed(&self, flows: &[Listed]) -> Result<(), Error> {
         lists::delete_each(&mut *self.channel.lock().await, flows).await
     }
 
-    /// [`Flows::delete`] of each. The kernel goes through its table once for each of a few, and of many the flows are listed
+    /// [`Flows::delete`] of each, also where one is refused; the first error. The kernel goes through its table once for each of a few, and of many the flows are listed
     /// once and deleted one by one.
     pub async fn delete_all(&self, selectors: &[FlowSelector]) -> Result<(), Error> {
         if selectors.is_empty() {
@@ -106,10 +106,12 @@ impl Flows {
             let criteria = selectors.iter().map(Criteria::of).collect::<Vec<_>>();
             return delete_one_by_one(&mut *self.channel.lock().await, &criteria).await;
         }
+        let mut outcome = Ok(());
         for selector in selectors {
-            self.delete(selector).await?;
+            // What one is refused for need not be so for the others.
+            outcome = outcome.and(self.delete(selector).await);
         }
-        Ok(())
+        outcome
     }
 }
 

@@ -181,18 +181,22 @@ impl Channel {
     }
 
     /// Sends several requests in one datagram, of which the last message asks for an acknowledgement, and reads every
-    /// object that is answered. What the kernel has not got is left out.
+    /// object that is answered. What the kernel has not got is left out; any other refusal is an error, also of one alone.
     pub async fn gather<T>(
         &mut self,
+        sending: Sending,
         object: &str,
-        messages: &[u8],
+        messages: Vec<u8>,
         sequences: RangeInclusive<u32>,
         mut read: impl FnMut(&Frame<'_>) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
         self.renew()?;
         self.unfinished = true;
         let answer = timeout(DEADLINE, async {
-            self.send(object, messages).await?;
+            match sending {
+                Sending::Here => self.send(object, &messages).await?,
+                Sending::Apart => drop(self.send_apart(object, messages).await?),
+            }
             let (mut all, mut refused) = (Vec::new(), None);
             loop {
                 self.receive(object).await?;
@@ -203,7 +207,9 @@ impl Channel {
                     }
                     let errno = Verdict::parse(&frame).and_then(|verdict| verdict.errno);
                     refused = refused.or(errno.filter(|errno| !errno.is_of_nothing()));
-                    if frame.sequence == *sequences.end() {
+                    // Who has no right to ask is told so once, at the first.
+                    let all_refused = frame.sequence == *sequences.start() && refused.is_some_and(Errno::is_of_rights);
+                    if frame.sequence == *sequences.end() || all_refused {
                         return refused.map_or(Ok(all), |errno| Err(Error::refused(object, errno)));
                     }
                 }

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::super::claims::StackClaim;
 use super::super::context::Context;
+use super::super::drains;
 use super::super::error::{Error, ErrorKind};
 use super::super::imports::{Imported, import};
 use super::super::jobs::Job;
@@ -376,7 +377,15 @@ impl Apply {
     }
 
     fn take_back(&mut self) -> BoxFuture<'_, Result<(), Error>> {
-        async move { super::take_back(&self.context, self.placed.take()).await }.boxed()
+        async move {
+            // What is made for nothing ends next.
+            let ends = self.placed.as_ref().and(self.making.as_ref());
+            let ends = ends.into_iter().flat_map(Making::started).cloned().collect::<Vec<_>>();
+            super::take_back(&self.context, self.placed.take()).await?;
+            drains::let_finish(&self.context, ends).await;
+            Ok(())
+        }
+        .boxed()
     }
 
     fn delete_flows<'a>(&'a mut self, _: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {

@@ -103,6 +103,11 @@ impl Making {
     }
 
     /// All members, once they are made.
+    /// Those that run for this chain alone.
+    pub fn started(&self) -> impl Iterator<Item = &UnikernelId> {
+        self.started.iter()
+    }
+
     pub fn chain(&self) -> Chain {
         Chain { members: self.members.clone() }
     }

@@ -12,7 +12,7 @@ use super::super::error::Error;
 use super::super::jobs::Job;
 use super::super::workflow::{Flow, Step, nothing};
 use super::apply::Apply;
-use crate::domain::{Chain, StackName, Timestamp};
+use crate::domain::{Caller, Chain, StackName, Timestamp};
 use crate::planning::stacks::moves::{self, Goal, Move};
 use crate::planning::stacks::placed::Placed;
 
@@ -46,12 +46,13 @@ pub struct MoveStack {
     context: Arc<Context>,
     name: StackName,
     way: Way,
+    caller: Caller,
     placed: Option<Placed>,
 }
 
 impl MoveStack {
-    pub fn new(context: Arc<Context>, name: StackName, way: Way) -> Self {
-        Self { context, name, way, placed: None }
+    pub fn new(context: Arc<Context>, name: StackName, way: Way, caller: Caller) -> Self {
+        Self { context, name, way, caller, placed: None }
     }
 
     fn decide<'a>(&'a mut self, job: &'a Job) -> BoxFuture<'a, Result<Flow, Error>> {
@@ -74,12 +75,18 @@ impl MoveStack {
 
     /// The chain, where some of it has to be made again first.
     async fn try_at_once(&mut self) -> Result<Option<Arc<Chain>>, Error> {
-        let (name, way, defaults) = (self.name.clone(), self.way, self.context.limits().defaults());
+        let (name, way, caller) = (self.name.clone(), self.way, self.caller.clone());
+        let (defaults, policy) = (self.context.limits().defaults(), self.context.limits().ports.clone());
         let (raise, placed) = self
             .context
             .owner
             .decide(move |state| {
                 let (world, now) = (&state.world, Timestamp::now());
+                let chain = moves::known(world, &name).map(|stack| match way {
+                    Way::Forth => stack.staged.as_ref(),
+                    Way::Back => stack.previous.as_ref(),
+                });
+                chain?.map_or(Ok(()), |chain| policy.permit_chain(&caller, chain))?;
                 let decided = match way {
                     Way::Forth => moves::activate(world, &name, defaults, now)?,
                     Way::Back => moves::roll_back(world, &name, defaults, now)?,

@@ -153,8 +153,10 @@ impl Reader {
         match field {
             Field::Port => {
                 self.port_is_open = false;
-                if let Ok(port) = value.try_into().map(u16::from_be_bytes) {
-                    self.port_within(compared(data.number_be(OPERATION), port));
+                let port = value.try_into().map(u16::from_be_bytes).ok();
+                let range = port.and_then(|port| compared(data.number_be(OPERATION), port));
+                if let Some(range) = range {
+                    self.port_within([range]);
                 }
             }
             Field::Transport if equals => self.matched.transport = transport(value),
@@ -174,17 +176,17 @@ impl Reader {
         let port =
             |attribute| -> Option<u16> { value(data.nested(attribute)?)?.try_into().ok().map(u16::from_be_bytes) };
         if let (Some(0), Some(first), Some(last)) = (data.number_be(OPERATION), port(COMPARED), port(RANGE_TO)) {
-            self.port_within(Some((first, last)));
+            self.port_within([(first, last)]);
         }
     }
 
     /// `>= 80` and `<= 90` are two comparisons of one range.
-    fn port_within(&mut self, range: Option<(u16, u16)>) {
-        let Some((first, last)) = range else { return };
-        let ports = self.matched.ports.get_or_insert_with(|| vec![(1, u16::MAX)]);
-        for port in ports {
-            *port = (port.0.max(first), port.1.min(last));
-        }
+    fn port_within(&mut self, ranges: impl IntoIterator<Item = (u16, u16)>) {
+        let before = self.matched.ports.take().unwrap_or_else(|| vec![(1, u16::MAX)]);
+        let both = ranges
+            .into_iter()
+            .flat_map(|(first, last)| before.iter().map(move |before| (before.0.max(first), before.1.min(last))));
+        self.matched.ports = Some(both.filter(|(first, last)| first <= last).collect());
     }
 
     fn look_up(&mut self, data: Attributes<'_>) {
@@ -207,6 +209,7 @@ impl Reader {
         let transport = match data.text(XT_NAME) {
             Some("tcp") => Transport::Tcp,
             Some("udp") => Transport::Udp,
+            Some("multiport") => return self.xt_multiport(data.bytes(XT_INFO).unwrap_or_default()),
             _ => return,
         };
         let flags_at = if transport == Transport::Tcp { 11 } else { 8 };
@@ -215,8 +218,32 @@ impl Reader {
         self.matched.transport = Some(transport);
         let inverted = info.get(flags_at).is_some_and(|flags| flags & DESTINATION_INVERTED != 0);
         if let (Some(first), Some(last), false) = (port(4), port(6), inverted) {
-            self.port_within(Some((first, last)));
+            self.port_within([(first, last)]);
         }
+    }
+
+    /// `struct xt_multiport_v1`: which ports, how many, fifteen of them in the host's order, for each whether a range begins with
+    /// it, and whether all of that is inverted.
+    fn xt_multiport(&mut self, info: &[u8]) {
+        const SOURCE: u8 = 0;
+        const PORTS: usize = 15;
+        let [kind, count, ports @ ..] = info else { return };
+        let (Some((ports, rest)), count) = (ports.split_at_checked(2 * PORTS), usize::from(*count).min(PORTS)) else {
+            return;
+        };
+        // Other ports than these: such a rule cannot be read.
+        self.port_is_open |= rest.get(PORTS).is_some_and(|inverted| *inverted != 0);
+        if *kind == SOURCE {
+            return;
+        }
+        let mut numbers =
+            ports.chunks_exact(2).map(|port| u16::from_ne_bytes([port[0], port[1]])).zip(rest).take(count);
+        let ranges = std::iter::from_fn(|| {
+            let (first, begins) = numbers.next()?;
+            let last = if *begins == 0 { first } else { numbers.next()?.0 };
+            Some((first, last))
+        });
+        self.port_within(ranges.collect::<Vec<_>>());
     }
 }
 
@@ -327,6 +354,25 @@ mod tests {
             assert_eq!((rule.matched.transport, rule.matched.ports), (Some(transport), ports), "{name} {inverted}");
         }
         assert_eq!(parsed(&[expression("target", &[(XT_NAME, b"LOG\0")])]), None);
+    }
+
+    #[test]
+    fn a_list_of_ports_of_iptables_is_read() {
+        let rule = |kind: u8, inverted: u8| {
+            let mut info = vec![kind, 4];
+            info.extend([22u16, 80, 90, 443].into_iter().flat_map(u16::to_ne_bytes));
+            info.resize(32, 0);
+            info.extend([0, 1, 0, 0]);
+            info.resize(47, 0);
+            info.push(inverted);
+            let listed = expression("match", &[(XT_NAME, b"multiport\0"), (XT_INFO, &info)]);
+            parsed(&[xt("tcp", [0, u16::MAX], false), listed, expression("target", &[(XT_NAME, b"DNAT\0")])])
+        };
+        let ports = Some(vec![(22, 22), (80, 90), (443, 443)]);
+        assert_eq!(rule(1, 0).unwrap().matched.ports, ports);
+        assert_eq!(rule(2, 0).unwrap().matched.ports, ports, "either port");
+        assert_eq!(rule(0, 0).unwrap().matched.ports, Some(vec![(1, u16::MAX)]), "source ports");
+        assert_eq!(rule(1, 1), None, "all others");
     }
 
     #[test]
