@@ -19,6 +19,10 @@ use crate::planning::stale_flows;
 /// is well answers within a millisecond; a client sends its SYN once more after a second, which then goes to the live one.
 const TIME_TO_ANSWER: Duration = Duration::from_millis(250);
 
+/// How long what was deleted by what is known of it waits for the kernel to look for more. Ports that are switched again and
+/// again are looked for as rarely as this: it takes a core of the host 6 ms.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+
 /// What is still to be done after changes of what is published, apart from the calls that made them.
 #[derive(Debug, Default)]
 pub struct FollowUp {
@@ -48,6 +52,10 @@ struct Entry {
     swept: Option<u64>,
     /// Until when unanswered connections may still be answered.
     answer_until: Option<Instant>,
+    /// As which number those were deleted.
+    answered: Option<u64>,
+    /// Not swept before.
+    sweep_at: Option<Instant>,
 }
 
 impl Entry {
@@ -61,6 +69,14 @@ impl Entry {
 
     fn is_answering(&self) -> bool {
         self.answer_until.is_some_and(|until| until > Instant::now())
+    }
+
+    fn is_answered(&self) -> bool {
+        self.answered == Some(self.made_stale)
+    }
+
+    fn sweeps_later(&self) -> bool {
+        self.is_cleared() && !self.is_swept() && self.sweep_at.is_some_and(|at| at > Instant::now())
     }
 }
 
@@ -89,7 +105,8 @@ impl FollowUp {
         inner.count += 1;
         let (made_stale, answer_until) = (inner.count, flows.half_open.then(|| Instant::now() + TIME_TO_ANSWER));
         let entry = inner.entries.entry(flows.clone()).or_default();
-        *entry = Entry { made_stale, answer_until, ..*entry };
+        let sweep_at = Some(entry.sweep_at.unwrap_or_else(|| Instant::now() + SWEEP_PAUSE));
+        *entry = Entry { made_stale, answer_until, sweep_at, ..*entry };
         self.stale.notify_one();
     }
 
@@ -97,13 +114,17 @@ impl FollowUp {
         self.lock().entries.get(flows).copied().unwrap_or_default()
     }
 
-    /// Everything that need not wait was deleted, as it was stale at `made_stale`; `swept`: not by what is known alone.
-    fn cleared(&self, flows: &StaleFlows, made_stale: u64, swept: bool) {
+    /// Everything that need not wait was deleted, as it was stale at `made_stale`; `swept`: not by what is known alone;
+    /// `answered`: and what was not answered.
+    fn cleared(&self, flows: &StaleFlows, made_stale: u64, swept: bool, answered: bool) {
         let mut inner = self.lock();
         let entry = inner.entries.entry(flows.clone()).or_default();
         entry.cleared = Some(made_stale);
         if swept {
-            entry.swept = Some(made_stale);
+            (entry.swept, entry.sweep_at) = (Some(made_stale), None);
+        }
+        if answered {
+            entry.answered = Some(made_stale);
         }
     }
 
@@ -165,7 +186,7 @@ async fn work(context: &Context) -> Result<Vec<Work>, Error> {
 enum Outcome {
     /// As it was stale at this number.
     Deleted(u64),
-    /// Connections may still be answered.
+    /// Connections may still be answered, or it is swept later.
     Waits,
     Refused,
 }
@@ -182,24 +203,25 @@ enum Pass {
 async fn delete_one(context: &Context, work: &Work, pass: Pass) -> Outcome {
     let entry = context.follow_up.entry(&work.flows);
     let waits = work.unanswered.is_some() && !work.dead && entry.is_answering();
+    let sweeps_later = pass == Pass::After && entry.sweeps_later() && !work.left.is_empty();
     let mut selectors = match pass {
         Pass::Call if entry.is_cleared() => Vec::new(),
-        Pass::After if entry.is_swept() => Vec::new(),
+        Pass::After if entry.is_swept() || sweeps_later => Vec::new(),
         // What was deleted from a target that has got the port back is its own by now.
         Pass::After if entry.is_cleared() => work.left.clone(),
         Pass::Call | Pass::After => work.at_once.clone(),
     };
-    let mut swept = !entry.is_cleared() || pass == Pass::After;
+    let mut swept = !entry.is_cleared() || pass == Pass::After && !sweeps_later;
     if pass == Pass::Call {
         let asked = selectors.len();
         selectors = delete_known(context, selectors, &work.left).await;
         swept &= selectors.len() == asked;
     }
-    selectors.extend(work.unanswered.filter(|_| !waits));
+    selectors.extend(work.unanswered.filter(|_| !waits && !entry.is_answered()));
     match context.flows.delete_all(&selectors).await {
         Ok(()) => {
-            context.follow_up.cleared(&work.flows, entry.made_stale, swept);
-            if waits { Outcome::Waits } else { Outcome::Deleted(entry.made_stale) }
+            context.follow_up.cleared(&work.flows, entry.made_stale, swept, !waits);
+            if waits || sweeps_later { Outcome::Waits } else { Outcome::Deleted(entry.made_stale) }
         }
         // The change itself holds. What is left stands in the ledger, and is tried again.
         Err(error) => {
