@@ -162,8 +162,7 @@ impl Manager {
     /// stays live.
     ///
     /// Errors: InvalidArgument, NotAuthorized, NoSuchService, NoSuchUnikernel (there is none to go back to), NotReady,
-    /// InUse (the service is of a stack), KernelRefused, Cancelled, and where it has ended ImageUnavailable,
-    /// AlbatrossUnavailable and AlbatrossRefused.
+    /// InUse (the service is of a stack), KernelRefused, Cancelled, and where it has ended those of Deploy.
     #[zbus(out_args("unikernel"))]
     async fn rollback(
         &self,
@@ -200,7 +199,8 @@ impl Manager {
 
     /// Starts a unikernel again, with the same configuration and address.
     ///
-    /// Errors: InvalidArgument, NotAuthorized, NoSuchUnikernel, AlbatrossUnavailable, AlbatrossRefused, NotReady.
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchUnikernel, InUse (another call works on it), AlbatrossUnavailable,
+    /// AlbatrossRefused, NotReady, Cancelled, and where it has ended those of Deploy.
     async fn restart(
         &self,
         id: &str,
@@ -216,8 +216,8 @@ impl Manager {
     ///
     /// options: force b (also while it is live: its service is unpublished first; also while a stack has it staged).
     ///
-    /// Errors: InvalidArgument, NotAuthorized, NoSuchUnikernel, InUse (it is live or staged), AlbatrossUnavailable,
-    /// AlbatrossRefused.
+    /// Errors: InvalidArgument, NotAuthorized, NoSuchUnikernel, InUse (it is live or staged, or another call works on it),
+    /// AlbatrossUnavailable, AlbatrossRefused.
     async fn destroy(
         &self,
         id: &str,
@@ -270,8 +270,9 @@ impl Manager {
     /// live is the previous one. Open connections of that one may finish. Nothing happens where nothing is staged but a
     /// chain is live.
     ///
-    /// Errors: InvalidArgument, NotAuthorized, NoSuchStack, NotReady (nothing is staged or live), PortConflict,
-    /// KernelRefused, Cancelled, and where a member has ended those of Rollback. After an error everything is as it was.
+    /// Errors: InvalidArgument, NotAuthorized (also a port that the configuration keeps for root), NoSuchStack, NotReady
+    /// (nothing is staged or live), InUse (another call works on it), PortConflict, KernelRefused, Cancelled, and where a
+    /// member has ended those of Deploy. After an error everything is as it was.
     async fn activate(
         &self,
         stack: &str,
@@ -286,9 +287,9 @@ impl Manager {
     /// Makes the chain of a stack live again that was live before, in one move; the one that is live becomes the previous
     /// one. Members that are gone are deployed again first; until they are ready what is live stays live.
     ///
-    /// Errors: InvalidArgument, NotAuthorized, NoSuchStack, NoSuchUnikernel (there is no chain to go back to), NotReady,
-    /// PortConflict, KernelRefused, Cancelled, and where a member is gone ImageUnavailable, AddressPoolExhausted,
-    /// AlbatrossUnavailable and AlbatrossRefused. After an error everything is as it was.
+    /// Errors: InvalidArgument, NotAuthorized (also a port that the configuration keeps for root), NoSuchStack,
+    /// NoSuchUnikernel (there is no chain to go back to), NotReady, InUse (another call works on it), PortConflict,
+    /// KernelRefused, Cancelled, and where a member is gone those of Deploy. After an error everything is as it was.
     async fn rollback_stack(
         &self,
         stack: &str,
@@ -331,7 +332,7 @@ impl Manager {
     /// tag: 1 to 255 bytes without control characters. prefix: such as 10.0.0.0/24. exclude: what is not to be given,
     /// each an address, a range FIRST-LAST or a prefix.
     ///
-    /// Errors: InvalidArgument, NotAuthorized, AddressPoolExhausted.
+    /// Errors: InvalidArgument, NotAuthorized, AddressPoolExhausted, InUse (the tag is a unikernel's).
     #[zbus(out_args("address"))]
     async fn allocate_address(
         &self,
