@@ -96,12 +96,12 @@ impl Errno {
         matches!(self.name(), Some("ENOENT" | "EEXIST"))
     }
 
-    /// What was asked for, or was to be deleted, is not there.
+    /// ENOENT: what was asked for, or was to be deleted, is not there.
     pub(super) fn is_of_nothing(self) -> bool {
         self.name() == Some("ENOENT")
     }
 
-    /// The service lacks a right.
+    /// EPERM or EACCES: the service lacks a right.
     pub(super) fn is_of_rights(self) -> bool {
         matches!(self.name(), Some("EPERM" | "EACCES"))
     }

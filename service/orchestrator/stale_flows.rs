@@ -147,7 +147,7 @@ impl FollowUp {
 struct Work {
     flows: StaleFlows,
     at_once: Vec<FlowSelector>,
-    /// Those of them that select UDP flows to a target which has not got their port any more.
+    /// The selectors of `at_once` that select UDP flows to a target which has not got their port any more.
     left: Vec<FlowSelector>,
     unanswered: Option<FlowSelector>,
     /// Nobody is left who could answer.

@@ -197,7 +197,7 @@ mod tests {
     const TARGET: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
     const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(172, 17, 0, 2));
 
-    /// Those with an odd number are of UDP, to a port of the same number.
+    /// The key of a flow: of UDP where its number is odd, to a port of the same number.
     fn key(flow: u32) -> FlowKey {
         FlowKey::of(if flow % 2 == 1 { 17 } else { 6 }, flow.try_into().unwrap())
     }

@@ -48,7 +48,7 @@ pub struct FlowChange {
     pub flow: FlowId,
     /// It is not alive any more.
     pub ended: bool,
-    /// What it is found by, where it is one of UDP that has begun.
+    /// The key of a UDP flow that has begun.
     pub udp: Option<FlowKey>,
 }
 

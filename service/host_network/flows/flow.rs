@@ -26,7 +26,7 @@ pub fn has_closed(state: u8) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowId(pub u32);
 
-/// What the kernel finds a flow by in its hash table, without a walk.
+/// The key of a flow: by it the kernel finds the flow in its hash table, without a walk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlowKey {
     /// The tuple as the client sees it, as the kernel wrote it.

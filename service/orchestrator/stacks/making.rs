@@ -102,12 +102,12 @@ impl Making {
         Ok(())
     }
 
-    /// All members, once they are made.
-    /// Those that run for this chain alone.
+    /// The unikernels that were started for this chain alone.
     pub fn started(&self) -> impl Iterator<Item = &UnikernelId> {
         self.started.iter()
     }
 
+    /// All members, once they are made.
     pub fn chain(&self) -> Chain {
         Chain { members: self.members.clone() }
     }
