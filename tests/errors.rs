@@ -499,7 +499,7 @@ fn what_albatross_says_and_what_does_not_become_ready() {
         ] {
             let image = host.image(how, &[&format!("--answer={how}")]);
             // On a busy machine it does not even listen in the first of them.
-            let mut answers = false;
+            let mut said = String::new();
             for time in [400u64, 1_000, 2_000] {
                 let mut short = options("http:80/");
                 short.insert("timeout", time.into());
@@ -508,12 +508,12 @@ fn what_albatross_says_and_what_does_not_become_ready() {
                 assert!(kind == "NotReady" && message.contains(&format!("within {time} ms")), "{kind}: {message}");
                 // The rule's own time ends the probe, not the 5 s that every probe may take.
                 assert!(began.elapsed() < Duration::from_secs(5), "{how}: {:?}", began.elapsed());
-                answers = message.contains(says);
-                if answers {
+                said = message;
+                if said.contains(says) {
                     break;
                 }
             }
-            assert!(answers, "{how}");
+            assert!(said.contains(says), "{how}: {said}");
         }
         let mut short = options("running");
         short.insert("timeout", 400u64.into());

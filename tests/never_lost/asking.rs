@@ -2,8 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Asks a port every 5 ms until it is told to stop.
 pub struct Asking {
     stop: Arc<AtomicBool>,
+    /// What is done meanwhile, in the words of whoever does it.
+    meanwhile: Arc<Mutex<String>>,
     thread: Option<JoinHandle<(usize, Vec<String>)>>,
 }
 
@@ -23,17 +25,25 @@ impl Asking {
     pub fn start(host: &TestHost, port: u16) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
+        let meanwhile = Arc::<Mutex<String>>::default();
+        let done = Arc::clone(&meanwhile);
         let target: SocketAddr = format!("{HOST}:{port}").parse().unwrap();
         let thread = host.client.spawn(move || {
             let (mut asked, mut lost) = (0, Vec::new());
             while !told.load(Ordering::Relaxed) {
                 asked += 1;
-                lost.extend(ask(target).err());
+                let during = done.lock().unwrap().clone();
+                lost.extend(ask(target).err().map(|error| format!("{error} ({during})")));
                 std::thread::sleep(PAUSE);
             }
             (asked, lost)
         });
-        Self { stop, thread: Some(thread) }
+        Self { stop, meanwhile, thread: Some(thread) }
+    }
+
+    /// A request that is lost from now on is said to have begun during this.
+    pub fn during(&self, what: &str) {
+        what.clone_into(&mut self.meanwhile.lock().unwrap());
     }
 
     /// How often it has asked; none may have been without an answer.

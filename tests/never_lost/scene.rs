@@ -31,9 +31,8 @@ pub enum Deed {
     Collect,
 }
 
-fn at_once() -> Options<'static> {
-    Options::from([("drain", 0u64.into())])
-}
+/// Requests to what was live before get an answer, whatever is done to it next: nothing here outlasts this.
+const DRAIN: u64 = 5_000;
 
 impl Scene {
     /// With `website` version 1 live on 8080.
@@ -64,7 +63,7 @@ impl Scene {
     }
 
     pub async fn publish(&self, service: &str, ports: &[(&str, u16, u16)], id: Option<&str>) -> zbus::Result<()> {
-        let mut options = at_once();
+        let mut options = Options::from([("drain", DRAIN.into())]);
         options.extend(id.map(|id| ("unikernel", id.into())));
         self.manager.publish(service, ports, options).await
     }
@@ -110,6 +109,7 @@ impl Scene {
                     let first = self.first().await;
                     self.publish("website", &PORTS, Some(&second)).await.unwrap();
                     self.publish("website", &PORTS, Some(&first)).await.unwrap();
+                    self.until("version 2 has drained", |_| true).await;
                 }
                 self.host.albatross.control(&format!("lose {second}"));
                 self.until(&format!("{second} has exited"), |account| {

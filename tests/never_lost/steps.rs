@@ -79,6 +79,7 @@ async fn fail_every_step(deed: Deed, workflows: &[&str]) {
         for kind in kinds {
             for time in 1..=MOST_WRITES {
                 let fault = format!("{point}={kind}@{time}");
+                asking.during(&fault);
                 let expected = Expected { before: &before, done: &done };
                 let mut hit = false;
                 // On a busy machine the owner may write late what the preparation left to do, and meet the fault before the

@@ -85,12 +85,13 @@ async fn repeat<F: Future<Output = Result<(), String>>>(
     let mut pause = PAUSES.0;
     let mut answer = None;
     loop {
-        let limit = deadline.min(Instant::now() + ONE_PROBE);
+        let began = Instant::now();
+        let limit = deadline.min(began + ONE_PROBE);
         match timeout_at(limit, once()).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(why)) => answer = Some(why),
-            // The last probe may have had no time: what was answered before says more.
-            Err(_) if limit == deadline && answer.is_some() => {}
+            // The last probe may have had no time to connect: what was answered before says more.
+            Err(_) if limit < began + CONNECT && answer.is_some() => {}
             Err(_) => answer = Some(SILENT.into()),
         }
         if Instant::now() + pause >= deadline {
@@ -131,4 +132,28 @@ async fn ended(albatross: &Client, unikernel: &Unikernel) -> Result<Option<Strin
         Some(_) => Some("it ended and was started again by Albatross".into()),
         None => Some("it has exited".into()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    /// What is said of probes that fail for `refused` and are silent from then on, in two seconds.
+    async fn said_after(refused: Duration) -> String {
+        let began = Instant::now();
+        let probe = || async move {
+            if began.elapsed() < refused { Err("connection refused".to_owned()) } else { pending().await }
+        };
+        repeat(Duration::from_secs(2), probe).await.unwrap_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_probe_that_had_time_is_told_of() {
+        let silent = format!("not within 2000 ms: {SILENT}");
+        assert_eq!(said_after(Duration::ZERO).await, silent);
+        assert_eq!(said_after(Duration::from_secs(1)).await, silent);
+        assert_eq!(said_after(Duration::from_millis(1_900)).await, "not within 2000 ms: connection refused");
+    }
 }
