@@ -16,7 +16,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use host::{AT_ONCE, HOST, Manager, Options, PATIENCE, TestHost, error_of, eventually, options};
-use netns::{Namespace, ask_tcp, ask_udp_with, isolated, serve, sh, udp_socket};
+use netns::{Namespace, ask_tcp, ask_udp_with, isolated, run_beside, serve, sh, udp_socket};
 
 const PORT: u16 = 8080;
 
@@ -289,38 +289,97 @@ fn hangs(host: &TestHost, id: &str) -> String {
     tap
 }
 
-#[test]
-fn a_client_whose_first_packet_went_to_one_that_hangs_gets_to_the_next() {
-    isolated("a_client_whose_first_packet_went_to_one_that_hangs_gets_to_the_next", |_| async {
-        let Some((host, manager)) = started(false).await else { return };
-        let (first, address) = deploy(&host, &manager, "1").await;
-        publish(&manager, Options::new()).await;
-        let mut answered = connected(&host.client, CLIENT);
-        let (second, _) = deploy(&host, &manager, "2").await;
-        let tap = hangs(&host, &first);
-        let begin = Instant::now();
-        let waiting = (0..3).map(|_| {
-            host.client.spawn(move || {
-                let mut stream = connect(CLIENT).unwrap();
-                (ask(&mut stream).unwrap(), begin.elapsed())
-            })
-        });
-        let waiting = waiting.collect::<Vec<_>>();
-        let unanswered = || flows_of(&address).iter().filter(|flow| flow.contains(" SYN_SENT ")).count();
-        eventually("their first packets have gone", async || unanswered() == 3).await;
-        publish(&manager, Options::from([("unikernel", second.as_str().into())])).await;
-        // The pause before a packet is a second, and at most as long as all pauses before it and a second more.
-        let next_packet = 2 * begin.elapsed() + Duration::from_secs(1);
-        for waiting in waiting {
-            let (answer, took) = tokio::task::spawn_blocking(|| waiting.join().unwrap()).await.unwrap();
-            println!("answered by {answer} after {took:?}");
-            assert_eq!(answer, "version=2");
-            assert!(took < next_packet + ROOM, "not with its next packet: {took:?}");
+/// How a service gets away from a unikernel that hangs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Away {
+    Publish,
+    UnpublishAndPublish,
+    Rollback,
+    /// `[publish] fall-back`, once its readiness rule does not hold.
+    FallBack,
+}
+
+impl Away {
+    async fn go(self, manager: &Manager, to: &str) {
+        match self {
+            Self::Publish => publish(manager, Options::from([("unikernel", to.into())])).await,
+            Self::UnpublishAndPublish => {
+                manager.call("Unpublish", &("website",)).await.unwrap();
+                publish(manager, Options::from([("unikernel", to.into())])).await;
+            }
+            Self::Rollback => drop(manager.call("Rollback", &("website",)).await.unwrap()),
+            Self::FallBack => eventually("fallen back", async || manager.told_of(to, "State").await == "live").await,
         }
-        assert_eq!(manager.told_of(&first, "State").await, "draining", "it still runs");
+    }
+}
+
+async fn who_waits_for_one_that_hangs_gets_to_the_next(away: Away) {
+    let Some(mut host) = TestHost::without_service() else { return };
+    std::fs::write(host.config(), format!("[publish]\nfall-back = {}\n", away == Away::FallBack)).unwrap();
+    host.start_service().await;
+    let manager = host.manager().await;
+    let (first, _) = deploy(&host, &manager, "1").await;
+    publish(&manager, Options::new()).await;
+    let checked = if away == Away::FallBack { 200_u64 } else { 0 };
+    let mut options = options("http:80/");
+    options.extend([("restart", "never".into()), ("check", checked.into()), ("check-failures", 1_u32.into())]);
+    let (second, address) = manager.deploy("website", &host.image("2", &[]), options).await.unwrap();
+    publish(&manager, Options::new()).await;
+    let mut answered = connected(&host.client, CLIENT);
+    let tap = hangs(&host, &second);
+    let begin = Instant::now();
+    let waiting = (0..3).map(|_| {
+        host.client.spawn(move || {
+            let mut stream = connect(CLIENT).unwrap();
+            (ask(&mut stream).unwrap(), begin.elapsed())
+        })
+    });
+    let waiting = waiting.collect::<Vec<_>>();
+    // The check that fails takes its five seconds: no fall-back comes before they have gone.
+    let unanswered = || flows_of(&address).iter().filter(|flow| flow.contains(" SYN_SENT ")).count();
+    eventually("their first packets have gone", async || unanswered() >= 3).await;
+    away.go(&manager, &first).await;
+    // The pause before a packet is a second, and at most as long as all pauses before it and a second more.
+    let next_packet = 2 * begin.elapsed() + Duration::from_secs(1);
+    for waiting in waiting {
+        let (answer, took) = tokio::task::spawn_blocking(|| waiting.join().unwrap()).await.unwrap();
+        println!("answered by {answer} after {took:?}");
+        assert_eq!(answer, "version=1");
+        assert!(took < next_packet + ROOM, "not with its next packet: {took:?}");
+    }
+    if away != Away::FallBack {
+        assert_eq!(manager.told_of(&second, "State").await, "draining", "it still runs");
         sh(&format!("ip link set {tap} up"));
-        eventually("what was answered stays with it", async || ask(&mut answered).is_ok_and(|it| it == "version=1"))
-            .await;
+        let stays = async || ask(&mut answered).is_ok_and(|it| it == "version=2");
+        eventually("what was answered stays with it", stays).await;
+    }
+}
+
+#[test]
+fn who_waits_for_one_that_hangs_gets_to_the_next_by_publish() {
+    isolated("who_waits_for_one_that_hangs_gets_to_the_next_by_publish", |_| {
+        who_waits_for_one_that_hangs_gets_to_the_next(Away::Publish)
+    });
+}
+
+#[test]
+fn who_waits_for_one_that_hangs_gets_to_the_next_by_unpublish_and_publish() {
+    isolated("who_waits_for_one_that_hangs_gets_to_the_next_by_unpublish_and_publish", |_| {
+        who_waits_for_one_that_hangs_gets_to_the_next(Away::UnpublishAndPublish)
+    });
+}
+
+#[test]
+fn who_waits_for_one_that_hangs_gets_to_the_next_by_rollback() {
+    isolated("who_waits_for_one_that_hangs_gets_to_the_next_by_rollback", |_| {
+        who_waits_for_one_that_hangs_gets_to_the_next(Away::Rollback)
+    });
+}
+
+#[test]
+fn who_waits_for_one_that_hangs_gets_to_the_next_by_fall_back() {
+    isolated("who_waits_for_one_that_hangs_gets_to_the_next_by_fall_back", |_| {
+        who_waits_for_one_that_hangs_gets_to_the_next(Away::FallBack)
     });
 }
 
@@ -408,6 +467,39 @@ fn segment_size(all: &str) -> u32 {
     size.unwrap_or_else(|| panic!("{all}")).parse().unwrap()
 }
 
+/// The process of the only guest there is.
+fn guest(host: &TestHost) -> u32 {
+    host.albatross.dump()["unikernels"][0]["pid"].as_u64().unwrap().try_into().unwrap()
+}
+
+#[test]
+fn segments_of_a_guest_that_connects_fit_a_smaller_mtu() {
+    isolated("segments_of_a_guest_that_connects_fit_a_smaller_mtu", |_| async {
+        let Some((host, manager)) = started(false).await else { return };
+        deploy(&host, &manager, "1").await;
+        let guest = guest(&host);
+        serve(&host.client, "outside", PORT);
+        // What both may send: the guest, and the server that it has connected to.
+        let sizes = || {
+            let connected = run_beside(guest, || {
+                let mut stream = TcpStream::connect((CLIENT, PORT)).unwrap();
+                let mut said = [0; 64];
+                let length = stream.read(&mut said).unwrap();
+                assert_eq!(String::from_utf8_lossy(&said[..length]), format!("outside {HOST}"), "masqueraded");
+                stream
+            });
+            let sizes = [run_beside(guest, || sh(&established(PORT))), host.client.sh(&established(PORT))];
+            drop(connected);
+            sizes.map(|shown| segment_size(&shown))
+        };
+        let whole = sizes();
+        let none = || run_beside(guest, || sh(&established(PORT))) + &host.client.sh(&established(PORT));
+        eventually("no connection is left", async || none().is_empty()).await;
+        sh("ip link set outside mtu 1400");
+        assert_eq!(sizes(), whole.map(|size| size - 100));
+    });
+}
+
 #[test]
 fn segments_fit_a_smaller_mtu_on_the_way_in_both_directions() {
     isolated("segments_fit_a_smaller_mtu_on_the_way_in_both_directions", |_| async {
@@ -416,12 +508,12 @@ fn segments_fit_a_smaller_mtu_on_the_way_in_both_directions() {
         publish(&manager, Options::new()).await;
         let without = connected(&host.client, CLIENT);
         // The guest does not hear of smaller MTUs, as MirageOS does not: it sends what the client has announced to it.
-        let dump = host.albatross.dump();
-        let guest = format!("nsenter --target {} --net {}", dump["unikernels"][0]["pid"], established(80));
-        let both = || [segment_size(&host.client.sh(&established(PORT))), segment_size(&sh(&guest))];
+        let guest = guest(&host);
+        let of_guest = move || run_beside(guest, || sh(&established(80)));
+        let both = || [segment_size(&host.client.sh(&established(PORT))), segment_size(&of_guest())];
         let whole = both();
         drop(without);
-        eventually("the guest has no connection left", async || sh(&guest).is_empty()).await;
+        eventually("the guest has no connection left", async || of_guest().is_empty()).await;
         // As behind PPPoE: the host's way out is smaller than what both ends believe.
         sh("ip link set outside mtu 1400");
         let within = connected(&host.client, CLIENT);

@@ -98,6 +98,8 @@ fn a_port_on_which_a_process_listens_is_not_taken() {
         let _localhost = tcp("127.0.0.1:1025");
         let _resolver = UdpSocket::bind("127.0.0.53:53").unwrap();
         let _ipv6 = tcp("[::1]:1026");
+        let _dual_stack = UdpSocket::bind("[::]:1028").unwrap();
+        let _ipv6_resolver = UdpSocket::bind("[::1]:1029").unwrap();
         let client = UdpSocket::bind("0.0.0.0:1027").unwrap();
         client.connect("192.0.2.2:53").unwrap();
         for (ports, options, word) in [
@@ -111,6 +113,8 @@ fn a_port_on_which_a_process_listens_is_not_taken() {
             (("tcp", 1025, 80), on("127.0.0.1"), "tcp port 1025 on 127.0.0.1"),
             (("udp", 53, 80), on("127.0.0.53"), "udp port 53 on 127.0.0.53"),
             (("udp", 53, 80), Options::new(), "udp port 53"),
+            (("udp", 1028, 80), Options::new(), "udp port 1028"),
+            (("udp", 1028, 80), on(HOST), "udp port 1028 on 192.0.2.1"),
         ] {
             let (kind, message) = error_of(manager.publish("website", &[ports], options).await);
             assert_eq!(kind, "PortConflict", "{message}");
@@ -127,6 +131,7 @@ fn a_port_on_which_a_process_listens_is_not_taken() {
             (("udp", 53, 80), on("127.0.0.54")),
             (("tcp", 1026, 80), Options::new()),
             (("udp", 1027, 80), Options::new()),
+            (("udp", 1029, 80), Options::new()),
         ] {
             manager.publish("website", &[ports], options).await.unwrap();
         }

@@ -14,6 +14,8 @@ mod chains;
 mod chance;
 #[path = "stacks/collecting.rs"]
 mod collecting;
+#[path = "stacks/datagrams.rs"]
+mod datagrams;
 #[path = "stacks/failures.rs"]
 mod failures;
 #[path = "support/held_download.rs"]

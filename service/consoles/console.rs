@@ -87,9 +87,10 @@ impl Console {
 
     /// The unikernel was started at `at`.
     pub fn begun(&self, at: Timestamp) {
-        let number = self.tail.ring().since(at);
+        let number = self.tail.ring().in_order_since(at);
         let mut start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
-        if start.at < at {
+        // One that has yet to come is of before the clock was set back.
+        if start.at < at || start.at > Timestamp::now() {
             *start = Start { number, at };
         }
     }
@@ -149,6 +150,23 @@ mod tests {
 
     fn line(text: &str) -> ConsoleLine {
         ConsoleLine { at: Timestamp(1), text: text.into() }
+    }
+
+    #[test]
+    fn a_start_after_the_clock_was_set_back_has_its_own_lines() {
+        let now = Timestamp::now().to_milliseconds();
+        let ahead = Timestamp(now.0 + 3_600_000_000_000);
+        let console = Console::default();
+        console.begun(ahead);
+        let line = |at, text: &str| ConsoleLine { at, text: text.into() };
+        console.print(vec![line(ahead, "ready"), line(ahead, "bye")], &mut Known::default());
+        // Albatross starts it again, by the clock of now.
+        console.print(vec![line(now, "boots")], &mut Known::default());
+        console.begun(now);
+        assert_eq!((console.start().number, console.start().at), (2, now));
+        // One that began later is not taken back.
+        console.begun(Timestamp(now.0 - 1));
+        assert_eq!((console.start().number, console.start().at), (2, now));
     }
 
     #[tokio::test]

@@ -40,6 +40,14 @@ pub enum Change {
 }
 
 impl Change {
+    /// The services that `changes` put down, as they are from then on.
+    pub fn services_put(changes: &[Self]) -> impl Iterator<Item = &Service> {
+        changes.iter().filter_map(|change| match change {
+            Self::PutService(service) => Some(service.as_ref()),
+            _ => None,
+        })
+    }
+
     /// The greatest number that it writes down.
     pub fn ordinal(&self) -> Option<Ordinal> {
         match self {

@@ -9,7 +9,7 @@ use tracing::{debug, info};
 
 use super::context::Context;
 use super::error::Error;
-use crate::domain::{Deadline, Timestamp};
+use crate::domain::{Change, Deadline, Timestamp};
 use crate::planning::publishing;
 
 /// Until the end is written down once more, where that failed.
@@ -46,14 +46,11 @@ pub async fn run(context: Arc<Context>) {
 async fn end(context: &Context, over: BTreeSet<Deadline>) -> Result<(), Error> {
     let ended = context.owner.decide(move |state| {
         let changes = publishing::end_tolerance(&state.world, &over);
-        let count = changes.len();
-        Ok((changes, count))
+        let services = Change::services_put(&changes).map(|service| service.name.clone()).collect::<Vec<_>>();
+        Ok((changes, services))
     });
-    match ended.await? {
-        0 => {}
-        services => {
-            info!(services, "connections from sources that may not connect any more are reset, of {services} services")
-        }
+    for service in ended.await? {
+        info!(%service, "service {service}: connections from sources that may not connect any more are reset");
     }
     Ok(())
 }

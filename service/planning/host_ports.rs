@@ -172,11 +172,7 @@ pub(super) fn is_own(facts: &Facts, address: IpAddr) -> bool {
 
 /// The ports that `changes` put into the kernel and that are not there yet. `world` is that before them.
 pub fn added(world: &World, changes: &[Change]) -> BTreeSet<HostPort> {
-    let services = changes.iter().filter_map(|change| match change {
-        Change::PutService(service) => Some(service),
-        _ => None,
-    });
-    let publications = services.flat_map(|service| service.publications());
+    let publications = Change::services_put(changes).flat_map(|service| service.publications());
     missing(world, publications.flat_map(|publication| publication.host_ports()).map(|(port, _)| port))
 }
 

@@ -63,6 +63,13 @@ impl Ring {
         self.next - self.lines.iter().rev().take_while(|line| line.at >= at).count() as u64
     }
 
+    /// As [`Self::since`], but no further back than their times are in order: where they are not, the clock was set back.
+    pub fn in_order_since(&self, at: Timestamp) -> u64 {
+        let mut newer = Timestamp(i64::MAX);
+        let in_order = |line: &&ConsoleLine| line.at >= at && line.at <= std::mem::replace(&mut newer, line.at);
+        self.next - self.lines.iter().rev().take_while(in_order).count() as u64
+    }
+
     /// How many lines from `number` on are gone already, and those that are there.
     pub fn from(&self, number: u64) -> (u64, impl Iterator<Item = &ConsoleLine>) {
         let lost = self.first().saturating_sub(number);
@@ -125,6 +132,10 @@ mod tests {
         assert_eq!((ring.back(0), ring.back(3), ring.back(9)), (4, 1, 0));
         assert_eq!((ring.since(Timestamp(2)), ring.since(Timestamp(3)), ring.since(Timestamp(6))), (1, 3, 4));
         assert_eq!(ring.since(Timestamp(i64::MIN)), 0);
+        let set_back = self::ring(&[(8, "a"), (9, "b"), (5, "c"), (5, "d"), (6, "e")]);
+        let at = [1, 5, 6, 7].map(Timestamp);
+        assert_eq!(at.map(|at| set_back.since(at)), [0, 0, 4, 5]);
+        assert_eq!(at.map(|at| set_back.in_order_since(at)), [2, 2, 4, 5]);
     }
 
     #[test]

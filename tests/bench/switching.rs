@@ -1,13 +1,15 @@
 //! How long a connection from outside takes while one switch follows the other, against the same load without switches.
 //!
 //! TCP and UDP, while a TCP port and while a port of both is switched: for UDP the flows to the unikernel before are
-//! deleted. Phases with and without switches follow each other, so that whatever else the machine does hits both. The client has
-//! a core to itself, as one on another machine has: what is compared is the way through the kernel, where a switch
-//! happens, and not who had to wait for a core.
+//! deleted. Phases with and without switches follow each other, so that whatever else the machine does hits both.
+//!
+//! What is compared is the way through the kernel, where a switch happens, and not who had to wait for a core: clients and
+//! guests have one to themselves. What clients send is handled on the other, which the service has, as if the interrupts
+//! of the host's network card went there: whatever keeps softirqs from that core is in the figures.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -48,17 +50,18 @@ async fn measure() {
     // Everything that is started from here on shares the other cores.
     let all = sched_getaffinity(None).unwrap();
     let own = (0..CpuSet::MAX_CPU).rev().find(|core| all.is_set(*core)).unwrap();
+    let mut others = all;
     if all.count() > 1 {
-        let mut others = all;
         others.unset(own);
         sched_setaffinity(None, &others).unwrap();
     }
     let Some(host) = TestHost::start().await else { return };
     note_buckets();
+    receive_on(&others);
     let manager = host.manager().await;
     let [tcp, with_udp] = [Switched::new(&host, &manager, &TCP).await, Switched::new(&host, &manager, &WITH_UDP).await];
     let mut services = [tcp, with_udp];
-    put_guests_first(&host);
+    give_guests(own, &host);
     let clients = Clients::start(&host, own);
     for phase in 0..3 * PHASES {
         tokio::time::sleep(BETWEEN).await;
@@ -81,16 +84,37 @@ async fn measure() {
     report(clients.end(), &services);
 }
 
-/// Over UDP the guest answers, and not its kernel: it must not wait for the service and the bus, which share its core here.
-fn put_guests_first(host: &TestHost) {
+/// Packets from outside are handled on these cores, by receive packet steering.
+fn receive_on(cores: &CpuSet) {
+    let mask =
+        (0..CpuSet::MAX_CPU.min(32)).filter(|core| cores.is_set(*core)).fold(0_u32, |mask, core| mask | 1 << core);
+    // The mount of /sys that is there shows the network of whoever made it.
+    let script = "mount -t sysfs sysfs /sys && echo \"$1\" > /sys/class/net/outside/queues/rx-0/rps_cpus";
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-ec", script, "sh", &format!("{mask:x}")]);
+    if !unshare.status().is_ok_and(|status| status.success()) {
+        note("packets are handled on the core of who sends them: rps_cpus could not be set");
+    }
+}
+
+/// Over UDP the guest answers, and not its kernel: it must not wait for the service and the bus.
+fn give_guests(core: usize, host: &TestHost) {
     let dump = host.albatross.dump();
     for unikernel in dump["unikernels"].as_array().unwrap() {
         let guest = unikernel["pid"].as_u64().unwrap().to_string();
-        let mut chrt = Command::new("chrt");
-        chrt.args(["--all-tasks", "--fifo", "--pid", "50", &guest]);
-        if !chrt.status().is_ok_and(|status| status.success()) {
-            note("the guests share their core with other programs: chrt was refused");
+        let mut taskset = Command::new("taskset");
+        taskset.args(["--all-tasks", "--cpu-list", "--pid", &core.to_string(), &guest]).stdout(Stdio::null());
+        if !taskset.status().is_ok_and(|status| status.success()) {
+            note("the guests share their core with other programs: taskset was refused");
         }
+        go_first(&["--all-tasks", "--pid", "50", &guest], "the guests");
+    }
+}
+
+/// Before whatever else wants the core of these.
+fn go_first(which: &[&str], who: &str) {
+    if !Command::new("chrt").arg("--fifo").args(which).status().is_ok_and(|status| status.success()) {
+        note(&format!("{who} wait for other programs: chrt was refused"));
     }
 }
 
@@ -294,10 +318,7 @@ fn take(core: usize) {
     let mut only = CpuSet::new();
     only.set(core);
     sched_setaffinity(None, &only).unwrap();
-    let thread = gettid().as_raw_nonzero().to_string();
-    if !Command::new("chrt").args(["--fifo", "--pid", "50", &thread]).status().is_ok_and(|status| status.success()) {
-        note("the client shares its core with other programs: chrt was refused");
-    }
+    go_first(&["--pid", "50", &gettid().as_raw_nonzero().to_string()], "the clients");
 }
 
 fn ask_each(opened: &Receiver<TcpStream>, lost: &AtomicUsize) {

@@ -85,11 +85,7 @@ impl Namespace {
 
     /// Runs on a thread that is in it.
     pub fn spawn<T: Send + 'static>(&self, body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-        let handle = self.handle.try_clone().unwrap();
-        thread::spawn(move || {
-            move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            body()
-        })
+        spawn_inside(self.handle.try_clone().unwrap(), body)
     }
 
     pub fn run<T: Send + 'static>(&self, body: impl FnOnce() -> T + Send + 'static) -> T {
@@ -100,6 +96,18 @@ impl Namespace {
         let script = script.to_owned();
         self.run(move || sh(&script))
     }
+}
+
+fn spawn_inside<T: Send + 'static>(handle: File, body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    thread::spawn(move || {
+        move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        body()
+    })
+}
+
+/// Runs in the network namespace of a process.
+pub fn run_beside<T: Send + 'static>(pid: u32, body: impl FnOnce() -> T + Send + 'static) -> T {
+    spawn_inside(File::open(format!("/proc/{pid}/ns/net")).unwrap(), body).join().unwrap()
 }
 
 impl Drop for Namespace {

@@ -412,16 +412,18 @@ impl Owner {
 
     async fn fall_back(&mut self) {
         let changes = publishing::fall_back(&self.state.world, &self.state.facts, Timestamp::now());
-        for change in &changes {
-            if let Change::PutService(put) = change
-                && let (service, Some(id), Some(live)) = (&put.name, &put.fell_back_from, &put.publication)
-            {
+        let mut services = Vec::new();
+        for put in Change::services_put(&changes) {
+            if let (service, Some(id), Some(live)) = (&put.name, &put.fell_back_from, &put.publication) {
                 let to = &live.unikernel;
                 info!(%service, %id, %to, "service {service}: {id} has ended or does not answer: going back to {to}");
+                services.push(service.clone());
             }
         }
         if let Err(error) = self.write(changes).await {
-            error!(%error, "going back from unikernels that have ended or do not answer failed: {error}");
+            for service in services {
+                error!(%error, %service, "service {service}: going back to the unikernel before failed: {error}");
+            }
         }
         let defaults = self.settings.defaults;
         for (stack, changes) in moves::fall_back(&self.state.world, &self.state.facts, defaults, Timestamp::now()) {
