@@ -320,9 +320,11 @@ async fn who_waits_for_one_that_hangs_gets_to_the_next(away: Away) {
     let manager = host.manager().await;
     let (first, _) = deploy(&host, &manager, "1").await;
     publish(&manager, Options::new()).await;
-    let checked = if away == Away::FallBack { 200_u64 } else { 0 };
     let mut options = options("http:80/");
-    options.extend([("restart", "never".into()), ("check", checked.into()), ("check-failures", 1_u32.into())]);
+    options.insert("restart", "never".into());
+    if away == Away::FallBack {
+        options.extend([("check", 200_u64.into()), ("check-failures", 2_u32.into())]);
+    }
     let (second, address) = manager.deploy("website", &host.image("2", &[]), options).await.unwrap();
     publish(&manager, Options::new()).await;
     let mut answered = connected(&host.client, CLIENT);
@@ -335,7 +337,7 @@ async fn who_waits_for_one_that_hangs_gets_to_the_next(away: Away) {
         })
     });
     let waiting = waiting.collect::<Vec<_>>();
-    // The check that fails takes its five seconds: no fall-back comes before they have gone.
+    // Each check that fails takes its five seconds: no fall-back comes before they have gone.
     let unanswered = || flows_of(&address).iter().filter(|flow| flow.contains(" SYN_SENT ")).count();
     eventually("their first packets have gone", async || unanswered() >= 3).await;
     away.go(&manager, &first).await;
