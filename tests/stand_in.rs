@@ -436,6 +436,8 @@ fn consoles_keep_and_deliver_lines() {
     let odd = late.frame().unwrap();
     assert!(odd.ends_with(b"caf\xc3\xa9 \xff\xfe\0bin"));
     assert_eq!(line(&mut late), "Solo5: solo5_exit(0) called");
+    // The end of its console can be known before that of its process: until then there is no second one of its name.
+    daemon.wait_for("its end", |dump| dump["unikernels"].as_array().is_some_and(Vec::is_empty));
     daemon.words(&create("c", with(&["--print-rate=0"])));
     drop(late);
     let mut fast = subscribe(1);
