@@ -1,11 +1,15 @@
 //! Connections follow what is live, whatever conntrack remembers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "connections/hanging.rs"]
+mod hanging;
 #[path = "support/host.rs"]
 mod host;
 #[path = "support/netns.rs"]
 mod netns;
 mod private_bus;
+#[path = "connections/segments.rs"]
+mod segments;
 #[path = "support/solo5_image.rs"]
 mod solo5_image;
 #[path = "support/stand_in_process.rs"]
@@ -15,8 +19,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use host::{AT_ONCE, HOST, Manager, Options, PATIENCE, TestHost, error_of, eventually, options};
-use netns::{Namespace, ask_tcp, ask_udp_with, isolated, run_beside, serve, sh, udp_socket};
+use host::{AT_ONCE, HOST, Manager, Options, PATIENCE, TestHost, error_of, eventually, options, version_over_udp};
+use netns::{Namespace, ask_tcp, ask_udp_with, isolated, serve, sh, udp_socket};
 
 const PORT: u16 = 8080;
 
@@ -25,8 +29,7 @@ const CLIENT: &str = "192.0.2.2";
 const OTHER_CLIENT: &str = "192.0.2.3";
 
 fn udp(socket: &UdpSocket) -> Option<String> {
-    let answer = ask_udp_with(socket, &format!("{HOST}:{PORT}"))?;
-    Some(answer.split(' ').next().unwrap().to_owned())
+    version_over_udp(socket, PORT)
 }
 
 /// A connection that has been answered once, from one of the client's addresses.
@@ -273,117 +276,8 @@ fn who_was_refused_gets_to_the_next() {
     });
 }
 
-/// What a busy machine may take for one request.
-const ROOM: Duration = Duration::from_secs(5);
-
 /// Milliseconds that those have who may not connect any more: until they are asked once.
 const DRAIN: u64 = 6_000;
-
-/// The unikernel hangs: it runs, and answers nothing. Its tap.
-fn hangs(host: &TestHost, id: &str) -> String {
-    let dump = host.albatross.dump();
-    let of_it = |unikernel: &&serde_json::Value| unikernel["name"].as_str().unwrap().ends_with(id);
-    let unikernel = dump["unikernels"].as_array().unwrap().iter().find(of_it).unwrap();
-    let tap = unikernel["tap"].as_str().unwrap().to_owned();
-    sh(&format!("ip link set {tap} down"));
-    tap
-}
-
-/// How a service gets away from a unikernel that hangs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Away {
-    Publish,
-    UnpublishAndPublish,
-    Rollback,
-    /// `[publish] fall-back`, once its readiness rule does not hold.
-    FallBack,
-}
-
-impl Away {
-    async fn go(self, manager: &Manager, to: &str) {
-        match self {
-            Self::Publish => publish(manager, Options::from([("unikernel", to.into())])).await,
-            Self::UnpublishAndPublish => {
-                manager.call("Unpublish", &("website",)).await.unwrap();
-                publish(manager, Options::from([("unikernel", to.into())])).await;
-            }
-            Self::Rollback => drop(manager.call("Rollback", &("website",)).await.unwrap()),
-            Self::FallBack => eventually("fallen back", async || manager.told_of(to, "State").await == "live").await,
-        }
-    }
-}
-
-async fn who_waits_for_one_that_hangs_gets_to_the_next(away: Away) {
-    let Some(mut host) = TestHost::without_service() else { return };
-    std::fs::write(host.config(), format!("[publish]\nfall-back = {}\n", away == Away::FallBack)).unwrap();
-    host.start_service().await;
-    let manager = host.manager().await;
-    let (first, _) = deploy(&host, &manager, "1").await;
-    publish(&manager, Options::new()).await;
-    let mut options = options("http:80/");
-    options.insert("restart", "never".into());
-    if away == Away::FallBack {
-        options.extend([("check", 200_u64.into()), ("check-failures", 2_u32.into())]);
-    }
-    let (second, address) = manager.deploy("website", &host.image("2", &[]), options).await.unwrap();
-    publish(&manager, Options::new()).await;
-    let mut answered = connected(&host.client, CLIENT);
-    let tap = hangs(&host, &second);
-    let begin = Instant::now();
-    let waiting = (0..3).map(|_| {
-        host.client.spawn(move || {
-            let mut stream = connect(CLIENT).unwrap();
-            (ask(&mut stream).unwrap(), begin.elapsed())
-        })
-    });
-    let waiting = waiting.collect::<Vec<_>>();
-    // Each check that fails takes its five seconds: no fall-back comes before they have gone.
-    let unanswered = || flows_of(&address).iter().filter(|flow| flow.contains(" SYN_SENT ")).count();
-    eventually("their first packets have gone", async || unanswered() >= 3).await;
-    away.go(&manager, &first).await;
-    // The pause before a packet is a second, and at most as long as all pauses before it and a second more.
-    let next_packet = 2 * begin.elapsed() + Duration::from_secs(1);
-    for waiting in waiting {
-        let (answer, took) = tokio::task::spawn_blocking(|| waiting.join().unwrap()).await.unwrap();
-        println!("answered by {answer} after {took:?}");
-        assert_eq!(answer, "version=1");
-        assert!(took < next_packet + ROOM, "not with its next packet: {took:?}");
-    }
-    if away != Away::FallBack {
-        assert_eq!(manager.told_of(&second, "State").await, "draining", "it still runs");
-        sh(&format!("ip link set {tap} up"));
-        let stays = async || ask(&mut answered).is_ok_and(|it| it == "version=2");
-        eventually("what was answered stays with it", stays).await;
-    }
-}
-
-#[test]
-fn who_waits_for_one_that_hangs_gets_to_the_next_by_publish() {
-    isolated("who_waits_for_one_that_hangs_gets_to_the_next_by_publish", |_| {
-        who_waits_for_one_that_hangs_gets_to_the_next(Away::Publish)
-    });
-}
-
-#[test]
-fn who_waits_for_one_that_hangs_gets_to_the_next_by_unpublish_and_publish() {
-    isolated("who_waits_for_one_that_hangs_gets_to_the_next_by_unpublish_and_publish", |_| {
-        who_waits_for_one_that_hangs_gets_to_the_next(Away::UnpublishAndPublish)
-    });
-}
-
-#[test]
-fn who_waits_for_one_that_hangs_gets_to_the_next_by_rollback() {
-    isolated("who_waits_for_one_that_hangs_gets_to_the_next_by_rollback", |_| {
-        who_waits_for_one_that_hangs_gets_to_the_next(Away::Rollback)
-    });
-}
-
-#[test]
-fn who_waits_for_one_that_hangs_gets_to_the_next_by_fall_back() {
-    isolated("who_waits_for_one_that_hangs_gets_to_the_next_by_fall_back", |_| {
-        who_waits_for_one_that_hangs_gets_to_the_next(Away::FallBack)
-    });
-}
 
 #[test]
 fn sources_that_are_narrowed_cut_udp_at_once_and_tcp_after_the_drain() {
@@ -455,81 +349,5 @@ fn what_others_translate_is_not_judged_by_sources() {
         assert!(ask_other().is_some_and(|answer| answer.starts_with("other")), "it is none of ours");
         assert!(host.client.run(|| connect(CLIENT)).is_err());
         assert_eq!(ask(&mut connected(&host.client, OTHER_CLIENT)).unwrap(), "version=1");
-    });
-}
-
-/// What lists the established connections of a port, and what they may send.
-fn established(port: u16) -> String {
-    format!("ss -tinH state established '( sport = :{port} or dport = :{port} )'")
-}
-
-/// How large the segments are that a connection may send.
-fn segment_size(all: &str) -> u32 {
-    let size = all.split_whitespace().find_map(|word| word.strip_prefix("mss:"));
-    size.unwrap_or_else(|| panic!("{all}")).parse().unwrap()
-}
-
-/// The process of the only guest there is.
-fn guest(host: &TestHost) -> u32 {
-    host.albatross.dump()["unikernels"][0]["pid"].as_u64().unwrap().try_into().unwrap()
-}
-
-#[test]
-fn segments_of_a_guest_that_connects_fit_a_smaller_mtu() {
-    isolated("segments_of_a_guest_that_connects_fit_a_smaller_mtu", |_| async {
-        let Some((host, manager)) = started(false).await else { return };
-        deploy(&host, &manager, "1").await;
-        let guest = guest(&host);
-        serve(&host.client, "outside", PORT);
-        // What both may send: the guest, and the server that it has connected to.
-        let sizes = || {
-            let connected = run_beside(guest, || {
-                let mut stream = TcpStream::connect((CLIENT, PORT)).unwrap();
-                let mut said = [0; 64];
-                let length = stream.read(&mut said).unwrap();
-                assert_eq!(String::from_utf8_lossy(&said[..length]), format!("outside {HOST}"), "masqueraded");
-                stream
-            });
-            let sizes = [run_beside(guest, || sh(&established(PORT))), host.client.sh(&established(PORT))];
-            drop(connected);
-            sizes.map(|shown| segment_size(&shown))
-        };
-        let whole = sizes();
-        let none = || run_beside(guest, || sh(&established(PORT))) + &host.client.sh(&established(PORT));
-        eventually("no connection is left", async || none().is_empty()).await;
-        sh("ip link set outside mtu 1400");
-        assert_eq!(sizes(), whole.map(|size| size - 100));
-    });
-}
-
-#[test]
-fn segments_fit_a_smaller_mtu_on_the_way_in_both_directions() {
-    isolated("segments_fit_a_smaller_mtu_on_the_way_in_both_directions", |_| async {
-        let Some((host, manager)) = started(false).await else { return };
-        deploy(&host, &manager, "1").await;
-        publish(&manager, Options::new()).await;
-        let without = connected(&host.client, CLIENT);
-        // The guest does not hear of smaller MTUs, as MirageOS does not: it sends what the client has announced to it.
-        let guest = guest(&host);
-        let of_guest = move || run_beside(guest, || sh(&established(80)));
-        let both = || [segment_size(&host.client.sh(&established(PORT))), segment_size(&of_guest())];
-        let whole = both();
-        drop(without);
-        eventually("the guest has no connection left", async || of_guest().is_empty()).await;
-        // As behind PPPoE: the host's way out is smaller than what both ends believe.
-        sh("ip link set outside mtu 1400");
-        let within = connected(&host.client, CLIENT);
-        assert_eq!(both(), whole.map(|size| size - 100), "what the client and the guest send");
-        let large = host.client.run(|| {
-            let mut stream = connect(CLIENT).unwrap();
-            stream
-                .write_all(b"GET /download?bytes=200000&rate=100000000 HTTP/1.1\r\nConnection: close\r\n\r\n")
-                .unwrap();
-            let mut all = Vec::new();
-            stream.read_to_end(&mut all).unwrap();
-            all.len()
-        });
-        assert!(large > 200_000, "{large}");
-        drop(within);
     });
 }

@@ -149,7 +149,8 @@ async fn what_is_not_there(engine: &Engine, host: &mut TestHost) {
     let (kind, message) = error_of(manager.deploy("website", "docker-daemon:web:1", options("running")).await);
     assert_eq!(kind, "ImageUnavailable");
     assert!(message.contains("/nowhere/engine.sock") && message.contains("images.docker-socket"), "{message}");
-    assert!(host.running().is_empty() && host.stored_images().is_empty());
+    assert!(host.running().is_empty());
+    host.until_no_image_is_left().await;
 }
 
 /// Deploys until a container is there and the file does not come.

@@ -843,6 +843,20 @@ fn connections_are_listed_and_asked_for() {
     });
 }
 
+/// How often this runtime is woken while a thread does something elsewhere, its end counted: the fewest of several times, for
+/// on a busy machine it may be woken once more.
+async fn woken_during(something: impl Fn() -> std::thread::JoinHandle<()>) -> u64 {
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let mut fewest = u64::MAX;
+    for _ in 0..5 {
+        let parked = metrics.worker_park_count(0);
+        let thread = something();
+        tokio::task::spawn_blocking(|| thread.join().unwrap()).await.unwrap();
+        fewest = fewest.min(metrics.worker_park_count(0) - parked);
+    }
+    fewest
+}
+
 #[test]
 fn what_nobody_waits_for_wakes_nobody() {
     let _alone = alone();
@@ -851,17 +865,15 @@ fn what_nobody_waits_for_wakes_nobody() {
         let (table, _changes) = Table::open().unwrap();
         table.install(&in_field(&[publication("10.0.0.2", &[(ANY, 8080, 80)], &[], &[])], LOOPBACK)).await.unwrap();
         let (_flows, _events) = (Flows::open().unwrap(), FlowEvents::open().unwrap());
-        let metrics = tokio::runtime::Handle::current().metrics();
-        let parked = metrics.worker_park_count(0);
-        let connections = client.spawn(|| {
-            for _ in 0..100 {
-                drop(TcpStream::connect("192.0.2.1:8080").unwrap());
-            }
-        });
-        tokio::task::spawn_blocking(|| connections.join().unwrap()).await.unwrap();
-        let woken = metrics.worker_park_count(0) - parked;
-        // The end of the thread wakes it, and on a busy machine something else may. Each connection is told of twice.
-        assert!(woken < 10, "woken {woken} times by 100 connections");
+        let connect = || {
+            client.spawn(|| {
+                for _ in 0..100 {
+                    drop(TcpStream::connect("192.0.2.1:8080").unwrap());
+                }
+            })
+        };
+        let woken = woken_during(connect).await;
+        assert!(woken <= 2, "woken {woken} times by 100 connections");
     });
 }
 
@@ -1009,11 +1021,9 @@ fn the_connection_sleeps_and_ends_with_its_last_user() {
         let second = first.clone();
         first.addresses().await.unwrap();
         assert_eq!(metrics.num_alive_tasks(), 1);
-        // A timer would wake the runtime again and again; the end of the thread does so once, and a busy machine another time.
-        let parked = metrics.worker_park_count(0);
-        tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(500))).await.unwrap();
-        let woken = metrics.worker_park_count(0) - parked;
-        assert!(woken < 5, "woken {woken} times");
+        // A timer would wake the runtime more than once by itself.
+        let woken = woken_during(|| std::thread::spawn(|| std::thread::sleep(Duration::from_millis(500)))).await;
+        assert!(woken <= 2, "woken {woken} times");
         drop(first);
         second.addresses().await.unwrap();
         drop(second);

@@ -151,7 +151,8 @@ fn a_path_is_refused_where_the_image_is_the_unikernel_itself() {
             let (kind, message) = error_of(manager.deploy("website", &image, with_path).await);
             assert_eq!(kind, "ImageInvalid", "{message}");
             assert!(message.contains("/unikernel.hvt") && message.contains("leave option image-path out"), "{message}");
-            assert!(host.running().is_empty() && host.stored_images().is_empty());
+            assert!(host.running().is_empty());
+            host.until_no_image_is_left().await;
         }
         host.deploy_with_busctl(&format!("oci-archive:{archive}"), None).await;
         assert!(host.get(8080).unwrap().starts_with("version=1 "));

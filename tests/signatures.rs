@@ -198,7 +198,8 @@ fn what_is_not_signed_is_refused_and_leaves_nothing() {
         let call = manager.call("DeployImage", &("website", descriptor, options("running"))).await;
         let (name, message) = error_of(call.map(drop));
         assert!(name == "ImageInvalid" && message.contains("in option signature"), "{name} {message}");
-        assert!(host.running().is_empty() && host.stored_images().is_empty(), "{:?}", host.stored_images());
+        assert!(host.running().is_empty());
+        host.until_no_image_is_left().await;
     });
 }
 
@@ -315,7 +316,8 @@ fn members_of_stacks_are_asked_as_well() {
         fs::write(format!("{front}.minisig"), keys.sign("alice", &front, &[])).unwrap();
         let (name, message) = error_of(apply(manifest("")).await);
         assert!(name == "ImageInvalid" && message.contains("member behind of stack shop"), "{name} {message}");
-        assert!(host.running().is_empty() && host.stored_images().is_empty(), "{:?}", host.stored_images());
+        assert!(host.running().is_empty());
+        host.until_no_image_is_left().await;
         let signature = keys.sign("alice", &behind, &[]);
         apply(manifest(&format!("signature = '''\n{signature}'''\n"))).await.unwrap();
         assert_eq!(host.running().len(), 2);
@@ -341,7 +343,7 @@ fn who_cancels_while_an_image_is_verified_leaves_nothing() {
         host::eventually("it is verified", async || step().await.as_deref() == Some("importing: verifying")).await;
         manager.0.call_method(Some(host::NAME), &*job, Some(interface), "Cancel", &()).await.unwrap();
         assert_eq!(error_of(call.await.unwrap()).0, "Cancelled");
-        host::eventually("nothing is left", async || host.stored_images().is_empty()).await;
+        host.until_no_image_is_left().await;
         manager.deploy("website", &image, options("running")).await.unwrap();
     });
 }

@@ -89,7 +89,7 @@ impl Console {
     pub fn begun(&self, at: Timestamp) {
         let number = self.tail.ring().in_order_since(at);
         let mut start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that has yet to come is of before the clock was set back.
+        // A start that has yet to come is of before the clock was set back.
         if start.at < at || start.at > Timestamp::now() {
             *start = Start { number, at };
         }

@@ -46,33 +46,43 @@ struct Inner {
 #[derive(Debug, Clone, Copy, Default)]
 struct Entry {
     made_stale: u64,
-    /// As which number everything was deleted that need not wait.
-    cleared: Option<u64>,
-    /// As which number the kernel went through its table for it, so that nothing was deleted by what is known alone.
-    swept: Option<u64>,
+    /// As which number everything was deleted that need not wait, and what else was done then.
+    cleared: Option<(u64, Done)>,
     /// Until when unanswered connections may still be answered.
     answer_until: Option<Instant>,
-    /// As which number those were deleted.
-    answered: Option<u64>,
     /// Not swept before.
     sweep_at: Option<Instant>,
 }
 
+/// What was done beside the deletion of what need not wait.
+#[derive(Debug, Clone, Copy, Default)]
+struct Done {
+    /// The kernel went through its table, so that nothing was deleted by what is known alone.
+    swept: bool,
+    /// Connections that nobody had answered were deleted.
+    unanswered: bool,
+}
+
 impl Entry {
+    /// `None` until it is cleared.
+    fn done(&self) -> Option<Done> {
+        self.cleared.filter(|(number, _)| *number == self.made_stale).map(|(_, done)| done)
+    }
+
     fn is_cleared(&self) -> bool {
-        self.cleared == Some(self.made_stale)
+        self.done().is_some()
     }
 
     fn is_swept(&self) -> bool {
-        self.swept == Some(self.made_stale)
+        self.done().is_some_and(|done| done.swept)
     }
 
     fn is_answering(&self) -> bool {
         self.answer_until.is_some_and(|until| until > Instant::now())
     }
 
-    fn is_answered(&self) -> bool {
-        self.answered == Some(self.made_stale)
+    fn unanswered_are_deleted(&self) -> bool {
+        self.done().is_some_and(|done| done.unanswered)
     }
 
     fn sweeps_later(&self) -> bool {
@@ -114,17 +124,16 @@ impl FollowUp {
         self.lock().entries.get(flows).copied().unwrap_or_default()
     }
 
-    /// Everything that need not wait was deleted, as it was stale at `made_stale`; `swept`: not by what is known alone;
-    /// `answered`: and what was not answered.
-    fn cleared(&self, flows: &StaleFlows, made_stale: u64, swept: bool, answered: bool) {
+    /// Everything that need not wait was deleted, as it was stale at `made_stale`, and `done`.
+    fn cleared(&self, flows: &StaleFlows, made_stale: u64, done: Done) {
         let mut inner = self.lock();
         let entry = inner.entries.entry(flows.clone()).or_default();
-        entry.cleared = Some(made_stale);
-        if swept {
-            (entry.swept, entry.sweep_at) = (Some(made_stale), None);
-        }
-        if answered {
-            entry.answered = Some(made_stale);
+        let before =
+            entry.cleared.filter(|(number, _)| *number == made_stale).map(|(_, done)| done).unwrap_or_default();
+        let all = Done { swept: before.swept || done.swept, unanswered: before.unanswered || done.unanswered };
+        entry.cleared = Some((made_stale, all));
+        if done.swept {
+            entry.sweep_at = None;
         }
     }
 
@@ -217,10 +226,10 @@ async fn delete_one(context: &Context, work: &Work, pass: Pass) -> Outcome {
         selectors = delete_known(context, selectors, &work.left).await;
         swept &= selectors.len() == asked;
     }
-    selectors.extend(work.unanswered.filter(|_| !waits && !entry.is_answered()));
+    selectors.extend(work.unanswered.filter(|_| !waits && !entry.unanswered_are_deleted()));
     match context.flows.delete_all(&selectors).await {
         Ok(()) => {
-            context.follow_up.cleared(&work.flows, entry.made_stale, swept, !waits);
+            context.follow_up.cleared(&work.flows, entry.made_stale, Done { swept, unanswered: !waits });
             if waits || sweeps_later { Outcome::Waits } else { Outcome::Deleted(entry.made_stale) }
         }
         // The change itself holds. What is left stands in the ledger, and is tried again.

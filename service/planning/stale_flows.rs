@@ -23,7 +23,7 @@ pub fn selectors(world: &World, facts: &Facts, flows: &StaleFlows) -> Vec<FlowSe
     all
 }
 
-/// The selectors of [`selectors`] that select UDP flows to a target which nothing is published at any more. A live one has flows of its
+/// Selectors of [`selectors`] for UDP flows to a target which nothing is published at any more. A live one has flows of its
 /// own by now, though some of before may be stale (`sources` that were narrowed).
 pub fn left(world: &World, flows: &StaleFlows) -> Vec<FlowSelector> {
     let is_live = world.publications().any(|(_, publication)| publication.target == flows.target);

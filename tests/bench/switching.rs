@@ -3,9 +3,9 @@
 //! TCP and UDP, while a TCP port and while a port of both is switched: for UDP the flows to the unikernel before are
 //! deleted. Phases with and without switches follow each other, so that whatever else the machine does hits both.
 //!
-//! What is compared is the way through the kernel, where a switch happens, and not who had to wait for a core: clients and
-//! guests have one to themselves. What clients send is handled on the other, which the service has, as if the interrupts
-//! of the host's network card went there: whatever keeps softirqs from that core is in the figures.
+//! Set-ups are compared for their way through the kernel, where a switch happens, and not for who had to wait for a core:
+//! clients and guests have one to themselves. Packets of clients are handled on the other, which the service has, as if the
+//! interrupts of the host's network card went there: whatever keeps softirqs from that core is in the figures.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -85,8 +85,8 @@ async fn measure() {
     report(clients.end(), &services);
 }
 
-/// Who wants a core when nobody else does. To wake an idle core of a virtual machine takes its host up to a millisecond, and
-/// which kind of phase pays for that is chance.
+/// Programs that want the cores when nobody else does. To wake an idle core of a virtual machine takes its host up to a
+/// millisecond, and which kind of phase pays for that is chance.
 struct KeptAwake(Vec<Child>);
 
 impl KeptAwake {
@@ -94,9 +94,9 @@ impl KeptAwake {
         let one = |core: usize| {
             let mut idle = Command::new("taskset");
             idle.args(["--cpu-list", &core.to_string(), "chrt", "--idle", "0", "sh", "-c", "while :; do :; done"]);
-            idle.spawn().unwrap()
+            idle.spawn().inspect_err(|error| note(&format!("core {core} may sleep: {error}"))).ok()
         };
-        Self((0..CpuSet::MAX_CPU).filter(|core| cores.is_set(*core)).map(one).collect())
+        Self((0..CpuSet::MAX_CPU).filter(|core| cores.is_set(*core)).filter_map(one).collect())
     }
 }
 

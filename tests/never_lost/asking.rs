@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Asks a port every 5 ms until it is told to stop.
 pub struct Asking {
     stop: Arc<AtomicBool>,
-    /// What is done meanwhile, in the words of whoever does it.
+    /// The fault that is tried at the moment.
     meanwhile: Arc<Mutex<String>>,
     thread: Option<JoinHandle<(usize, Vec<String>)>>,
 }
@@ -25,7 +25,7 @@ impl Asking {
     pub fn start(host: &TestHost, port: u16) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
-        let meanwhile = Arc::<Mutex<String>>::default();
+        let meanwhile = Arc::new(Mutex::new("no fault".to_owned()));
         let done = Arc::clone(&meanwhile);
         let target: SocketAddr = format!("{HOST}:{port}").parse().unwrap();
         let thread = host.client.spawn(move || {
@@ -33,7 +33,7 @@ impl Asking {
             while !told.load(Ordering::Relaxed) {
                 asked += 1;
                 let during = done.lock().unwrap().clone();
-                lost.extend(ask(target).err().map(|error| format!("{error} ({during})")));
+                lost.extend(ask(target).err().map(|error| format!("{error}, begun during {during}")));
                 std::thread::sleep(PAUSE);
             }
             (asked, lost)
@@ -41,9 +41,9 @@ impl Asking {
         Self { stop, meanwhile, thread: Some(thread) }
     }
 
-    /// A request that is lost from now on is said to have begun during this.
-    pub fn during(&self, what: &str) {
-        what.clone_into(&mut self.meanwhile.lock().unwrap());
+    /// The fault that requests which begin from now on, and are lost, are said to have begun during.
+    pub fn during(&self, fault: &str) {
+        fault.clone_into(&mut self.meanwhile.lock().unwrap());
     }
 
     /// How often it has asked; none may have been without an answer.

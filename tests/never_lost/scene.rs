@@ -31,7 +31,8 @@ pub enum Deed {
     Collect,
 }
 
-/// Requests to what was live before get an answer, whatever is done to it next: nothing here outlasts this.
+/// Milliseconds that a drain may take. No request of the tests takes as long: whatever is done next to what was live before,
+/// it has answered.
 const DRAIN: u64 = 5_000;
 
 impl Scene {

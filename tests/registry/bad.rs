@@ -206,7 +206,7 @@ fn nested(asked: &Asked, _: usize, stream: &mut TcpStream) {
 
 async fn nothing_is_left(scene: &Scene) {
     assert!(scene.host.running().is_empty());
-    assert!(scene.host.stored_images().is_empty());
+    scene.host.until_no_image_is_left().await;
     scene.nobody_works().await;
     // What was kept is what it is called.
     for (name, _) in scene.cached() {

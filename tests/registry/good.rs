@@ -190,7 +190,7 @@ fn what_a_registry_does_not_have() {
         }
         assert!(unlisted.log().lines().all(|line| !line.contains("GET /v2/")), "nothing is said without TLS");
         assert!(scene.host.running().is_empty());
-        assert!(scene.host.stored_images().is_empty());
+        scene.host.until_no_image_is_left().await;
         scene.nobody_works().await;
     });
 }
@@ -278,7 +278,7 @@ fn cancel_leaves_nothing() {
         assert!(before.elapsed() < AT_ONCE, "at once: {:?}", before.elapsed());
         scene.nobody_works().await;
         assert_eq!(scene.cached().len(), 1, "the configuration was there: {:?}", scene.cached());
-        assert!(scene.host.stored_images().is_empty());
+        scene.host.until_no_image_is_left().await;
     });
 }
 

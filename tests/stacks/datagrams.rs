@@ -1,10 +1,8 @@
 //! UDP clients that keep sending from one port while chains come and go.
 
-use std::net::UdpSocket;
-
-use crate::host::HOST;
+use crate::host::version_over_udp;
 use crate::manifest::{Member, manifest};
-use crate::netns::{ask_udp_with, isolated, udp_socket};
+use crate::netns::{isolated, udp_socket};
 use crate::scene::Scene;
 
 const LIVE: u16 = 5353;
@@ -22,12 +20,8 @@ fn a_udp_client_gets_to_what_is_staged_and_to_what_goes_live() {
     isolated("datagrams::a_udp_client_gets_to_what_is_staged_and_to_what_goes_live", |_| async {
         let Some(scene) = Scene::new().await else { return };
         let [of_live, of_staged] = [(); 2].map(|()| udp_socket(&scene.host.client));
-        let ask = |socket: &UdpSocket, port: u16| {
-            let answer = ask_udp_with(socket, &format!("{HOST}:{port}"))?;
-            Some(answer.split(' ').next().unwrap().to_owned())
-        };
         // One client each, which sends before anybody is there for it, and after each move.
-        let both = || [ask(&of_live, LIVE), ask(&of_staged, STAGED)];
+        let both = || [version_over_udp(&of_live, LIVE), version_over_udp(&of_staged, STAGED)];
         let are = |live: &str, staged: &str| {
             [live, staged].map(|version| (!version.is_empty()).then(|| format!("version={version}")))
         };
@@ -41,8 +35,8 @@ fn a_udp_client_gets_to_what_is_staged_and_to_what_goes_live() {
         scene.activate().await.unwrap();
         assert_eq!(both(), are("2", ""), "the next one is live");
         scene.roll_back().await.unwrap();
-        assert_eq!(ask(&of_live, LIVE).as_deref(), Some("version=1"), "rolled back");
+        assert_eq!(version_over_udp(&of_live, LIVE).as_deref(), Some("version=1"), "rolled back");
         scene.remove().await.unwrap();
-        assert_eq!(ask(&of_live, LIVE), None, "removed");
+        assert_eq!(version_over_udp(&of_live, LIVE), None, "removed");
     });
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test takes of this module what it needs")]
 
 use std::collections::HashMap;
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use serde_json::Value;
 use zbus::message::Body;
 use zbus::{OwnedObjectPath, OwnedVariant, Variant};
 
-use super::netns::{Namespace, sh};
+use super::netns::{Namespace, ask_udp_with, sh};
 use super::private_bus::{PrivateBus, STRICT};
 use super::solo5_image::{self, Target};
 use super::stand_in_process::StandIn;
@@ -250,6 +251,11 @@ impl TestHost {
         object["elem"].as_array().cloned().unwrap_or_default()
     }
 
+    /// Waits until no image is stored: one that was on its way may be removed 50 ms after the call's error.
+    pub async fn until_no_image_is_left(&self) {
+        eventually("no image is left", async || self.stored_images().is_empty()).await;
+    }
+
     /// Digests of the images in the store.
     pub fn stored_images(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.state().join("images")) else { return Vec::new() };
@@ -379,4 +385,10 @@ fn http_get(host: &str, port: u16, path: &str) -> Result<String, String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(text)?;
     answer.split_once("\r\n\r\n").map(|(_, body)| body.trim().to_string()).ok_or_else(|| "no HTTP".to_string())
+}
+
+/// The version that answers over UDP under a port of the host.
+pub fn version_over_udp(socket: &UdpSocket, port: u16) -> Option<String> {
+    let answer = ask_udp_with(socket, &format!("{HOST}:{port}"))?;
+    answer.split(' ').next().map(str::to_owned)
 }

@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// What is said of probes that fail for `refused` and are silent from then on, in two seconds.
+    /// The error of probes that are refused for the time `refused` of two seconds, and then get no answer.
     async fn said_after(refused: Duration) -> String {
         let began = Instant::now();
         let probe = || async move {
